@@ -1,0 +1,235 @@
+"""A client's view of its own examples: batches of any size, any number of times, in lanes of ragged clients."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.population import Population
+from fedjaxlite.shuffle import shuffled
+
+PyTree = Any
+# Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
+SHUFFLE, LOCAL, ENCODE = 0, 1, 2
+
+
+class Wave(NamedTuple):
+    """What the lanes that run side by side have in common; the same for all of them, so not batched by `vmap`.
+
+    Attributes:
+      ids: int32 `[L]`, the clients in the lanes.
+      num_examples: int32 `[L]`, their sizes; 0 for an empty lane.
+      work: float32 `[L]`, the share of its local steps that each client gets done.
+      max_size: static, the examples of the population's largest client.
+      max_steps: a static bound on local steps, or None for loops of dynamic length.
+    """
+
+    ids: jax.Array
+    num_examples: jax.Array
+    work: jax.Array
+    max_size: int
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's examples, as `Algorithm.client_update` receives them.
+
+    Attributes:
+      features: dict of the whole population's packed arrays `[n_total, ...]`.
+      offset: int32 scalar, this client's first row.
+      num_examples: int32 scalar, how many rows it has.
+      id: int32 scalar, the client's index in the population.
+      work: float32 scalar in (0, 1], the share of its local steps that it gets done.
+      key: the client's key of this round.
+      wave: what its lanes share.
+    """
+
+    features: Mapping[str, jax.Array]
+    offset: jax.Array
+    num_examples: jax.Array
+    id: jax.Array
+    work: jax.Array
+    key: jax.Array
+    wave: Wave
+
+    def batches(
+        self, *, batch_size: int, epochs: Any = None, steps: Any = None, shuffle: bool = True, stream: int = 0
+    ) -> "Batches":
+        """The client's examples in batches, for a number of epochs or of steps.
+
+        Every epoch uses each example once; the last batch of an epoch may be partial and is kept. A new order is
+        drawn each epoch. It does not depend on padding, lanes, or the other clients.
+
+        Args:
+          batch_size: B, a static int.
+          epochs: passes over the data, an int; or
+          steps: number of batches, an int. Exactly one of the two; either may be traced if it is the same for all
+            clients. A straggler (`work` below 1) stops after `ceil(work * steps)`, at least one.
+          shuffle: False keeps the stored order.
+          stream: another int gives other orders for a second pass in the same client update.
+
+        Raises:
+          TypeError, ValueError: for a batch size below 1, or unless exactly one of `epochs` and `steps` is given.
+        """
+        checks.positive_int(batch_size=batch_size, remedy="Full batches are `local_sgd(batch_size=None)`.")
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"`epochs` is {epochs!r} and `steps` is {steps!r}; expected exactly one of them: epochs for passes "
+                "over the client's data, steps for a fixed number of batches."
+            )
+        length = {"epochs": epochs} if steps is None else {"steps": steps}
+        if not checks.is_traced(length):
+            checks.positive_int(**length)
+        return Batches(self, batch_size, epochs, steps, shuffle, stream)
+
+    def of(self, population: Population) -> "ClientData":
+        """The same client's examples in another population with the same clients, such as its own test set."""
+
+        def sizes(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+            offsets = population.offsets[ids]
+            return offsets, population.offsets[ids + 1] - offsets
+
+        offset, num_examples = sizes(self.id)
+        wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], max_size=population.max_size)
+        return replace(
+            self, features=population.features, offset=offset, num_examples=num_examples, wave=wave
+        )
+
+    def with_work(self, work: Any) -> "ClientData":
+        """The same view with another share of local steps, for all lanes alike: `with_work(1.0)` ignores stragglers."""
+        everyone = jnp.full(self.wave.work.shape, work, jnp.float32)
+        return replace(self, work=jnp.asarray(work, jnp.float32), wave=self.wave._replace(work=everyone))
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A plan of batches over one client's data; `scan` runs it, as often as you like."""
+
+    data: ClientData
+    batch_size: int
+    epochs: Any
+    steps: Any
+    shuffle: bool
+    stream: int
+
+    @property
+    def num_steps(self) -> jax.Array:
+        """int32 scalar, how many steps this client takes; 0 without examples."""
+        return self._count(self.data.num_examples, self.data.work)
+
+    @property
+    def steps_per_epoch(self) -> jax.Array:
+        """int32 scalar, the batches in one epoch, the partial last one included; at least 1."""
+        return jnp.maximum(-(-self.data.num_examples // self.batch_size), 1)
+
+    def batch(self, step: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The batch of a step and its mask `[B]`, True for real examples.
+
+        Slots beyond the client's last example repeat its first ones: they are real rows, so that nothing that is
+        computed on them can be infinite where the client's own examples are not, and they are masked in every loss.
+        """
+        data, size = self.data, self.batch_size
+        n = jnp.maximum(data.num_examples, 1)
+        epoch, position = step // self.steps_per_epoch, step % self.steps_per_epoch
+        place = position * size + jnp.arange(size, dtype=jnp.int32)
+        mask = (place < data.num_examples) & (step < self.num_steps)
+        place = jnp.where(place < n, place, place % n)
+        if self.shuffle:
+            key = jax.random.fold_in(jax.random.fold_in(data.key, SHUFFLE), self.stream)
+            place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n)
+        rows = data.offset + place
+        batch = {name: feature.at[rows].get(mode="clip") for name, feature in data.features.items()}
+        return {**batch, "mask": mask}, mask
+
+    def scan(self, step: Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree], carry: PyTree) -> PyTree:
+        """Runs `carry = step(carry, batch, mask, key)` over the batches and returns the last carry.
+
+        A step of pure padding (a lane whose client is done while another goes on) leaves the whole carry untouched,
+        optimizer counters too. The number of trips is one scalar for all lanes.
+
+        Args:
+          step: gets the carry, the batch (dict of `[B, ...]`, and `mask` among them), the mask `[B]`, and a key that
+            is a fixed function of the client's key and the step; returns a carry of the same structure and dtypes.
+          carry: pytree of arrays.
+
+        Returns:
+          the last carry; the initial one for a client without examples.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self.data.key, LOCAL), self.stream)
+
+        def body(index: jax.Array, carry: PyTree) -> PyTree:
+            batch, mask = self.batch(index)
+            return step(carry, batch, mask, jax.random.fold_in(key, index))
+
+        return _loop(self.data, self._count, body, carry)
+
+    def _count(self, num_examples: Any, work: Any) -> jax.Array:
+        total = self.steps if self.epochs is None else self.epochs * -(-num_examples // self.batch_size)
+        return _share(total, num_examples, work)
+
+
+def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Runs `carry = body(index, carry)` `steps` times, fewer for a straggler and not at all without examples.
+
+    Args:
+      data: the client's view.
+      steps: int, or an int32 scalar that is the same for all clients.
+      body: gets the step's index and the carry.
+      carry: pytree of arrays.
+
+    Returns:
+      the last carry.
+    """
+    return _loop(data, lambda num_examples, work: _share(steps, num_examples, work), body, carry)
+
+
+def _loop(data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callable[..., PyTree], carry: PyTree) -> PyTree:
+    """One trip count for all lanes: dynamic, or static under `max_steps` (which reverse-mode differentiation needs)."""
+    wave = data.wave
+    num_steps = count(data.num_examples, data.work)
+    carry = jax.tree.map(jnp.asarray, carry)
+    template = jax.eval_shape(lambda: carry)
+    alone = wave.num_examples.shape[0] == 1 and wave.max_steps is None
+
+    def guarded(index: jax.Array, carry: PyTree) -> PyTree:
+        new = body(index, carry)
+        checks.same_structure(
+            new,
+            template,
+            what="the carry that a local step returned",
+            than="the carry it was given",
+            remedy="Return a carry of the same structure, shapes and dtypes.",
+        )
+        # Alone in its wave, a client sets the trip count itself: no step is padding.
+        return new if alone else jax.tree.map(lambda a, b: jnp.where(index < num_steps, a, b), new, carry)
+
+    if wave.max_steps is None:
+        trips = jnp.max(count(wave.num_examples, wave.work))
+        return jax.lax.fori_loop(jnp.int32(0), trips, guarded, carry)
+    indices = jnp.arange(_static_trips(wave, count), dtype=jnp.int32)
+    return jax.lax.scan(lambda c, i: (guarded(i, c), None), carry, indices)[0]
+
+
+def _static_trips(wave: Wave, count: Callable[[Any, Any], jax.Array]) -> int:
+    with jax.ensure_compile_time_eval():
+        needed = count(jnp.int32(wave.max_size), jnp.float32(1.0))
+    if checks.is_traced(needed):
+        return int(wave.max_steps or 0)
+    if int(needed) > int(wave.max_steps or 0):
+        raise ValueError(
+            f"`Execution(max_steps={wave.max_steps})` is less than the {int(needed)} local steps of the largest client "
+            f"({wave.max_size} examples). Raise max_steps, or train fewer epochs."
+        )
+    return int(needed)
+
+
+def _share(total: Any, num_examples: Any, work: Any) -> jax.Array:
+    total = jnp.asarray(total, jnp.int32)
+    # 1e-4 of slack: a float32 product such as 0.2 * 5 must not round up to one step more.
+    partial = jnp.ceil(work * total.astype(jnp.float32) - 1e-4).astype(jnp.int32)
+    count = jnp.where(work < 1, jnp.maximum(partial, 1), total)
+    return jnp.where(num_examples > 0, count, 0)

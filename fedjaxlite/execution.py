@@ -1,0 +1,181 @@
+"""Execution: on what devices a round runs, how many clients at once, and in which loops."""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite import checks
+
+PyTree = Any
+AXIS = "clients"
+"""The name of the device axis; sums over it are sums over clients."""
+
+
+class Execution(NamedTuple):
+    """How rounds run. It changes speed and memory, never (beyond rounding) the numbers.
+
+    Attributes:
+      lanes: L, clients trained side by side on each device; None chooses by platform.
+      devices: how many devices, or which ones; None takes all of the default platform.
+      mapping: "shard_map", or "pmap".
+      deterministic: sum over devices in a fixed order, so that results are bit-equal however the devices are spread
+        over processes; costs one copy of the message per device.
+      max_steps: a static bound on local steps. Loops get static lengths then, which reverse-mode differentiation
+        through a round needs and ragged clients pay for.
+      donate: reuse the memory of the state that goes into a step, which is then gone for the caller.
+      jit: False runs operation by operation, for debugging.
+    """
+
+    lanes: int | None = None
+    devices: int | Sequence[Any] | None = None
+    mapping: str = "shard_map"
+    deterministic: bool = False
+    max_steps: int | None = None
+    donate: bool = False
+    jit: bool = True
+
+
+class Layout(NamedTuple):
+    """An Execution that was checked against the machine: nothing is None.
+
+    Attributes:
+      lanes: L.
+      devices: the devices, in order.
+      mesh: their mesh, or None for one device.
+      execution: what was asked for.
+    """
+
+    lanes: int
+    devices: tuple[Any, ...]
+    mesh: Any
+    execution: Execution
+
+    @property
+    def num_devices(self) -> int:
+        """D, the number of devices."""
+        return len(self.devices)
+
+
+def resolve(execution: Execution, capacity: int) -> Layout:
+    """Checks an Execution against the machine and fills in what it leaves open.
+
+    Args:
+      execution: what the user asked for.
+      capacity: the most clients in a cohort; more lanes than that would stay empty.
+
+    Returns:
+      a Layout.
+
+    Raises:
+      TypeError, ValueError: for lanes, devices, a mapping or max_steps that are not possible here.
+    """
+    if not isinstance(execution, Execution):
+        raise TypeError(f"`execution` is {execution!r}; expected an fl.Execution, such as fl.Execution(lanes=4).")
+    checks.one_of(("shard_map", "pmap"), mapping=execution.mapping)
+    if execution.max_steps is not None:
+        checks.positive_int(max_steps=execution.max_steps)
+    devices = _devices(execution.devices)
+    if execution.lanes is None:
+        lanes = _default_lanes(devices[0].platform)
+    else:
+        checks.positive_int(lanes=execution.lanes)
+        lanes = int(execution.lanes)
+    mesh = None
+    if len(devices) > 1:
+        mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))
+    return Layout(min(lanes, capacity), devices, mesh, execution)
+
+
+def _default_lanes(platform: str) -> int:
+    # Two cores gain little from lanes; an accelerator fills up with them. `fl.plan` measures instead.
+    return 1 if platform == "cpu" else 16
+
+
+def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:
+    available = jax.devices()
+    if devices is None:
+        return tuple(available)
+    if isinstance(devices, (int, np.integer)) and not isinstance(devices, bool):
+        if not 1 <= devices <= len(available):
+            raise ValueError(
+                f"`devices` is {devices}; expected 1 to {len(available)}, the {available[0].platform} devices that JAX "
+                'sees. On a CPU, jax.config.update("jax_num_cpu_devices", n) before the first use of JAX makes n.'
+            )
+        return tuple(available[: int(devices)])
+    chosen = tuple(devices)
+    if not chosen or not all(isinstance(d, jax.Device) for d in chosen):
+        raise TypeError(f"`devices` is {devices!r}; expected an int, a sequence of jax devices, or None for all.")
+    return chosen
+
+
+def over_devices(body: Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]], layout: Layout) -> Callable[..., Any]:
+    """Maps a per-device function over the devices of a layout.
+
+    Args:
+      body: `body(device, replicated, sharded) -> (replicated, sharded)`. `device` is the device's index; `sharded` is
+        this device's piece along the leading axis of every leaf; sums over devices are `merge`.
+      layout: where to run.
+
+    Returns:
+      `run(replicated, sharded) -> (replicated, sharded)`, jitted, on global arrays.
+    """
+    execution = layout.execution
+    donate = (0, 1) if execution.donate else ()
+    if layout.mesh is None:
+        run = lambda replicated, sharded: body(jnp.int32(0), replicated, sharded)  # noqa: E731
+        return jax.jit(run, donate_argnums=donate) if execution.jit else run
+    if execution.mapping == "pmap":
+        return _pmap(body, layout)
+
+    def local(replicated: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
+        # Without the cast, the gradient of a replicated argument would be summed over devices: every client would
+        # also step with the gradients of clients on other devices.
+        replicated = jax.tree.map(_varying, replicated)
+        return body(jax.lax.axis_index(AXIS), replicated, sharded)
+
+    specs = (jax.P(), jax.P(AXIS))
+    mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=specs, out_specs=specs, check_vma=False)
+    return jax.jit(mapped, donate_argnums=donate)
+
+
+def _pmap(body: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    num = layout.num_devices
+    mapped = jax.pmap(
+        lambda device, replicated, sharded: body(device, replicated, sharded),
+        axis_name=AXIS,
+        in_axes=(0, None, 0),
+        out_axes=(None, 0),
+        devices=list(layout.devices),
+    )
+
+    def run(replicated: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
+        pieces = jax.tree.map(lambda x: x.reshape((num, x.shape[0] // num, *x.shape[1:])), sharded)
+        replicated, pieces = mapped(jnp.arange(num, dtype=jnp.int32), replicated, pieces)
+        return replicated, jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), pieces)
+
+    return run
+
+
+def _varying(leaf: Any) -> Any:
+    return jax.lax.pcast(leaf, AXIS, to="varying")
+
+
+def merge(tree: PyTree, layout: Layout) -> PyTree:
+    """Sums a pytree over the devices, inside `over_devices`."""
+    if layout.num_devices == 1:
+        return tree
+    if not layout.execution.deterministic:
+        return jax.lax.psum(tree, AXIS)
+    return jax.tree.map(lambda x: jax.lax.all_gather(x, AXIS).sum(0, dtype=x.dtype), tree)
+
+
+def place(tree: PyTree, layout: Layout, *, sharded: bool = False) -> PyTree:
+    """Puts arrays where rounds of this layout want them: one device, or replicated or sharded over the mesh."""
+    if layout.mesh is None:
+        target: Any = layout.devices[0]
+    else:
+        target = jax.NamedSharding(layout.mesh, jax.P(AXIS) if sharded else jax.P())
+    return jax.device_put(tree, target)

@@ -1,0 +1,333 @@
+"""One pass over a cohort: every client's work, encoded, guarded and summed. Rounds and evaluations are built on it."""
+
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.aggregation import Aggregator, ClientInfo, Message, Stacked, Wire, chain
+from fedjaxlite.algorithm import Aggregate, ClientOutput
+from fedjaxlite.client_data import ENCODE, ClientData, Wave
+from fedjaxlite.execution import Execution, Layout, merge, over_devices, place, resolve
+from fedjaxlite.population import Population
+from fedjaxlite.sampling import Cohort
+from fedjaxlite.schedule import balanced, owned
+from fedjaxlite.waves import Inputs, Part, run_waves
+
+PyTree = Any
+ClientFn = Callable[[ClientData, PyTree], ClientOutput]
+
+
+class ClientState(NamedTuple):
+    """What each client keeps between its rounds; as a bank, with a leading axis of clients on every leaf.
+
+    Attributes:
+      algorithm: the algorithm's own (SCAFFOLD's control variates, Ditto's personal model).
+      codec: the aggregator's (error feedback).
+    """
+
+    algorithm: PyTree
+    codec: PyTree
+
+
+class PassInfo(NamedTuple):
+    """What a pass over a cohort tells beside its sum. Simulation only: a real server would not see `clients`.
+
+    Attributes:
+      num_selected: int32, clients that downloaded the model.
+      num_reported: int32, those of them that sent something.
+      num_nonfinite: int32, reports left out of the sum because they held NaN or infinity.
+      num_examples: int32, examples of the clients in the sum.
+      overflow: int32, sampled clients that found no slot in the cohort.
+      metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples.
+      clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", and the
+        algorithm's own `ClientOutput.info`.
+    """
+
+    num_selected: Any
+    num_reported: Any
+    num_nonfinite: Any
+    num_examples: Any
+    overflow: Any
+    metrics: Mapping[str, Any]
+    clients: Mapping[str, Any]
+
+
+def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str) -> Any:
+    """The work of one lane: the client's update, guarded against NaN, encoded, and zeroed where no client is.
+
+    A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
+    noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
+    zeroed *after* encoding, since the code of zero need not be zero.
+    """
+
+    def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array) -> Part:
+        output = client_fn(data, state.algorithm)
+        message = Message(output.update, output.weight, dict(output.scalars))
+        finite = all_finite((message, output.client_state))
+        ok = alive & finite
+        message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
+        key = jax.random.fold_in(data.key, ENCODE)
+        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive)
+        element, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
+        element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
+        new_state = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old), ClientState(output.client_state, codec_state), state
+        )
+        counts = {
+            "in_sum": ok.astype(jnp.int32),
+            "nonfinite": (alive & ~finite).astype(jnp.int32),
+            "examples": jnp.where(ok, data.num_examples, 0),
+        }
+        own = {name: jnp.asarray(value) for name, value in output.info.items()}
+        rows = {"in_sum": ok, "info": own}
+        if fold == "stack":
+            return Part(counts, {**rows, "message": element}, new_state)
+        return Part({**counts, "message": element}, rows, new_state)
+
+    return task
+
+
+class Pass(NamedTuple):
+    """The result of `run_pass` on one device, merged over all of them.
+
+    Attributes:
+      total: a Message of sums, or Stacked.
+      num_clients: int32, clients in the sum.
+      bank: this device's new client states.
+      info: a PassInfo.
+    """
+
+    total: Any
+    num_clients: jax.Array
+    bank: PyTree
+    info: PassInfo
+
+
+def run_pass(
+    client_fn: ClientFn,
+    *,
+    aggregator: Aggregator,
+    aggregator_state: Any,
+    fold: str,
+    population: Population,
+    cohort: Cohort,
+    rows: jax.Array,
+    bank: ClientState,
+    key: jax.Array,
+    device: Any,
+    layout: Layout,
+) -> Pass:
+    """Runs a cohort on this device's share of lanes and sums over devices; inside `over_devices`.
+
+    Args:
+      client_fn: `(data, client_state) -> ClientOutput`.
+      aggregator: a chain.
+      aggregator_state: its state.
+      fold: "sum" or "stack", what the chain needs.
+      population: the data.
+      cohort: who takes part.
+      rows: int32 `[K]`, each slot's index in `population`.
+      bank: the states of this device's clients; a ClientState of empty trees ties no client to a device.
+      key: the round's client key.
+      device: int32 scalar, this device's index.
+      layout: lanes and devices.
+    """
+    task = client_task(client_fn, aggregator, aggregator_state, fold)
+    active = cohort.selected & cohort.reported
+    sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
+    work = sizes * cohort.work
+    per_device = jax.tree.leaves(bank)[0].shape[0] if jax.tree.leaves(bank) else 0
+    if per_device and layout.num_devices > 1:
+        schedule = owned(work, active, cohort.ids // per_device, device=device)
+        bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1)
+    else:
+        schedule = balanced(work, active, lanes=layout.lanes, device=device, num_devices=layout.num_devices)
+        bank_rows = cohort.ids
+    inputs = Inputs(population, cohort, rows, bank_rows, key)
+    summed, stacked, bank = run_waves(task, inputs, bank, schedule, layout)
+    summed, stacked = merge((summed, _widen(stacked)), layout)
+    total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
+    info = _pass_info(summed, stacked, cohort, active, sizes)
+    return Pass(total, summed["in_sum"], bank, info)
+
+
+def _widen(stacked: PyTree) -> PyTree:
+    # Booleans do not add up over devices.
+    return jax.tree.map(lambda x: x.astype(jnp.int32) if x.dtype == jnp.bool_ else x, stacked)
+
+
+def _pass_info(counts: Any, rows: Any, cohort: Cohort, active: jax.Array, sizes: jax.Array) -> PassInfo:
+    in_sum = rows["in_sum"] > 0
+    weight = jnp.where(in_sum, sizes, 0.0)
+    total = jnp.maximum(weight.sum(), 1.0)
+    metrics = {
+        name: (jnp.where(in_sum, values.astype(jnp.float32), 0.0) * weight).sum() / total
+        for name, values in rows["info"].items()
+    }
+    clients = {
+        **rows["info"],
+        "id": jnp.where(cohort.selected, cohort.ids, -1),
+        "num_examples": jnp.where(cohort.selected, sizes, 0.0).astype(jnp.int32),
+        "in_sum": in_sum,
+    }
+    return PassInfo(
+        num_selected=jnp.sum(cohort.selected, dtype=jnp.int32),
+        num_reported=jnp.sum(active, dtype=jnp.int32),
+        num_nonfinite=counts["nonfinite"],
+        num_examples=counts["examples"],
+        overflow=cohort.overflow,
+        metrics=metrics,
+        clients=clients,
+    )
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """A bool scalar: whether every float in a pytree is finite."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = jnp.bool_(True)
+    for leaf in floats:
+        finite = finite & jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def output_template(client_fn: ClientFn, population: Population, client_state: PyTree) -> ClientOutput:
+    """The shapes of what a client returns, found by tracing it on one abstract client.
+
+    Raises:
+      TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
+    """
+
+    def one_client(features: Any, state: PyTree) -> ClientOutput:
+        zero = jnp.int32(0)
+        lanes = jnp.zeros((2,), jnp.int32)
+        wave = Wave(lanes, lanes, jnp.ones((2,), jnp.float32), population.max_size)
+        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), jax.random.key(0), wave), state)
+        if not isinstance(output, ClientOutput):
+            raise TypeError(
+                f"the client's function returned a {type(output).__name__}; expected a fedjaxlite.ClientOutput "
+                "(update=..., weight=...)."
+            )
+        return jax.tree.map(jnp.asarray, output)
+
+    return jax.eval_shape(one_client, dict(population.features), client_state)
+
+
+def wire_of(output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds: Mapping[str, float]) -> Wire:
+    """The wire at the head of a chain, from the shapes of a client's output; refuses what no chain can take."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(output.update)[0]:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"the update has {leaf.dtype}{list(leaf.shape)} at {checks.path_str(path)}; expected floats, since "
+                "updates are averaged. Leave the leaf out of the update, or cast it."
+            )
+    try:
+        jax.tree.map(lambda weight, subtree: None, output.weight, output.update)
+    except ValueError as error:
+        raise ValueError(
+            f"the weight is no tree prefix of the update: {error}. Give one number, or one for each part of the update."
+        ) from None
+    for path, leaf in jax.tree_util.tree_flatten_with_path((output.weight, dict(output.scalars), dict(output.info)))[0]:
+        if leaf.shape != ():
+            raise ValueError(
+                f"a client's weights, scalars and info are scalars; got {leaf.dtype}{list(leaf.shape)} at "
+                f"{checks.path_str(path[1:])}. Reduce it in the client."
+            )
+    if output.scalars and len(jax.tree.leaves(output.weight)) != 1:
+        raise ValueError(
+            f"the output has scalars {sorted(output.scalars)} beside a tree of weights, so their weight is not clear. "
+            "Give one weight, or put the scalars into the update as a part with a weight of its own."
+        )
+    scalars = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.float32), dict(output.scalars))
+    return Wire(output.update, output.weight, scalars, dict(scalar_bounds), capacity=capacity, scaled=scaled)
+
+
+def as_chain(aggregator: Aggregator) -> Aggregator:
+    """The aggregator as a chain, so that a mean alone is complete."""
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(f"`aggregator` is {aggregator!r}; expected an Aggregator, such as fl.weighted_mean().")
+    return aggregator if aggregator.role == "chain" else chain(aggregator)
+
+
+def federated_sum(
+    client_fn: Callable[[Any, ClientData], ClientOutput],
+    *,
+    aggregator: Aggregator,
+    execution: Execution = Execution(),  # noqa: B008  (a NamedTuple, immutable)
+) -> Callable[..., tuple[Aggregate, PassInfo]]:
+    """Aggregates any function of the clients' data over a cohort: the primitive below algorithms and rounds.
+
+    Args:
+      client_fn: `(shared, data) -> ClientOutput`; runs at every client of the cohort.
+      aggregator: a mean, or a chain that begins with one; its codecs keep nothing between calls.
+      execution: lanes and devices.
+
+    Returns:
+      `call(shared, population, cohort, *, key) -> (Aggregate, PassInfo)`, compiled once for every shape. `shared` is
+      any pytree that all clients get; a client's own key is a fixed function of `key` and its id.
+
+    Raises:
+      ValueError: for an aggregator that keeps state at clients.
+
+    Example:
+      The mean of every client's mean, without any client's data leaving it:
+
+      >>> import fedjaxlite as fl, numpy as np
+      >>> people = fl.Population.from_arrays({"x": np.float32([1, 3, 10])}, client_ids=[0, 0, 1])
+      >>> def mean(shared, data):
+      ...     add = lambda total, batch, mask, key: total + jnp.where(mask, batch["x"], 0.0).sum()
+      ...     total = data.batches(batch_size=2, epochs=1).scan(add, jnp.float32(0))
+      ...     return fl.ClientOutput(total / data.num_examples.astype(jnp.float32))
+      >>> everyone = fl.sampling.full(2).sample(jax.random.key(0), 0, people)
+      >>> call = federated_sum(mean, aggregator=fl.mean())
+      >>> aggregate, info = call((), people, everyone, key=jax.random.key(0))
+      >>> float(aggregate.value), int(aggregate.num_clients)
+      (6.0, 2)
+    """
+    checks.is_callable(client_fn=client_fn)
+    aggregator = as_chain(aggregator)
+
+    @lru_cache(maxsize=32)
+    def compiled(capacity: int) -> tuple[Layout, Callable[..., Any]]:
+        layout = resolve(execution, capacity)
+        return layout, over_devices(lambda *args: _once(client_fn, aggregator, layout, *args), layout)
+
+    def call(shared: PyTree, population: Population, cohort: Cohort, *, key: jax.Array) -> tuple[Aggregate, PassInfo]:
+        layout, run = compiled(cohort.ids.shape[0])
+        replicated = (shared, population, cohort, key)
+        if not checks.is_traced(replicated):
+            replicated = place(replicated, layout)
+        return run(replicated, ())[0]
+
+    return call
+
+
+def _once(
+    client_fn: Callable[..., Any], aggregator: Aggregator, layout: Layout, device: Any, replicated: Any, sharded: Any
+) -> tuple[tuple[Aggregate, PassInfo], Any]:
+    shared, population, cohort, key = replicated
+    output = output_template(lambda data, both: client_fn(both[0], data), population, (shared, ()))
+    wire = wire_of(output, capacity=cohort.ids.shape[0], scaled=True, scalar_bounds={})
+    state, wire = aggregator.init(wire)
+    own = aggregator.init_client(output.update)
+    if jax.tree.leaves(own):
+        raise ValueError(f"{aggregator.name} keeps state at clients, which a single sum has no place for; use fl.rounds.")
+    result = run_pass(
+        lambda data, state: client_fn(shared, data),
+        aggregator=aggregator,
+        aggregator_state=state,
+        fold=wire.fold,
+        population=population,
+        cohort=cohort,
+        rows=cohort.ids,
+        bank=ClientState((), own),
+        key=key,
+        device=device,
+        layout=layout,
+    )
+    aggregate, _ = aggregator.decode(state, result.total, jax.random.fold_in(key, cohort.ids.shape[0]))
+    return (aggregate._replace(num_clients=result.num_clients), result.info), sharded

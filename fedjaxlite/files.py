@@ -1,0 +1,72 @@
+"""Arrays in files: one .npz with a JSON header, written all or nothing."""
+
+import json
+import os
+import uuid
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+# What zipfile, numpy and json raise on content that is not what was written.
+_DAMAGE = (zipfile.BadZipFile, KeyError, EOFError, ValueError, TypeError, AttributeError, NotImplementedError)
+
+
+def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], header: Mapping[str, Any]) -> None:
+    """Writes arrays and a JSON header to one file, all or nothing: a reader never sees half of it.
+
+    Args:
+      path: where to; an existing file is replaced.
+      arrays: dict of numpy arrays of plain dtypes.
+      header: anything JSON can hold.
+    """
+    target = Path(path)
+    members = {f"array{i}": _plain(array) for i, array in enumerate(arrays.values())}
+    described = {"arrays": [[name, str(array.dtype)] for name, array in arrays.items()], "header": dict(header)}
+    text = np.frombuffer(json.dumps(described).encode(), np.uint8)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            np.savez(file, allow_pickle=False, header=text, **members)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Reads what `write_npz` wrote.
+
+    Returns:
+      The arrays by name, and the header.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: the file is of another kind, or damaged.
+    """
+    try:
+        with Path(path).open("rb") as file, np.load(file, allow_pickle=False) as archive:
+            described = json.loads(archive["header"].tobytes())
+            arrays = {
+                name: _restored(archive[f"array{i}"], dtype) for i, (name, dtype) in enumerate(described["arrays"])
+            }
+            return arrays, described["header"]
+    except _DAMAGE as error:
+        raise ValueError(f"{os.fspath(path)!r} is no file of this library, or damaged ({error}).") from error
+
+
+def _plain(array: np.ndarray) -> np.ndarray:
+    """An array that np.save can describe; bfloat16 and its like go as their bits."""
+    return array.view(f"u{array.dtype.itemsize}") if array.dtype.kind == "V" else array
+
+
+def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
+    if str(array.dtype) == dtype:
+        return array
+    import jax.numpy as jnp
+
+    return array.view(jnp.dtype(dtype))

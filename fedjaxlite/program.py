@@ -1,0 +1,231 @@
+"""The program behind `rounds`: its first state, one round of it on one device, and what it sends."""
+
+import secrets
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.aggregation import Aggregator, ClientInfo, Message, Wire
+from fedjaxlite.algorithm import Algorithm
+from fedjaxlite.execution import Layout, place
+from fedjaxlite.federated import ClientState, PassInfo, output_template, run_pass, wire_of
+from fedjaxlite.population import Population
+from fedjaxlite.prepared import draw
+from fedjaxlite.sampling import Sampler
+from fedjaxlite.state import Keys, RoundState
+
+PyTree = Any
+
+
+class Traffic(NamedTuple):
+    """Bytes of one client in one round, derived from the shapes of what crosses the wire.
+
+    Attributes:
+      up: int, the encoded message: value, weights and scalars.
+      down: int, what is broadcast.
+    """
+
+    up: int
+    down: int
+
+
+class Program(NamedTuple):
+    """The four axes, checked.
+
+    Attributes:
+      algorithm: what clients and server compute.
+      sampler: who takes part.
+      aggregator: what crosses the wire, as a chain.
+      layout: lanes and devices.
+    """
+
+    algorithm: Algorithm
+    sampler: Sampler
+    aggregator: Aggregator
+    layout: Layout
+
+
+def broadcast(algorithm: Algorithm, server_state: Any) -> PyTree:
+    """What a client downloads."""
+    return (algorithm.broadcast or algorithm.params)(server_state)
+
+
+def templates(program: Program, params: PyTree, population: Population) -> tuple[Any, Any, Wire]:
+    """The shapes of a client's output, the aggregator's state, and the wire at the end of the chain."""
+    algorithm = program.algorithm
+    server_state = jax.eval_shape(algorithm.init, params)
+    shared = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
+    client_state = jax.eval_shape(algorithm.init_client, params)
+
+    def client(data: Any, both: Any) -> Any:
+        return algorithm.client_update(both[0], both[1], data, data.key)
+
+    output = output_template(client, population, (shared, client_state))
+    checks.same_structure(
+        output.client_state,
+        client_state,
+        what="the client_state that `client_update` returned",
+        than="`init_client(params)`",
+        remedy="Return a state of the same structure, shapes and dtypes, so that it can be kept.",
+    )
+    wire = wire_of(
+        output,
+        capacity=program.sampler.capacity,
+        scaled=program.sampler.scaled,
+        scalar_bounds=algorithm.scalar_bounds,
+    )
+    state, wire = program.aggregator.init(wire)
+    return output, state, wire
+
+
+def first_state(program: Program, params: PyTree, population: Population, key: Any, noise_key: Any) -> RoundState:
+    """The state before round 0, on the devices of the layout; all checks of model against data come first."""
+    if not isinstance(population, Population):
+        raise TypeError(
+            f"`population` is a {type(population).__name__}; expected a Population. Make one with "
+            "fl.Population.from_arrays(arrays, client_ids=...), or load a data set with `partition=`."
+        )
+    _check_params(params)
+    program.sampler.check(population.num_clients)
+    key = as_key(key, "key")
+    algorithm, layout = program.algorithm, program.layout
+    _, aggregator_state, _ = templates(program, params, population)
+    params = jax.tree.map(jnp.asarray, params)
+    server_state = jax.tree.map(jnp.asarray, algorithm.init(params))
+    template = jax.eval_shape(lambda: _client_template(program, params, population))
+    per_device = -(-population.num_clients // layout.num_devices)
+    bank_size = per_device * layout.num_devices
+
+    def bank() -> ClientState:
+        fill = lambda leaf: jnp.broadcast_to(leaf, (bank_size, *leaf.shape))  # noqa: E731
+        return jax.tree.map(fill, _client_template(program, params, population))
+
+    clients = ClientState((), ())
+    if jax.tree.leaves(template):
+        clients = bank() if checks.is_traced((params, key)) else place(bank(), layout, sharded=True)
+    else:
+        clients = template
+    sample, client, server = jax.random.split(key, 3)
+    noise = as_key(noise_key, "noise_key") if noise_key is not None else _entropy_key()
+    keys = Keys(sample, client, server, noise)
+    state = RoundState(jnp.int32(0), server_state, aggregator_state, keys, ClientState((), ()))
+    state = state if checks.is_traced(state) else place(_owned_copy(state), layout)
+    return state._replace(clients=clients)
+
+
+def _client_template(program: Program, params: PyTree, population: Population) -> ClientState:
+    output, _, _ = templates(program, params, population)
+    own = jax.tree.map(jnp.asarray, program.algorithm.init_client(params))
+    return ClientState(own, jax.tree.map(jnp.asarray, program.aggregator.init_client(output.update)))
+
+
+def _owned_copy(state: RoundState) -> RoundState:
+    # Donation must never delete arrays that the caller still holds, such as the initial parameters.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def _entropy_key() -> jax.Array:
+    return jax.random.wrap_key_data(np.frombuffer(secrets.token_bytes(8), np.uint32))
+
+
+def as_key(key: Any, name: str) -> jax.Array:
+    """A typed scalar random key, from one or from a raw uint32 key of the default kind; refuses anything else."""
+    dtype, shape = getattr(key, "dtype", None), getattr(key, "shape", None)
+    if dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key) and shape == ():
+        return key
+    if dtype == jnp.uint32 and shape == (2,):
+        return jax.random.wrap_key_data(key)
+    raise TypeError(f"`{name}` is {key!r}; expected one random key, such as jax.random.key(0).")
+
+
+def _check_params(params: PyTree) -> None:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    if not leaves:
+        raise ValueError("`params` holds no arrays; expected the model, such as model.init(jax.random.key(0)).")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and not isinstance(leaf, (float, int)):
+            raise TypeError(
+                f"`params` has a {type(leaf).__name__} at {checks.path_str(path)}; expected arrays only. Keep functions "
+                "and settings outside of the parameters."
+            )
+
+
+def run_rounds(
+    program: Program, fold: str, num_rounds: int | None, device: Any, replicated: Any, clients: ClientState
+) -> tuple[Any, ClientState]:
+    """One round, or `num_rounds` of them in a scan, on one device; inside `over_devices`."""
+    state, data = replicated
+    if num_rounds is None:
+        state, clients, info = _one_round(program, fold, device, state, clients, data)
+        return (state, info), clients
+
+    def body(carry: Any, _: None) -> tuple[Any, PassInfo]:
+        state, clients, info = _one_round(program, fold, device, *carry, data)
+        return (state, clients), info
+
+    (state, clients), infos = jax.lax.scan(body, (state, clients), None, length=num_rounds)
+    return (state, infos), clients
+
+
+def _one_round(
+    program: Program, fold: str, device: Any, state: RoundState, clients: ClientState, data: Any
+) -> tuple[RoundState, ClientState, PassInfo]:
+    algorithm, aggregator = program.algorithm, program.aggregator
+    population, cohort, rows = draw(program.sampler, state.keys.sample, state.round, data)
+    shared = broadcast(algorithm, state.server_state)
+    this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
+    result = run_pass(
+        lambda data, client_state: algorithm.client_update(shared, client_state, data, data.key),
+        aggregator=aggregator,
+        aggregator_state=state.aggregator_state,
+        fold=fold,
+        population=population,
+        cohort=cohort,
+        rows=rows,
+        bank=clients,
+        key=this_round(state.keys.client),
+        device=device,
+        layout=program.layout,
+    )
+    aggregate, aggregator_state = aggregator.decode(state.aggregator_state, result.total, this_round(state.keys.noise))
+    aggregate = aggregate._replace(num_clients=result.num_clients)
+    server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
+    checks.same_structure(
+        server_state,
+        jax.eval_shape(lambda: state.server_state),
+        what="the state that `server_update` returned",
+        than="`init(params)`",
+        remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
+    )
+    new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients)
+    return new, result.bank, result.info
+
+
+def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
+    """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
+    output, aggregator_state, wire = templates(program, params, population)
+
+    def encoded(state: Any) -> Message:
+        zero = jnp.int32(0)
+        info = ClientInfo(zero, jnp.float32(1), jax.random.key(0), jnp.bool_(True))
+        message = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), Message(output.update, output.weight, output.scalars))
+        own = program.aggregator.init_client(output.update)
+        return program.aggregator.encode(state, own, message, info)[0]
+
+    message = jax.eval_shape(encoded, aggregator_state)
+    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(message.value))
+    value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(message.value)
+    server_state = jax.eval_shape(program.algorithm.init, params)
+    down = jax.eval_shape(lambda s: broadcast(program.algorithm, s), server_state)
+    resident = jax.eval_shape(program.algorithm.resident, down)
+    return Traffic(
+        up=value + _num_bytes((message.weight, message.scalars)), down=_num_bytes(down) - _num_bytes(resident)
+    )
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

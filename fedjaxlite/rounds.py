@@ -1,0 +1,189 @@
+"""Rounds: an algorithm, a sampler, an aggregator and an execution, composed into one XLA program."""
+
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.aggregation import Aggregator, Wire
+from fedjaxlite.algorithm import Algorithm
+from fedjaxlite.execution import Execution, Layout, over_devices, place, resolve
+from fedjaxlite.federated import PassInfo, as_chain
+from fedjaxlite.population import Population
+from fedjaxlite.prepared import PreparedCohort
+from fedjaxlite.program import Program, Traffic, broadcast, first_state, run_rounds, templates, traffic
+from fedjaxlite.sampling import Sampler
+from fedjaxlite.state import RoundState
+
+PyTree = Any
+
+
+class Rounds(NamedTuple):
+    """A composed run; see `rounds`.
+
+    Attributes:
+      init: `init(params, population, *, key, noise_key=None) -> RoundState`. All that can be refused is refused here.
+      step: `step(state, data) -> (state, PassInfo)`, one round. `data` is a Population, or a PreparedCohort.
+      steps: `steps(state, population, num_rounds) -> (state, PassInfo)` in one dispatch; infos stacked `[num_rounds]`.
+      params: `params(state)`, the model that is evaluated and exported.
+      client_params: `client_params(state, client) -> params`, one client's personalised model.
+      traffic: `traffic(params, population) -> Traffic`.
+      wire: `wire(params, population) -> Wire`, the facts at the end of the chain, for accountants.
+      algorithm, sampler, aggregator, execution: what was composed.
+    """
+
+    init: Callable[..., RoundState]
+    step: Callable[[RoundState, Any], tuple[RoundState, PassInfo]]
+    steps: Callable[[RoundState, Population, int], tuple[RoundState, PassInfo]]
+    params: Callable[[RoundState], PyTree]
+    client_params: Callable[[RoundState, int], PyTree]
+    traffic: Callable[[PyTree, Population], Traffic]
+    wire: Callable[[PyTree, Population], Wire]
+    algorithm: Algorithm
+    sampler: Sampler
+    aggregator: Aggregator
+    execution: Execution
+
+
+def rounds(
+    algorithm: Algorithm,
+    *,
+    sampler: Sampler,
+    aggregator: Aggregator,
+    execution: Execution = Execution(),  # noqa: B008  (a NamedTuple, immutable)
+) -> Rounds:
+    """Composes the four axes of a federated run into pure functions, each one XLA program.
+
+    A round: the sampler draws a cohort; every client downloads what the algorithm broadcasts, trains on its own data
+    and encodes its update; the encoded updates are summed as clients finish; the server decodes the sum and updates
+    its state. A client's result is a function of the run's key, the round and its id: it depends neither on lanes or
+    devices nor on who else was sampled.
+
+    Args:
+      algorithm: what clients and server compute.
+      sampler: who takes part.
+      aggregator: what crosses the wire; a mean, or a chain that begins with one.
+      execution: lanes and devices.
+
+    Returns:
+      a Rounds of pure functions.
+
+    Raises:
+      TypeError, ValueError: for parts that are not what they should be. What depends on the model and the data is
+        refused by `init`, before any training.
+
+    Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, algorithm 1.
+
+    Example:
+      >>> import fedjaxlite as fl, numpy as np, optax
+      >>> from fedjaxlite import algorithms
+      >>> data = fl.Population.from_arrays({"x": np.float32([1, 2, 3, 6])}, client_ids=[0, 0, 1, 1])
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
+      >>> algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(1.0), batch_size=None, epochs=1)
+      >>> run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.weighted_mean())
+      >>> state = run.init(jnp.float32(0), data, key=jax.random.key(0))
+      >>> state, info = run.step(state, data)
+      >>> float(state.params), int(info.num_reported)
+      (3.0, 2)
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"`algorithm` is {algorithm!r}; expected an Algorithm, such as algorithms.fed_avg(...).")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
+    aggregator = as_chain(aggregator)
+    program = Program(algorithm, sampler, aggregator, resolve(execution, sampler.capacity))
+    place_once = _placer(program.layout)
+
+    @lru_cache(maxsize=32)
+    def compiled(num_rounds: int | None, fold: str) -> Callable[..., Any]:
+        return over_devices(lambda *args: run_rounds(program, fold, num_rounds, *args), program.layout)
+
+    def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
+        prepared = isinstance(data, PreparedCohort)
+        _check_data(data.population if prepared else data, state, program)
+        fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
+        data = data if checks.is_traced(data) else place_once(data)
+        (rest, info), clients = compiled(num_rounds, fold)((state._replace(clients=()), data), state.clients)
+        if not checks.is_traced(info):
+            _settle(info, program)
+        return rest._replace(clients=clients), info
+
+    def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
+        state = first_state(program, params, population, key, noise_key)
+        _trace(state, population)
+        return state
+
+    def _trace(state: RoundState, population: Population) -> None:
+        fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
+        jax.eval_shape(compiled(None, fold), (state._replace(clients=()), population), state.clients)
+
+    def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
+        checks.positive_int(num_rounds=num_rounds)
+        if isinstance(population, PreparedCohort):
+            raise TypeError("`steps` draws its own cohorts and got a PreparedCohort; use `step` for each of them.")
+        return run(state, population, int(num_rounds))
+
+    def client_params(state: RoundState, client: int) -> PyTree:
+        own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
+        return algorithm.client_params(broadcast(algorithm, state.server_state), own)
+
+    return Rounds(
+        init=init,
+        step=lambda state, data: run(state, data, None),
+        steps=steps,
+        params=lambda state: algorithm.params(state.server_state),
+        client_params=client_params,
+        traffic=lambda params, population: traffic(program, params, population),
+        wire=lambda params, population: templates(program, params, population)[2],
+        algorithm=algorithm,
+        sampler=sampler,
+        aggregator=aggregator,
+        execution=execution,
+    )
+
+
+def _check_data(population: Any, state: RoundState, program: Program) -> None:
+    if not isinstance(population, Population):
+        raise TypeError(
+            f"the data of a step are a {type(population).__name__}; expected the Population that `init` got, or a "
+            "PreparedCohort."
+        )
+    if not isinstance(state, RoundState):
+        raise TypeError(f"`state` is a {type(state).__name__}; expected the RoundState that `init` or a step returned.")
+    banks = jax.tree.leaves(state.clients)
+    if banks and banks[0].shape[0] % program.layout.num_devices:
+        raise ValueError(
+            f"the state keeps {banks[0].shape[0]} client states, which {program.layout.num_devices} devices cannot share "
+            "equally: it was made for another number of devices. Make it with this run's `init`."
+        )
+
+
+def _settle(info: PassInfo, program: Program) -> None:
+    """Errors that only a finished round can tell, and the wait that several CPU devices need."""
+    on_cpu = program.layout.devices[0].platform == "cpu"
+    if on_cpu and program.layout.num_devices > 1:
+        # Rounds enqueued faster than they run can deadlock the collectives of virtual CPU devices.
+        jax.block_until_ready(info)
+    if program.sampler.may_overflow and int(jnp.max(info.overflow)) > 0:
+        raise RuntimeError(
+            f"{int(jnp.max(info.overflow))} sampled clients found no slot in {program.sampler.name}'s capacity of "
+            f"{program.sampler.capacity}, so the round is not what its accounting says. Raise `capacity`."
+        )
+
+
+def _placer(layout: Layout) -> Callable[[Any], Any]:
+    """Puts a population on the devices once; a later call with the same object finds it there."""
+    placed: weakref.WeakKeyDictionary[Population, Population] = weakref.WeakKeyDictionary()
+
+    def put(data: Any) -> Any:
+        if not isinstance(data, Population):
+            return place(data, layout)
+        if data not in placed:
+            placed[data] = place(data, layout)
+        return placed[data]
+
+    return put

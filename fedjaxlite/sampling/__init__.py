@@ -1,0 +1,53 @@
+"""Participation: who takes part in a round, and how far they get.
+
+A Sampler is a pure function from the run's sampling key and a round number to a Cohort, together with what a privacy
+accountant may assume of the draw. `with_dropout`, `with_stragglers` and `with_deadline` go around any sampler.
+"""
+
+from fedjaxlite.sampling.availability import Trace as Trace
+from fedjaxlite.sampling.availability import available as available
+from fedjaxlite.sampling.availability import recorded as recorded
+from fedjaxlite.sampling.cohorts import cyclic as cyclic
+from fedjaxlite.sampling.cohorts import full as full
+from fedjaxlite.sampling.cohorts import replay as replay
+from fedjaxlite.sampling.cohorts import uniform as uniform
+from fedjaxlite.sampling.diurnal import Window as Window
+from fedjaxlite.sampling.diurnal import diurnal as diurnal
+from fedjaxlite.sampling.poisson import overflow_probability as overflow_probability
+from fedjaxlite.sampling.poisson import poisson as poisson
+from fedjaxlite.sampling.poisson import poisson_capacity as poisson_capacity
+from fedjaxlite.sampling.systems import Latency as Latency
+from fedjaxlite.sampling.systems import lognormal_latency as lognormal_latency
+from fedjaxlite.sampling.systems import with_deadline as with_deadline
+from fedjaxlite.sampling.systems import with_dropout as with_dropout
+from fedjaxlite.sampling.systems import with_stragglers as with_stragglers
+from fedjaxlite.sampling.types import Accounting as Accounting
+from fedjaxlite.sampling.types import Cohort as Cohort
+from fedjaxlite.sampling.types import Sampler as Sampler
+from fedjaxlite.sampling.types import cohort as cohort
+from fedjaxlite.sampling.weighted import weighted as weighted
+
+__all__ = [
+    "Accounting",
+    "Cohort",
+    "Latency",
+    "Sampler",
+    "Trace",
+    "Window",
+    "available",
+    "cohort",
+    "cyclic",
+    "diurnal",
+    "full",
+    "lognormal_latency",
+    "overflow_probability",
+    "poisson",
+    "poisson_capacity",
+    "recorded",
+    "replay",
+    "uniform",
+    "weighted",
+    "with_deadline",
+    "with_dropout",
+    "with_stragglers",
+]

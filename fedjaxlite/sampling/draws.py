@@ -1,0 +1,134 @@
+"""Draws that samplers are made of: exact ones without replacement, and one draw a client by its id.
+
+Everything here is pure, has static shapes, and runs under `jit`, `scan` and `vmap`.
+"""
+
+import math
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+# Purposes: every stream of randomness of a run's sampling key has its own, so that no two are correlated.
+COHORT, GROUPS, DROPOUT, STRAGGLERS, DEADLINE, LATENCY, DEVICE, OVERFLOW = range(8)
+
+
+def round_key(key: Any, round_number: Any, purpose: int) -> Any:
+    """The key of one round for one purpose, from the run's sampling key."""
+    return jax.random.fold_in(jax.random.fold_in(key, purpose), round_number)
+
+
+def client_uniforms(key: Any, ids: Any) -> Any:
+    """float32 `[C]` in [0, 1): one draw a client that depends on the key and its id, and on no slot."""
+    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32))(ids)
+
+
+def client_normals(key: Any, ids: Any) -> Any:
+    """float32 `[C]`, standard normal: one draw a client that depends on the key and its id, and on no slot."""
+    return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (), jnp.float32))(ids)
+
+
+def _low_bits(limit: Any) -> Any:
+    """The smallest 2^b - 1 that covers `[0, limit)`, as uint32."""
+    mask = jnp.asarray(limit, jnp.uint32) - jnp.uint32(1)
+    for shift in (1, 2, 4, 8, 16):
+        mask = mask | (mask >> jnp.uint32(shift))
+    return mask
+
+
+def integers(key: Any, count: int, limit: Any) -> Any:
+    """int32 `[count]`, independent and exactly uniform on `[0, limit)`; `limit` at least 1, may be traced.
+
+    Too large draws are drawn again, so there is no modulo bias.
+    """
+    limit, mask = jnp.asarray(limit, jnp.uint32), _low_bits(limit)
+
+    def draw(turn: Any) -> Any:
+        return jax.random.bits(jax.random.fold_in(key, turn), (count,), jnp.uint32) & mask
+
+    def again(carry: tuple[Any, Any]) -> tuple[Any, Any]:
+        values, turn = carry
+        return jnp.where(values < limit, values, draw(turn)), turn + 1
+
+    start = (jnp.full((count,), ~jnp.uint32(0)), jnp.int32(0))  # nothing is in range yet
+    values, _ = jax.lax.while_loop(lambda carry: jnp.any(carry[0] >= limit), again, start)
+    return values.astype(jnp.int32)
+
+
+def first_distinct(key: Any, limit: Any, target: Any, *, slots: int, size: int, batch: int) -> Any:
+    """The first `target` distinct values of an endless sequence of exactly uniform draws from `[0, limit)`.
+
+    They are a uniform draw without replacement, in random order: given the values so far, the next new one is
+    uniform on the rest. Draws come `batch` at a time until there are enough, so the result never falls short.
+
+    Args:
+      key: a key; consumed.
+      limit: int32 `[]`, may be traced; at most `size`.
+      target: int32 `[]`, may be traced; at most `slots`. Cut to `limit`.
+      slots: length of the result.
+      size: static bound of `limit`; memory is `size` int32.
+      batch: draws a turn; matters to speed alone.
+
+    Returns:
+      int32 `[slots]`, of which the first `target` count.
+    """
+    if slots == 0:
+        return jnp.zeros((0,), jnp.int32)
+    limit, mask = jnp.asarray(limit, jnp.uint32), _low_bits(limit)
+    target = jnp.minimum(jnp.asarray(target, jnp.int32), limit.astype(jnp.int32))
+    position = jnp.arange(slots + batch, dtype=jnp.int32)
+
+    def turn(carry: tuple[Any, Any, Any]) -> tuple[Any, Any, Any]:
+        values, count, number = carry
+        drawn = jax.random.bits(jax.random.fold_in(key, number), (batch,), jnp.uint32) & mask
+        drawn = jnp.where(drawn < limit, drawn.astype(jnp.int32), size)
+        sequence = jnp.concatenate([jnp.where(position[:slots] < count, values, size), drawn])
+        first_seen = jnp.full((size,), slots + batch, jnp.int32).at[sequence].min(position, mode="drop")
+        new = first_seen.at[sequence].get(mode="fill", fill_value=-1) == position
+        rank = jnp.cumsum(new, dtype=jnp.int32)
+        values = jnp.zeros_like(values).at[jnp.where(new, rank - 1, slots)].set(sequence, mode="drop")
+        return values, jnp.minimum(rank[-1], slots), number + 1
+
+    start = (jnp.zeros((slots,), jnp.int32), jnp.int32(0), jnp.int32(0))
+    return jax.lax.while_loop(lambda carry: carry[1] < target, turn, start)[0]
+
+
+def distinct(key: Any, count: int, limit: Any, *, size: int) -> Any:
+    """int32 `[count]`: a uniform draw without replacement of `count` from `[0, limit)`, `count <= limit <= size`.
+
+    Where more than half are wanted, those left out are drawn instead, so half the draws are new at the least.
+    """
+    if 2 * count <= size:
+        return first_distinct(key, limit, count, slots=count, size=size, batch=_batch(count, size))
+    slots = size - count
+    target = jnp.asarray(limit, jnp.int32) - count
+    left_out = first_distinct(key, limit, target, slots=slots, size=size, batch=_batch(slots, size))
+    left_out = jnp.where(jnp.arange(slots, dtype=jnp.int32) < target, left_out, size)
+    kept = jnp.arange(size, dtype=jnp.int32) < jnp.asarray(limit, jnp.int32)
+    kept = kept.at[left_out].set(False, mode="drop")
+    rank = jnp.cumsum(kept, dtype=jnp.int32)
+    ids = jnp.arange(size, dtype=jnp.int32)
+    return jnp.zeros((count,), jnp.int32).at[jnp.where(kept, rank - 1, count)].set(ids, mode="drop")
+
+
+def _batch(slots: int, size: int) -> int:
+    """Draws that yield `slots` distinct values below `size` but for one time in a billion or so."""
+    if slots == 0:
+        return 0
+    useful = -size * math.log1p(-slots / size) if slots < size else size * (math.log(size) + 1)
+    raw = useful * 2 ** (size - 1).bit_length() / size
+    return math.ceil(raw + 6 * math.sqrt(raw)) + 8
+
+
+def nth_true(mask: Any, ranks: Any) -> Any:
+    """Where the True entries of a mask `[N]` are, by rank, in time N + C log N and without a scatter of N.
+
+    Args:
+      mask: bool `[N]`.
+      ranks: int32 `[C]`, from 0.
+
+    Returns:
+      int32 `[C]`; N where a rank is not below the number of True entries.
+    """
+    counts = jnp.cumsum(mask, dtype=jnp.int32)
+    return jnp.searchsorted(counts, ranks + 1, side="left").astype(jnp.int32)

@@ -1,0 +1,221 @@
+"""What happens to a cohort after it is drawn: dropouts, stragglers and deadlines, around any sampler.
+
+Every draw depends on the key, the round and the client's id alone, so it does not matter which slot a client is in or
+who else was drawn.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.sampling import draws
+from fedjaxlite.sampling.types import Cohort, Sampler
+
+Latency = Callable[[Any, Any, Cohort, Any], Any]
+"""`latency(key, round_number, cohort, population) -> float32 [C]`: seconds from selection to report, slot by slot."""
+
+
+def with_dropout(sampler: Sampler, rate: float) -> Sampler:
+    """Selected clients that never report, each independently with probability `rate`.
+
+    They have downloaded the model (and hold masks of secure aggregation), and are not in the aggregate.
+
+    Args:
+      sampler: any Sampler.
+      rate: in [0, 1); may be traced.
+
+    Returns:
+      A Sampler. Its accounting is that of `sampler`: who drops out does not depend on the data.
+
+    Raises:
+      TypeError, ValueError: a rate outside [0, 1).
+
+    Example:
+      >>> import jax
+      >>> from fedjaxlite import sampling
+      >>> drawn = with_dropout(sampling.full(1000), 0.25).sample(jax.random.key(0), 0, None)
+      >>> bool(drawn.selected.all()), 700 < int(drawn.reported.sum()) < 800
+      (True, True)
+    """
+    checks.fraction("It is the chance that a selected client does not report.", rate=rate)
+    layer = sampler.name.count("+dropout")
+
+    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
+        cohort = sampler.sample(key, round_number, population)
+        uniforms = draws.client_uniforms(_layer_key(key, round_number, draws.DROPOUT, layer), cohort.ids)
+        return cohort._replace(reported=cohort.reported & (uniforms >= rate))
+
+    return sampler._replace(
+        sample=sample,
+        name=f"{sampler.name}+dropout",
+        accounting=sampler.accounting.noting("Dropouts are drawn after sampling, independently of the data."),
+    )
+
+
+def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampler:
+    """Clients that get only part of their local steps done.
+
+    Each client is slow with probability `fraction`, anew every round; a slow one does a share of its work that is
+    uniform on (min_work, 1]. A round's share multiplies what `sampler` gave.
+
+    Args:
+      sampler: any Sampler.
+      fraction: in [0, 1]; may be traced.
+      min_work: in [0, 1); may be traced.
+
+    Returns:
+      A Sampler with the accounting of `sampler`.
+
+    Raises:
+      TypeError, ValueError: arguments out of range.
+
+    Source: the systems heterogeneity of Li, Sahu, Zaheer, Sanjabi, Talwalkar, Smith (2020), "Federated Optimization
+    in Heterogeneous Networks", https://arxiv.org/abs/1812.06127.
+
+    Example:
+      >>> import jax
+      >>> from fedjaxlite import sampling
+      >>> drawn = with_stragglers(sampling.full(1000), 0.9, 0.2).sample(jax.random.key(0), 0, None)
+      >>> 850 < int((drawn.work < 1).sum()) < 950, bool((drawn.work > 0.2).all())
+      (True, True)
+    """
+    checks.nonnegative("It is the chance that a client is slow.", fraction=fraction)
+    if not checks.is_traced(fraction) and fraction > 1:
+        raise ValueError(f"`fraction` is {fraction!r}; expected a number in [0, 1].")
+    checks.fraction("It is the smallest share of its work that a slow client does.", min_work=min_work)
+    layer = sampler.name.count("+stragglers")
+
+    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
+        cohort = sampler.sample(key, round_number, population)
+        uniforms = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer), cohort.ids)
+        shares = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer + 1), cohort.ids)
+        slow = cohort.selected & (uniforms < fraction)
+        work = jnp.where(slow, 1.0 - shares * (1.0 - min_work), 1.0)
+        return cohort._replace(work=cohort.work * work.astype(jnp.float32))
+
+    return sampler._replace(
+        sample=sample,
+        name=f"{sampler.name}+stragglers",
+        accounting=sampler.accounting.noting("Stragglers are drawn after sampling, independently of the data."),
+    )
+
+
+def with_deadline(
+    sampler: Sampler, *, reports: int | None = None, deadline: float = math.inf, latency: Latency | None = None
+) -> Sampler:
+    """Closes the round after the first `reports` reports, or at the deadline, whichever comes first.
+
+    Over-selection is a sampler of a larger cohort with `reports` set to the size that is wanted. Clients that have
+    dropped out before are not waited for.
+
+    Args:
+      sampler: any Sampler.
+      reports: how many reports are enough, at most the capacity; None takes all that are in time.
+      deadline: seconds after selection; may be traced.
+      latency: seconds of each client, such as `lognormal_latency()`: a function of type `Latency`. None makes every
+        order of arrival equally likely, and allows no finite deadline.
+
+    Returns:
+      A Sampler that claims no amplification: who is late depends on the others, and on how much data a client has.
+
+    Raises:
+      TypeError, ValueError: arguments out of range, a deadline without a latency.
+
+    Source: over-selection and the reporting window of Bonawitz et al. (2019), "Towards Federated Learning at Scale:
+    System Design", https://arxiv.org/abs/1902.01046.
+
+    Example:
+      >>> import jax
+      >>> from fedjaxlite import sampling
+      >>> drawn = with_deadline(sampling.full(13), reports=10).sample(jax.random.key(0), 0, None)
+      >>> int(drawn.selected.sum()), int(drawn.reported.sum())
+      (13, 10)
+    """
+    checks.positive(deadline=1.0 if _infinite(deadline) else deadline)
+    if reports is not None:
+        checks.positive_int(reports=reports)
+        if reports > sampler.capacity:
+            raise ValueError(f"`reports` is {reports}; expected at most the sampler's capacity, {sampler.capacity}.")
+    if latency is None and not _infinite(deadline):
+        raise ValueError(f"`deadline` is {deadline} without a `latency`; pass latency=fl.sampling.lognormal_latency().")
+    if latency is not None:
+        checks.is_callable(latency=latency)
+    layer = sampler.name.count("+deadline")
+
+    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
+        cohort = sampler.sample(key, round_number, population)
+        if latency is None:
+            seconds = draws.client_uniforms(_layer_key(key, round_number, draws.DEADLINE, layer), cohort.ids)
+        else:
+            seconds = latency(key, round_number, cohort, population)
+        seconds = jnp.where(cohort.reported, seconds, jnp.inf)
+        order = jnp.lexsort((cohort.ids, seconds))
+        rank = jnp.zeros_like(cohort.ids).at[order].set(jnp.arange(sampler.capacity, dtype=jnp.int32))
+        in_time = (seconds <= deadline) & (rank < (sampler.capacity if reports is None else reports))
+        return cohort._replace(reported=cohort.reported & in_time)
+
+    accounting = sampler.accounting.noting(
+        "Late clients are cut by order of arrival, so a client's report may depend on others.", amplification=False
+    )
+    if reports is not None:
+        accounting = accounting._replace(cohort_size=reports)
+    return sampler._replace(sample=sample, name=f"{sampler.name}+deadline", accounting=accounting)
+
+
+def lognormal_latency(
+    *,
+    seconds_per_example: float = 0.05,
+    overhead: float = 5.0,
+    device_spread: float = 0.6,
+    round_spread: float = 0.3,
+) -> Latency:
+    """A latency in which some devices are always slower than others, and every device has its days.
+
+    A client with n examples that does the share w of its work reports after
+    `(overhead + seconds_per_example * n * w) * exp(device_spread * z_i + round_spread * z_ir)` seconds, with z_i
+    standard normal for each client and z_ir for each client and round.
+
+    Args:
+      seconds_per_example: of local training on the median device.
+      overhead: seconds for download and upload on the median device.
+      device_spread: standard deviation of the log speed over devices.
+      round_spread: standard deviation of the log speed of one device over rounds.
+
+    Returns:
+      A function for `with_deadline` and `available`.
+
+    Raises:
+      TypeError, ValueError: negative arguments.
+
+    Example:
+      >>> import jax, jax.numpy as jnp
+      >>> from fedjaxlite import sampling
+      >>> from fedjaxlite.population import Population
+      >>> population = Population({}, jnp.arange(101) * 20, max_size=20)
+      >>> sampler = with_deadline(sampling.full(100), deadline=6.0, latency=lognormal_latency())
+      >>> 30 < int(sampler.sample(jax.random.key(0), 0, population).reported.sum()) < 70
+      True
+    """
+    checks.nonnegative(seconds_per_example=seconds_per_example, overhead=overhead)
+    checks.nonnegative(device_spread=device_spread, round_spread=round_spread)
+
+    def latency(key: Any, round_number: Any, cohort: Cohort, population: Any) -> Any:
+        examples = jnp.asarray(population.num_examples)[cohort.ids].astype(jnp.float32)
+        device = draws.client_normals(draws.round_key(key, 0, draws.DEVICE), cohort.ids)
+        today = draws.client_normals(draws.round_key(key, round_number, draws.LATENCY), cohort.ids)
+        median = overhead + seconds_per_example * examples * cohort.work
+        return median * jnp.exp(device_spread * device + round_spread * today)
+
+    return latency
+
+
+def _layer_key(key: Any, round_number: Any, purpose: int, layer: int) -> Any:
+    """A wrapper around the same kind of wrapper draws anew; the layer tells them apart."""
+    return draws.round_key(draws.round_key(key, layer, purpose), round_number, purpose)
+
+
+def _infinite(deadline: Any) -> bool:
+    return not checks.is_traced(deadline) and deadline == math.inf

@@ -1,0 +1,143 @@
+"""The types of participation: who is in a cohort, who draws it, and what an accountant may assume of the draw.
+
+N clients in the population, C slots in a cohort (the sampler's capacity; static, so that rounds never recompile).
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax.numpy as jnp
+
+Kind = Literal["without_replacement", "poisson", "cyclic", "weighted", "availability", "replay", "full"]
+
+
+class Cohort(NamedTuple):
+    """The clients of one round, in C slots of which some may be spare.
+
+    Attributes:
+      ids: int32 `[C]`. The selected ids are distinct and in `[0, N)`. A spare slot holds 0, which is safe to gather
+        with; to scatter, first replace the ids of spare slots with N and use `mode="drop"`.
+      selected: bool `[C]`; False marks a spare slot.
+      reported: bool `[C]`, never True where `selected` is False. Selected without having reported is a client that
+        downloaded the model and was never heard of again.
+      work: float32 `[C]` in (0, 1], the share of its local steps that a client gets to do; 1 in spare slots.
+      scale: float32 `[C]`, multiplies the client's weight in the aggregate (importance sampling); 1 in spare slots.
+      overflow: int32 `[]`, how many sampled clients found no slot. Always 0 unless `Sampler.may_overflow`.
+    """
+
+    ids: Any
+    selected: Any
+    reported: Any
+    work: Any
+    scale: Any
+    overflow: Any
+
+
+class Accounting(NamedTuple):
+    """What a privacy accountant may assume of a sampler.
+
+    Attributes:
+      kind: how the cohort comes about; see the sampler of that name.
+      cohort_size: int, the size that the sampler aims at; None where the size is random by design (`poisson`).
+      rate: float, the chance of each client in each round, independently of all others (`poisson`); else None.
+      min_separation: int, two rounds of one client are at least this far apart; 1 promises nothing.
+      max_participations: int, the rounds of one client in a whole run, where the sampler knows; else None.
+      amplification: whether a theorem of privacy amplification by sampling holds for this draw: of the whole
+        population by `rate` ("poisson", add-or-remove neighbours) or by cohort_size / N ("without_replacement",
+        replace-one neighbours). Where False, a client counts as present in every round that it may be in.
+      note: what else a reader of the privacy report has to know, in words.
+
+    Example:
+      >>> Accounting("cyclic", cohort_size=10, min_separation=20).participations(num_rounds=50)
+      3
+    """
+
+    kind: Kind
+    cohort_size: int | None = None
+    rate: float | None = None
+    min_separation: int = 1
+    max_participations: int | None = None
+    amplification: bool = False
+    note: str = ""
+
+    def participations(self, num_rounds: int) -> int:
+        """The most rounds that one client can be in, out of `num_rounds`."""
+        most = -(-num_rounds // self.min_separation)
+        return most if self.max_participations is None else min(most, self.max_participations)
+
+    def expected_size(self, num_clients: int) -> float:
+        """The number of clients a round aims at, before dropout; a fixed denominator should equal it."""
+        if self.cohort_size is not None:
+            return float(self.cohort_size)
+        return (1.0 if self.rate is None else self.rate) * num_clients
+
+    def noting(self, remark: str, **changes: Any) -> "Accounting":
+        """A copy with a remark added to the note, and other fields changed."""
+        return self._replace(note=f"{self.note} {remark}".strip(), **changes)
+
+
+def _no_check(num_clients: int) -> None:
+    del num_clients
+
+
+class Sampler(NamedTuple):
+    """Who takes part: a pure function from a key and a round number to a cohort.
+
+    Attributes:
+      sample: `sample(key, round_number, population) -> Cohort`, called by position. `key` is the run's sampling key,
+        the *same in every round*; the sampler folds `round_number` (int or traced int32, from 0) into it where it
+        wants fresh randomness. The number of clients is static (`population.num_clients`). Runs under `jit`, `scan`
+        and `vmap`, without host callbacks.
+      capacity: C, the number of slots of every cohort.
+      accounting: what a privacy accountant may assume.
+      name: for records and messages.
+      may_overflow: whether `Cohort.overflow` may ever be above 0.
+      scaled: whether `Cohort.scale` may ever differ from 1; a fixed sensitivity has to know.
+      check: `check(num_clients)` raises where the sampler cannot serve a population of that size; called once, when
+        the rounds are built.
+      num_rounds: how many rounds the sampler can serve, or None for any number (`replay`).
+
+    Example:
+      A sampler of one's own, which takes the same two clients in every round:
+
+      >>> pair = lambda key, round_number, population: cohort(jnp.array([3, 5]), jnp.array([True, True]))
+      >>> sampler = Sampler(pair, capacity=2, accounting=Accounting("replay", cohort_size=2), name="pair")
+      >>> sampler.sample(None, 0, None).ids.tolist()
+      [3, 5]
+    """
+
+    sample: Callable[[Any, Any, Any], Cohort]
+    capacity: int
+    accounting: Accounting
+    name: str = "sampler"
+    may_overflow: bool = False
+    scaled: bool = False
+    check: Callable[[int], None] = _no_check
+    num_rounds: int | None = None
+
+
+def cohort(ids: Any, selected: Any, *, scale: Any = None, overflow: Any = 0) -> Cohort:
+    """A cohort in which whoever is selected reports and does all of its work.
+
+    Args:
+      ids: integers `[C]`; what spare slots hold does not matter.
+      selected: bool `[C]`.
+      scale: float32 `[C]` or None for 1.
+      overflow: int32 `[]`, sampled clients that found no slot.
+
+    Returns:
+      The Cohort, with spare slots in their documented form.
+
+    Example:
+      >>> cohort(jnp.array([7, 9, 4]), jnp.array([True, False, True])).ids.tolist()
+      [7, 0, 4]
+    """
+    ones = jnp.ones(jnp.shape(ids), jnp.float32)
+    return Cohort(
+        ids=jnp.where(selected, ids, 0).astype(jnp.int32),
+        selected=selected,
+        reported=selected,
+        work=ones,
+        scale=ones if scale is None else jnp.where(selected, scale, ones),
+        overflow=jnp.asarray(overflow, jnp.int32),
+    )

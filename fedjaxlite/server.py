@@ -1,0 +1,40 @@
+"""What a server does with a mean delta: one step of any optax optimizer."""
+
+from typing import Any
+
+import jax
+import optax
+
+from fedjaxlite.variables import Variables, trainable, with_trainable
+
+PyTree = Any
+
+
+def apply_delta(
+    server_optimizer: optax.GradientTransformation, params: PyTree, delta: PyTree, optimizer_state: Any
+) -> tuple[PyTree, Any]:
+    """One server step along a mean delta (server minus client), which optax takes for a gradient.
+
+    Args:
+      server_optimizer: an optax optimizer.
+      params: the server's model.
+      delta: pytree like `params`, the mean of the clients' deltas.
+      optimizer_state: the optimizer's state for `trainable(params)`.
+
+    Returns:
+      `(params, optimizer_state)`. Of `Variables`, only the trainable part goes through the optimizer; the state (the
+      statistics of BatchNorm) becomes the clients' mean.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> optimizer = optax.sgd(0.5)
+      >>> params, _ = apply_delta(optimizer, jnp.float32(3.0), jnp.float32(2.0), optimizer.init(jnp.float32(3.0)))
+      >>> float(params)
+      2.0
+    """
+    delta = jax.tree.map(lambda d, p: d.astype(p.dtype), delta, params)
+    updates, optimizer_state = server_optimizer.update(trainable(delta), optimizer_state, trainable(params))
+    stepped = with_trainable(params, optax.apply_updates(trainable(params), updates))
+    if isinstance(params, Variables):
+        stepped = stepped._replace(state=jax.tree.map(lambda s, d: s - d, params.state, delta.state))
+    return stepped, optimizer_state

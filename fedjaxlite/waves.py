@@ -1,0 +1,130 @@
+"""The loop over waves: clients stream through L lanes, and their messages are summed as they finish.
+
+Memory for temporaries is a few models per lane and does not grow with the cohort: no array of K messages exists,
+unless an aggregator asks for one.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite.client_data import ClientData, Wave
+from fedjaxlite.execution import Layout
+from fedjaxlite.population import Population
+from fedjaxlite.sampling import Cohort
+from fedjaxlite.schedule import Schedule
+
+PyTree = Any
+
+
+class Part(NamedTuple):
+    """What one client contributes.
+
+    Attributes:
+      summed: pytree that is added over clients.
+      stacked: pytree that is kept apart, one row per slot of the cohort.
+      state: pytree, what the client keeps.
+    """
+
+    summed: PyTree
+    stacked: PyTree
+    state: PyTree
+
+
+class Inputs(NamedTuple):
+    """What the waves read.
+
+    Attributes:
+      population: the data.
+      cohort: who takes part.
+      rows: int32 `[K]`, where each slot's client stands in the population.
+      bank_rows: int32 `[K]`, where each slot's state stands in this device's bank.
+      key: the round's client key.
+    """
+
+    population: Population
+    cohort: Cohort
+    rows: jax.Array
+    bank_rows: jax.Array
+    key: jax.Array
+
+
+Task = Callable[[ClientData, PyTree, jax.Array, jax.Array], Part]
+
+
+def run_waves(task: Task, inputs: Inputs, bank: PyTree, schedule: Schedule, layout: Layout) -> tuple[PyTree, PyTree, PyTree]:
+    """Trains one device's clients, L at a time.
+
+    Args:
+      task: `task(data, state, alive, scale) -> Part` for one client; `alive` is False in an empty lane.
+      inputs: what the waves read.
+      bank: pytree with a leading axis of this device's clients; updated in place.
+      schedule: this device's clients.
+      layout: L, and whether loops are static.
+
+    Returns:
+      `(summed, stacked, bank)`: the sum over this device's clients, `[K, ...]` arrays with this device's rows filled
+      and zeros elsewhere, and the new bank.
+    """
+    lanes, max_steps = layout.lanes, layout.execution.max_steps
+    capacity = inputs.cohort.ids.shape[0]
+
+    def one_wave(index: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
+        lane = index * lanes + jnp.arange(lanes, dtype=jnp.int32)
+        alive = lane < schedule.count
+        slot = schedule.order[jnp.clip(schedule.start + lane, 0, capacity - 1)]
+        rows = inputs.bank_rows[slot]
+        states = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), bank)
+        return _train(task, inputs, states, slot, alive, lanes, max_steps), slot, alive
+
+    def wave(index: jax.Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
+        summed, stacked, bank = carry
+        part, slot, alive = one_wave(index, bank)
+        summed = jax.tree.map(lambda total, new: total + _over_lanes(new), summed, part.summed)
+        # Rows of empty lanes go to an index past the end, which drops them.
+        to_slot = jnp.where(alive, slot, capacity)
+        stacked = jax.tree.map(lambda all_, new: all_.at[to_slot].set(new, mode="drop"), stacked, part.stacked)
+        rows = inputs.bank_rows[slot]
+        bank = jax.tree.map(
+            lambda all_, new: all_.at[jnp.where(alive, rows, all_.shape[0])].set(new, mode="drop"), bank, part.state
+        )
+        return summed, stacked, bank
+
+    shapes = jax.eval_shape(lambda: one_wave(jnp.int32(0), bank)[0])
+    summed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes.summed)
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape[1:]), leaf.dtype), shapes.stacked)
+    start = (summed, stacked, bank)
+    if max_steps is None:
+        return jax.lax.fori_loop(jnp.int32(0), -(-schedule.count // lanes), wave, start)
+    indices = jnp.arange(-(-capacity // lanes), dtype=jnp.int32)
+    return jax.lax.scan(lambda carry, i: (wave(i, carry), None), start, indices)[0]
+
+
+def _train(
+    task: Task, inputs: Inputs, states: PyTree, slot: jax.Array, alive: jax.Array, lanes: int, max_steps: int | None
+) -> Part:
+    """One wave: the task of every lane, with `[L]` on every leaf of the result."""
+    population, cohort = inputs.population, inputs.cohort
+    row = inputs.rows[slot]
+    offset = population.offsets[row]
+    num_examples = jnp.where(alive, population.offsets[row + 1] - offset, 0)
+    work = jnp.where(alive, cohort.work[slot], 1.0)
+    wave = Wave(cohort.ids[slot], num_examples, work, population.max_size, max_steps)
+
+    def one_lane(offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, state: Any) -> Part:
+        key = jax.random.fold_in(inputs.key, client)
+        data = ClientData(population.features, offset, num_examples, client, work, key, wave)
+        return task(data, state, alive, scale)
+
+    args = (offset, num_examples, work, cohort.ids[slot], cohort.scale[slot], alive, states)
+    if lanes > 1:
+        return jax.vmap(one_lane)(*args)
+    # One lane needs no vmap: the compiler sees plain operations, and convolutions stay convolutions.
+    part = one_lane(*jax.tree.map(lambda leaf: leaf[0], args))
+    return jax.tree.map(lambda leaf: leaf[None], part)
+
+
+def _over_lanes(leaf: jax.Array) -> jax.Array:
+    return leaf[0] if leaf.shape[0] == 1 else leaf.sum(0, dtype=leaf.dtype)

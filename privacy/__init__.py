@@ -1,0 +1,1 @@
+"""Privacy for federated learning: clipping, noise, accounting and secure aggregation."""
