@@ -14,7 +14,7 @@ Sources:
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import optax
@@ -43,7 +43,7 @@ def fed_avg(
     epochs: int | None = None,
     steps: int | None = None,
     shuffle: bool = True,
-    lower: bool | str = "auto",
+    lower: bool | Literal["auto"] = "auto",
 ) -> fl.Algorithm:
     """Federated averaging with any client and server optimizer.
 
@@ -73,6 +73,7 @@ def fed_avg(
     if epochs is None and steps is None:
         epochs = 1
     server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    fl.check_optimizer(server_optimizer=server_optimizer)
     train = fl.local_sgd(
         loss_fn,
         client_optimizer=client_optimizer,
@@ -105,7 +106,7 @@ def fed_sgd(
     loss_fn: Callable[..., Any],
     *,
     server_optimizer: optax.GradientTransformation,
-    lower: bool | str = "auto",
+    lower: bool | Literal["auto"] = "auto",
 ) -> fl.Algorithm:
     """Federated SGD: one full-batch gradient per client and round, the server steps along their weighted mean.
 

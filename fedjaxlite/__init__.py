@@ -48,6 +48,7 @@ from fedjaxlite.local import local_sgd as local_sgd
 from fedjaxlite.local import value_and_grad as value_and_grad
 from fedjaxlite.losses import LossAux as LossAux
 from fedjaxlite.lowering import lower as lower
+from fedjaxlite.optimizers import check_optimizer as check_optimizer
 from fedjaxlite.partitioned import partition_params as partition_params
 from fedjaxlite.population import Population as Population
 from fedjaxlite.prepared import PreparedCohort as PreparedCohort
@@ -72,14 +73,82 @@ if TYPE_CHECKING:
     from fedjaxlite import models as models
     from fedjaxlite import privacy as privacy
     from fedjaxlite import testing as testing
+    from fedjaxlite.plan import plan as plan
     from fedjaxlite.train import train as train
     from fedjaxlite.warm_start import warm_start as warm_start
 
 __version__ = "0.1.0"
 
+__all__ = [
+    "Aggregate",
+    "Aggregator",
+    "Algorithm",
+    "BatchLoss",
+    "Batches",
+    "Bounds",
+    "ClientData",
+    "ClientInfo",
+    "ClientOutput",
+    "Cohort",
+    "Execution",
+    "Heterogeneity",
+    "LocalResult",
+    "LossAux",
+    "Message",
+    "PassInfo",
+    "Population",
+    "PreparedCohort",
+    "RoundState",
+    "Rounds",
+    "Sampler",
+    "Stacked",
+    "Traffic",
+    "Variables",
+    "Wire",
+    "algorithms",
+    "apply_delta",
+    "batch_loss",
+    "chain",
+    "check_optimizer",
+    "clip_by_global_norm",
+    "clip_by_value",
+    "datasets",
+    "evaluate",
+    "evaluate_clients",
+    "evaluate_personalized",
+    "federated_sum",
+    "full_gradient",
+    "global_norm",
+    "heterogeneity",
+    "local_sgd",
+    "losses",
+    "lower",
+    "mean",
+    "models",
+    "partition",
+    "partition_params",
+    "plan",
+    "plot_partition",
+    "prepare_cohort",
+    "privacy",
+    "quantize",
+    "repeat",
+    "rounds",
+    "sampling",
+    "stack",
+    "testing",
+    "train",
+    "trainable",
+    "value_and_grad",
+    "warm_start",
+    "weighted_mean",
+    "with_state",
+    "with_trainable",
+]
+
 # Loaded on first use: some of them stand above the engine, and all of them are optional to a given program.
 _LAZY_MODULES = ("algorithms", "datasets", "models", "privacy", "testing")
-_LAZY_NAMES = {"train": "fedjaxlite.train", "warm_start": "fedjaxlite.warm_start"}
+_LAZY_NAMES = {"plan": "fedjaxlite.plan", "train": "fedjaxlite.train", "warm_start": "fedjaxlite.warm_start"}
 
 
 def __getattr__(name: str) -> Any:
@@ -90,9 +159,3 @@ def __getattr__(name: str) -> Any:
         globals()[name] = value  # importing the submodule bound the module itself to this name
         return value
     raise AttributeError(f"module 'fedjaxlite' has no attribute {name!r}; see fedjaxlite.__all__ for what it has.")
-
-
-__all__ = sorted(
-    [name for name in globals() if not name.startswith("_") and name not in ("importlib", "Any", "TYPE_CHECKING")]
-    + [*_LAZY_MODULES, *_LAZY_NAMES]
-)

@@ -165,7 +165,7 @@ class Aggregator(NamedTuple):
     role: str = "value"
     name: str = "codec"
     parts: tuple["Aggregator", ...] = ()
-    hparams: Mapping[str, Any] = {}  # noqa: RUF012
+    hparams: Mapping[str, Any] = {}
 
 
 def chain(*codecs: Aggregator) -> Aggregator:
@@ -231,8 +231,10 @@ def chain(*codecs: Aggregator) -> Aggregator:
     def init_client(template: Any) -> Any:
         return tuple(codec.init_client(template) for codec in flat)
 
-    name = f"chain({', '.join(codec.name for codec in flat)})" if len(flat) > 1 else flat[0].name
-    return Aggregator(init, encode, decode, init_client, prepare, "chain", name, flat, {c.name: c.hparams for c in flat})
+    names = ", ".join(codec.name for codec in flat)
+    name = names if len(flat) == 1 else f"chain({names})"
+    hparams = {codec.name: codec.hparams for codec in flat}
+    return Aggregator(init, encode, decode, init_client, prepare, "chain", name, flat, hparams)
 
 
 def _check_order(codecs: tuple[Aggregator, ...]) -> None:
@@ -245,7 +247,7 @@ def _check_order(codecs: tuple[Aggregator, ...]) -> None:
     for i, codec in enumerate(codecs[1:], start=1):
         if codec.role == "mean":
             raise ValueError(
-                f"chain({names}) has {codec.name} at position {i}; expected one mean, at the head. Move it to the front."
+                f"chain({names}) has {codec.name} at position {i}; expected one mean, at the head. Move it there."
             )
         if codec.role != "mask" and codecs[i - 1].role == "mask":
             raise ValueError(

@@ -28,9 +28,9 @@ class ClientOutput(NamedTuple):
 
     update: PyTree
     weight: Any = 1.0
-    scalars: Mapping[str, Any] = {}  # noqa: RUF012  (a NamedTuple default, never written to)
+    scalars: Mapping[str, Any] = {}
     client_state: PyTree = ()
-    info: Mapping[str, Any] = {}  # noqa: RUF012
+    info: Mapping[str, Any] = {}
 
 
 class Aggregate(NamedTuple):
@@ -101,6 +101,6 @@ class Algorithm(NamedTuple):
     init_client: Callable[[PyTree], PyTree] = _no_client_state
     client_params: Callable[[PyTree, PyTree], PyTree] = _shared
     resident: Callable[[PyTree], PyTree] = _nothing
-    scalar_bounds: Mapping[str, float] = {}  # noqa: RUF012
+    scalar_bounds: Mapping[str, float] = {}
     name: str = "algorithm"
-    hparams: Mapping[str, Any] = {}  # noqa: RUF012
+    hparams: Mapping[str, Any] = {}

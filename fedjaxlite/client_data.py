@@ -12,6 +12,8 @@ from fedjaxlite.population import Population
 from fedjaxlite.shuffle import shuffled
 
 PyTree = Any
+Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
+Count = Callable[[Any, Any], jax.Array]  # (num_examples, work) -> steps
 # Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
 SHUFFLE, LOCAL, ENCODE = 0, 1, 2
 
@@ -95,9 +97,7 @@ class ClientData:
 
         offset, num_examples = sizes(self.id)
         wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], max_size=population.max_size)
-        return replace(
-            self, features=population.features, offset=offset, num_examples=num_examples, wave=wave
-        )
+        return replace(self, features=population.features, offset=offset, num_examples=num_examples, wave=wave)
 
     def with_work(self, work: Any) -> "ClientData":
         """The same view with another share of local steps, for all lanes alike: `with_work(1.0)` ignores stragglers."""
@@ -145,7 +145,9 @@ class Batches:
         batch = {name: feature.at[rows].get(mode="clip") for name, feature in data.features.items()}
         return {**batch, "mask": mask}, mask
 
-    def scan(self, step: Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree], carry: PyTree) -> PyTree:
+    def scan(
+        self, step: Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree], carry: PyTree
+    ) -> PyTree:
         """Runs `carry = step(carry, batch, mask, key)` over the batches and returns the last carry.
 
         A step of pure padding (a lane whose client is done while another goes on) leaves the whole carry untouched,
@@ -187,7 +189,9 @@ def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyT
     return _loop(data, lambda num_examples, work: _share(steps, num_examples, work), body, carry)
 
 
-def _loop(data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callable[..., PyTree], carry: PyTree) -> PyTree:
+def _loop(
+    data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callable[..., PyTree], carry: PyTree
+) -> PyTree:
     """One trip count for all lanes: dynamic, or static under `max_steps` (which reverse-mode differentiation needs)."""
     wave = data.wave
     num_steps = count(data.num_examples, data.work)
@@ -214,7 +218,7 @@ def _loop(data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callab
     return jax.lax.scan(lambda c, i: (guarded(i, c), None), carry, indices)[0]
 
 
-def _static_trips(wave: Wave, count: Callable[[Any, Any], jax.Array]) -> int:
+def _static_trips(wave: Wave, count: Count) -> int:
     with jax.ensure_compile_time_eval():
         needed = count(jnp.int32(wave.max_size), jnp.float32(1.0))
     if checks.is_traced(needed):

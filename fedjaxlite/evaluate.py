@@ -37,7 +37,7 @@ def loss_for(model_or_loss: Any, features: Mapping[str, Any]) -> Callable[..., A
         checks.is_callable(loss=model_or_loss)
         return model_or_loss
     if "y" not in features:
-        raise ValueError(f"the data have no feature \"y\", only {sorted(features)}; give a loss function, not a Model.")
+        raise ValueError(f'the data have no feature "y", only {sorted(features)}; give a loss function, not a Model.')
     labels = features["y"]
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         return losses.squared_error(model_or_loss)
@@ -85,20 +85,21 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Callabl
             return {**taken, "mask": mask}, mask
 
         def add(total: Any, index: jax.Array) -> tuple[Any, None]:
-            reduced = batch_loss(loss_fn, params, *batch(index), None)
-            sums = jax.tree.map(lambda x: x * reduced.weight, {"loss": reduced.loss, **reduced.metrics})
-            return jax.tree.map(jnp.add, total, (sums, reduced.weight)), None
+            return jax.tree.map(jnp.add, total, _sums(loss_fn, params, *batch(index))), None
 
-        shapes = jax.eval_shape(lambda: add_shapes(params, batch(jnp.int32(0))))
+        shapes = jax.eval_shape(lambda: _sums(loss_fn, params, *batch(jnp.int32(0))))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         (sums, weight), _ = jax.lax.scan(add, zeros, jnp.arange(-(-n // size), dtype=jnp.int32))
         return jax.tree.map(lambda total: total / jnp.where(weight > 0, weight, 1.0), sums)
 
-    def add_shapes(params: PyTree, first: Any) -> Any:
-        reduced = batch_loss(loss_fn, params, *first, None)
-        return {"loss": reduced.loss, **reduced.metrics}, reduced.weight
-
     return lambda params: run(params, arrays)
+
+
+def _sums(loss_fn: Callable[..., Any], params: PyTree, batch: Any, mask: Any) -> tuple[dict[str, jax.Array], jax.Array]:
+    """A batch's loss and metrics as sums, and the weight to divide them by."""
+    reduced = batch_loss(loss_fn, params, batch, mask, None)
+    means = {"loss": reduced.loss, **reduced.metrics}
+    return {name: mean * reduced.weight for name, mean in means.items()}, reduced.weight
 
 
 class ClientReport(NamedTuple):
@@ -160,14 +161,12 @@ def _measure(loss_fn: Callable[..., Any], params: PyTree, data: ClientData, batc
     """One client's mean loss and metrics on its own examples."""
     plan = data.with_work(1.0).batches(batch_size=min(batch_size, data.wave.max_size), epochs=1, shuffle=False)
 
-    def measure(batch: Any, mask: Any) -> tuple[Any, Any]:
-        reduced = batch_loss(loss_fn, params, batch, mask, None)
-        return jax.tree.map(lambda x: x * reduced.weight, {"loss": reduced.loss, **reduced.metrics}), reduced.weight
+    def add(total: Any, batch: Any, mask: Any, key: Any) -> Any:
+        del key
+        return jax.tree.map(jnp.add, total, _sums(loss_fn, params, batch, mask))
 
-    shapes = jax.eval_shape(lambda: measure(*plan.batch(jnp.int32(0))))
-    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-    add = lambda total, batch, mask, key: jax.tree.map(jnp.add, total, measure(batch, mask))  # noqa: E731
-    sums, weight = plan.scan(add, zeros)
+    shapes = jax.eval_shape(lambda: _sums(loss_fn, params, *plan.batch(jnp.int32(0))))
+    sums, weight = plan.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
     return {name: total / weight for name, total in sums.items()}  # NaN where there is nothing to measure
 
 
@@ -251,7 +250,9 @@ def evaluate_personalized(
         own_test = data.of(held_out)
         before = _measure(loss_fn, params, own_test, 64)
         after = _measure(loss_fn, tune(params, data).params, own_test, 64)
-        info = {f"{when}/{name}": value for when, m in (("before", before), ("after", after)) for name, value in m.items()}
+        info = {
+            f"{when}/{name}": value for when, m in (("before", before), ("after", after)) for name, value in m.items()
+        }
         return ClientOutput(jnp.float32(0), data.num_examples, info=info)
 
     call = federated_sum(client_fn, aggregator=weighted_mean(), execution=execution)

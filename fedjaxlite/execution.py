@@ -105,7 +105,7 @@ def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:
                 'sees. On a CPU, jax.config.update("jax_num_cpu_devices", n) before the first use of JAX makes n.'
             )
         return tuple(available[: int(devices)])
-    chosen = tuple(devices)
+    chosen = tuple(devices) if isinstance(devices, Sequence) else ()
     if not chosen or not all(isinstance(d, jax.Device) for d in chosen):
         raise TypeError(f"`devices` is {devices!r}; expected an int, a sequence of jax devices, or None for all.")
     return chosen
@@ -144,7 +144,7 @@ def over_devices(body: Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]], l
 def _pmap(body: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     num = layout.num_devices
     mapped = jax.pmap(
-        lambda device, replicated, sharded: body(device, replicated, sharded),
+        body,
         axis_name=AXIS,
         in_axes=(0, None, 0),
         out_axes=(None, 0),

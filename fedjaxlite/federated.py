@@ -315,7 +315,9 @@ def _once(
     state, wire = aggregator.init(wire)
     own = aggregator.init_client(output.update)
     if jax.tree.leaves(own):
-        raise ValueError(f"{aggregator.name} keeps state at clients, which a single sum has no place for; use fl.rounds.")
+        raise ValueError(
+            f"{aggregator.name} keeps state at clients, which a single sum has no place for; use fl.rounds."
+        )
     result = run_pass(
         lambda data, state: client_fn(shared, data),
         aggregator=aggregator,

@@ -49,7 +49,7 @@ def num_rows(features: Mapping[str, Any]) -> int:
     first, rows = "", -1
     for name, array in features.items():
         if not isinstance(name, str):
-            raise TypeError(f"the feature name {name!r} is a {type(name).__name__}; expected a str.")
+            raise TypeError(f"the feature name {name!r} is of type {type(name).__name__}; expected a str.")
         shape = np.shape(array)
         if not shape:
             raise ValueError(f"feature {name!r} is a scalar; expected an array [n, ...] with one row an example.")

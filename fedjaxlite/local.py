@@ -1,7 +1,7 @@
 """What a client does with its data: gradients of a masked mean loss, and local SGD written on them."""
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -11,6 +11,7 @@ from fedjaxlite import checks
 from fedjaxlite.client_data import ClientData, repeat
 from fedjaxlite.losses import LossAux
 from fedjaxlite.lowering import lower as lower_convolutions
+from fedjaxlite.optimizers import check_optimizer
 from fedjaxlite.variables import trainable, with_state, with_trainable
 
 PyTree = Any
@@ -63,24 +64,29 @@ def batch_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, 
 
 def _unpack(result: Any, batch_size: int) -> tuple[jax.Array, LossAux]:
     """What a loss function returned, in the long form; refuses everything that is not one value per example."""
-    losses, aux = result if isinstance(result, tuple) and len(result) == 2 else (result, LossAux())
+    pair = isinstance(result, tuple) and len(result) == 2
+    losses: Any = result[0] if pair else result
+    aux: Any = result[1] if pair else LossAux()
     if not isinstance(aux, LossAux):
         raise TypeError(
             f"the loss function returned a {type(aux).__name__} beside the losses; expected a fedjaxlite.LossAux. "
             "Metrics go into LossAux(metrics={...}), a new model state into LossAux(state=...)."
         )
-    values = {"losses": losses, "LossAux.example_weight": aux.example_weight}
+    values: dict[str, Any] = {"losses": losses, "LossAux.example_weight": aux.example_weight}
     values.update({f"LossAux.metrics[{name!r}]": value for name, value in aux.metrics.items()})
     for name, value in values.items():
         if value is not None and jnp.shape(value) != (batch_size,):
             raise ValueError(
                 f"the loss function returned `{name}` of shape {list(jnp.shape(value))} for a batch of {batch_size}; "
-                f"expected [{batch_size}], one value per example. Do not average over the batch: the library does, masked."
+                f"expected [{batch_size}], one value per example. Do not average over the batch: the library does it, "
+                "with padding masked."
             )
     return losses, aux
 
 
-def value_and_grad(loss_fn: Callable[..., Any], *, lower: bool | str = "auto") -> Callable[..., tuple[BatchLoss, PyTree]]:
+def value_and_grad(
+    loss_fn: Callable[..., Any], *, lower: bool | Literal["auto"] = "auto"
+) -> Callable[..., tuple[BatchLoss, PyTree]]:
     """The gradient of a per-example loss, averaged over the real examples of a batch.
 
     The only place where the engine differentiates a loss, so lowering and forward mode have one place too.
@@ -144,7 +150,7 @@ def local_sgd(
     epochs: Any = None,
     steps: Any = None,
     shuffle: bool = True,
-    lower: bool | str = "auto",
+    lower: bool | Literal["auto"] = "auto",
     chunk_size: int = 256,
 ) -> Callable[..., LocalResult]:
     """Local training by any optax optimizer: the loop inside federated averaging and most of its relatives.
@@ -170,10 +176,7 @@ def local_sgd(
     Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas (2017), https://arxiv.org/abs/1602.05629, algorithm 1,
     ClientUpdate.
     """
-    if not (hasattr(client_optimizer, "init") and hasattr(client_optimizer, "update")):
-        raise TypeError(
-            f"`client_optimizer` is {client_optimizer!r}; expected an optax optimizer, such as optax.sgd(0.1)."
-        )
+    check_optimizer(client_optimizer=client_optimizer)
     if batch_size is not None:
         checks.positive_int(batch_size=batch_size)
     if (epochs is None) == (steps is None):
@@ -185,9 +188,7 @@ def local_sgd(
             "which would compute batch statistics per chunk. Give a batch_size."
         )
 
-    def run(
-        params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None
-    ) -> LocalResult:
+    def run(params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None) -> LocalResult:
         start = params
 
         def update(carry: _Carry, reduced: BatchLoss, grads: PyTree) -> _Carry:

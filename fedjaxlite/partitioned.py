@@ -73,60 +73,42 @@ def partition_params(
     checks.is_callable(make=make, loss_fn=loss_fn)
     if frozen is None and personal is None:
         raise ValueError("`frozen` and `personal` are both None; expected at least one, or use the algorithm as it is.")
-    is_frozen, is_personal = _predicate("frozen", frozen), _predicate("personal", personal)
+    parts = _Parts(_predicate("frozen", frozen), _predicate("personal", personal))
     template = make(loss_fn)
 
-    def split(params: PyTree) -> tuple[PyTree, PyTree]:
-        """The leaves that are trained, and the frozen ones; None where a leaf is of the other kind."""
-        fixed = _mask(params, is_frozen)
-        own = _mask(params, is_personal)
-        _check(params, fixed, own)
-        return _keep(params, jax.tree.map(lambda f: not f, fixed)), _keep(params, fixed)
-
-    def inner(fixed: PyTree) -> Algorithm:
-        return make(lambda part, batch, key: loss_fn(_merge(part, fixed), batch, key))
-
-    def personal_of(part: PyTree) -> PyTree:
-        return _keep(part, _mask(part, is_personal))
-
-    def common_of(part: PyTree) -> PyTree:
-        return _keep(part, jax.tree.map(lambda p: not p, _mask(part, is_personal)))
-
     def init(params: PyTree) -> PartitionedState:
-        part, _ = split(params)
-        return PartitionedState(template.init(part), params)
+        return PartitionedState(template.init(parts.split(params)[0]), params)
 
     def broadcast(state: PartitionedState) -> _Shared:
-        return _Shared((template.broadcast or template.params)(state.inner), split(state.params)[1])
+        return _Shared((template.broadcast or template.params)(state.inner), parts.split(state.params)[1])
 
     def init_client(params: PyTree) -> _Client:
-        part, _ = split(params)
-        return _Client(template.init_client(part), personal_of(part))
+        part, _ = parts.split(params)
+        return _Client(template.init_client(part), parts.personal_of(part))
 
     def client_update(shared: _Shared, client_state: _Client, data: Any, key: Any) -> ClientOutput:
-        start = shared.inner
-        if personal is not None:
-            start = _overlay(start, client_state.personal)
-        output = inner(shared.frozen).client_update(start, client_state.inner, data, key)
+        # The frozen leaves reach the loss by closure: one copy for all lanes, outside of what the algorithm carries.
+        algorithm = make(lambda part, batch, key: loss_fn(_overlay(part, shared.frozen), batch, key))
+        start = shared.inner if personal is None else _overlay(shared.inner, client_state.personal)
+        output = algorithm.client_update(start, client_state.inner, data, key)
         own = client_state.personal
         if personal is not None:
             _check_delta(output.update, start)
             # A delta is server minus client, so what the client now has is start minus delta.
-            own = jax.tree.map(jnp.subtract, personal_of(start), personal_of(output.update))
-            output = output._replace(update=common_of(output.update))
+            own = jax.tree.map(jnp.subtract, parts.personal_of(start), parts.personal_of(output.update))
+            output = output._replace(update=parts.common_of(output.update))
         return output._replace(client_state=_Client(output.client_state, own))
 
     def server_update(state: PartitionedState, aggregate: Aggregate, key: Any) -> PartitionedState:
         if personal is not None:
-            part, _ = split(state.params)
-            zeros = jax.tree.map(jnp.zeros_like, personal_of(part))
-            aggregate = aggregate._replace(value=_merge(aggregate.value, zeros))
+            own = parts.personal_of(parts.split(state.params)[0])
+            aggregate = aggregate._replace(value=_overlay(aggregate.value, jax.tree.map(jnp.zeros_like, own)))
         new = template.server_update(state.inner, aggregate, key)
         return PartitionedState(new, _overlay(state.params, template.params(new)))
 
     def client_params(shared: _Shared, client_state: _Client) -> PyTree:
         own = template.client_params(shared.inner, client_state.inner)
-        return _merge(_overlay(own, client_state.personal), shared.frozen)
+        return _overlay(_overlay(own, client_state.personal), shared.frozen)
 
     return Algorithm(
         init,
@@ -142,10 +124,28 @@ def partition_params(
     )
 
 
+class _Parts(NamedTuple):
+    is_frozen: Predicate
+    is_personal: Predicate
+
+    def split(self, params: PyTree) -> tuple[PyTree, PyTree]:
+        """The leaves that are trained, and the frozen ones; None where a leaf is of the other kind."""
+        fixed, own = _mask(params, self.is_frozen), _mask(params, self.is_personal)
+        _check(params, fixed, own)
+        return _keep(params, jax.tree.map(lambda f: not f, fixed)), _keep(params, fixed)
+
+    def personal_of(self, part: PyTree) -> PyTree:
+        return _keep(part, _mask(part, self.is_personal))
+
+    def common_of(self, part: PyTree) -> PyTree:
+        return _keep(part, jax.tree.map(lambda own: not own, _mask(part, self.is_personal)))
+
+
 def _predicate(name: str, predicate: Predicate | None) -> Predicate:
     if predicate is None:
         return lambda path, leaf: False
-    checks.is_callable(**{name: predicate})
+    if not callable(predicate):
+        raise TypeError(f"`{name}` is {predicate!r}; expected a function of (path, leaf) that says which leaves.")
     return predicate
 
 
@@ -165,9 +165,6 @@ def _overlay(under: PyTree, over: PyTree) -> PyTree:
     """`over` where it has a leaf, `under` elsewhere."""
     none = lambda leaf: leaf is None  # noqa: E731
     return jax.tree.map(lambda u, o: u if o is None else o, under, over, is_leaf=none)
-
-
-_merge = _overlay
 
 
 def _check(params: PyTree, fixed: PyTree, own: PyTree) -> None:

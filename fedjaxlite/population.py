@@ -186,6 +186,12 @@ class Population:
 
         Raises:
           TypeError: no ints. IndexError: out of range. ValueError: none at all, or one of them twice.
+
+        Example:
+          >>> import fedjaxlite as fl
+          >>> population = fl.Population.from_arrays({"y": [10, 20, 30]}, client_ids=["a", "b", "c"])
+          >>> population.select([2, 0]).names.tolist()
+          ['c', 'a']
         """
         chosen = np.asarray(ids)
         if chosen.size == 0 or chosen.ndim != 1:
@@ -237,6 +243,15 @@ class Population:
 
         Args:
           path: the file, such as "clients.npz"; its folder must exist, an older file is replaced.
+
+        Example:
+          >>> import pathlib, tempfile
+          >>> import fedjaxlite as fl
+          >>> population = fl.Population.from_arrays({"y": [10, 20]}, client_ids=["a", "b"])
+          >>> with tempfile.TemporaryDirectory() as folder:
+          ...     population.save(pathlib.Path(folder, "clients.npz"))
+          ...     fl.Population.load(pathlib.Path(folder, "clients.npz")).names.tolist()
+          ['a', 'b']
         """
         arrays = {f"feature {name}": np.asarray(array) for name, array in self.features.items()}
         arrays["offsets"] = np.asarray(self.offsets, np.int32)

@@ -50,10 +50,10 @@ def prepare_cohort(population: Population, cohort: Cohort, *, num_examples: int)
     sizes = np.where(selected, offsets[ids + 1] - offsets[ids], 0)
     if sizes.sum() > num_examples:
         raise ValueError(
-            f"`num_examples` is {num_examples}, and this cohort has {sizes.sum()}. Raise it to the most that a cohort can "
-            f"have, at most {len(ids)} x {population.max_size} here."
+            f"`num_examples` is {num_examples}, and this cohort has {sizes.sum()}. Raise it to the most that a cohort "
+            f"can have, at most {len(ids)} x {population.max_size} here."
         )
-    rows = [np.arange(offsets[i], offsets[i] + n) for i, n in zip(ids, sizes, strict=True)]
+    rows = [int(offsets[i]) + np.arange(int(n)) for i, n in zip(ids, sizes, strict=True)]
     index = np.concatenate([*rows, np.zeros((0,), np.int64)]).astype(np.int64)
     packed = {}
     for name, feature in population.features.items():

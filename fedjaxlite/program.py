@@ -92,22 +92,14 @@ def first_state(program: Program, params: PyTree, population: Population, key: A
     program.sampler.check(population.num_clients)
     key = as_key(key, "key")
     algorithm, layout = program.algorithm, program.layout
-    _, aggregator_state, _ = templates(program, params, population)
+    output, aggregator_state, _ = templates(program, params, population)
     params = jax.tree.map(jnp.asarray, params)
     server_state = jax.tree.map(jnp.asarray, algorithm.init(params))
-    template = jax.eval_shape(lambda: _client_template(program, params, population))
-    per_device = -(-population.num_clients // layout.num_devices)
-    bank_size = per_device * layout.num_devices
-
-    def bank() -> ClientState:
-        fill = lambda leaf: jnp.broadcast_to(leaf, (bank_size, *leaf.shape))  # noqa: E731
-        return jax.tree.map(fill, _client_template(program, params, population))
-
-    clients = ClientState((), ())
-    if jax.tree.leaves(template):
-        clients = bank() if checks.is_traced((params, key)) else place(bank(), layout, sharded=True)
-    else:
-        clients = template
+    one = ClientState(algorithm.init_client(params), program.aggregator.init_client(output.update))
+    # Every device owns as many clients as the others, so the last one may own some that do not exist.
+    bank_size = -(-population.num_clients // layout.num_devices) * layout.num_devices
+    clients = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (bank_size, *jnp.shape(leaf))), one)
+    clients = clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
     sample, client, server = jax.random.split(key, 3)
     noise = as_key(noise_key, "noise_key") if noise_key is not None else _entropy_key()
     keys = Keys(sample, client, server, noise)
@@ -116,19 +108,13 @@ def first_state(program: Program, params: PyTree, population: Population, key: A
     return state._replace(clients=clients)
 
 
-def _client_template(program: Program, params: PyTree, population: Population) -> ClientState:
-    output, _, _ = templates(program, params, population)
-    own = jax.tree.map(jnp.asarray, program.algorithm.init_client(params))
-    return ClientState(own, jax.tree.map(jnp.asarray, program.aggregator.init_client(output.update)))
-
-
 def _owned_copy(state: RoundState) -> RoundState:
     # Donation must never delete arrays that the caller still holds, such as the initial parameters.
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
 
 def _entropy_key() -> jax.Array:
-    return jax.random.wrap_key_data(np.frombuffer(secrets.token_bytes(8), np.uint32))
+    return jax.random.wrap_key_data(jnp.asarray(np.frombuffer(secrets.token_bytes(8), np.uint32)))
 
 
 def as_key(key: Any, name: str) -> jax.Array:
@@ -149,8 +135,8 @@ def _check_params(params: PyTree) -> None:
         dtype = getattr(leaf, "dtype", None)
         if dtype is None and not isinstance(leaf, (float, int)):
             raise TypeError(
-                f"`params` has a {type(leaf).__name__} at {checks.path_str(path)}; expected arrays only. Keep functions "
-                "and settings outside of the parameters."
+                f"`params` has a {type(leaf).__name__} at {checks.path_str(path)}; expected arrays only. Keep "
+                "functions and settings outside of the parameters."
             )
 
 
@@ -164,7 +150,7 @@ def run_rounds(
         return (state, info), clients
 
     def body(carry: Any, _: None) -> tuple[Any, PassInfo]:
-        state, clients, info = _one_round(program, fold, device, *carry, data)
+        state, clients, info = _one_round(program, fold, device, carry[0], carry[1], data)
         return (state, clients), info
 
     (state, clients), infos = jax.lax.scan(body, (state, clients), None, length=num_rounds)
@@ -212,7 +198,9 @@ def traffic(program: Program, params: PyTree, population: Population) -> Traffic
     def encoded(state: Any) -> Message:
         zero = jnp.int32(0)
         info = ClientInfo(zero, jnp.float32(1), jax.random.key(0), jnp.bool_(True))
-        message = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), Message(output.update, output.weight, output.scalars))
+        message = jax.tree.map(
+            lambda s: jnp.zeros(s.shape, s.dtype), Message(output.update, output.weight, output.scalars)
+        )
         own = program.aggregator.init_client(output.update)
         return program.aggregator.encode(state, own, message, info)[0]
 

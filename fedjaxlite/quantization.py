@@ -39,7 +39,9 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
     """
     checks.positive_int(bits=bits)
     if not 2 <= bits <= 24:
-        raise ValueError(f"`bits` is {bits}; expected 2 to 24: one bit is the sign, and float32 carries no more than 24.")
+        raise ValueError(
+            f"`bits` is {bits}; expected 2 to 24: one bit is the sign, and float32 carries no more than 24."
+        )
     checks.one_of(("stochastic", "nearest"), rounding=rounding)
     levels = 2 ** (bits - 1) - 1
 

@@ -97,29 +97,26 @@ def rounds(
     aggregator = as_chain(aggregator)
     program = Program(algorithm, sampler, aggregator, resolve(execution, sampler.capacity))
     place_once = _placer(program.layout)
+    fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
 
     @lru_cache(maxsize=32)
-    def compiled(num_rounds: int | None, fold: str) -> Callable[..., Any]:
+    def compiled(num_rounds: int | None) -> Callable[..., Any]:
         return over_devices(lambda *args: run_rounds(program, fold, num_rounds, *args), program.layout)
 
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
         prepared = isinstance(data, PreparedCohort)
         _check_data(data.population if prepared else data, state, program)
-        fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
         data = data if checks.is_traced(data) else place_once(data)
-        (rest, info), clients = compiled(num_rounds, fold)((state._replace(clients=()), data), state.clients)
+        (rest, info), clients = compiled(num_rounds)((state._replace(clients=()), data), state.clients)
         if not checks.is_traced(info):
             _settle(info, program)
         return rest._replace(clients=clients), info
 
     def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
         state = first_state(program, params, population, key, noise_key)
-        _trace(state, population)
+        # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
+        jax.eval_shape(compiled(None), (state._replace(clients=()), population), state.clients)
         return state
-
-    def _trace(state: RoundState, population: Population) -> None:
-        fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
-        jax.eval_shape(compiled(None, fold), (state._replace(clients=()), population), state.clients)
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
         checks.positive_int(num_rounds=num_rounds)
@@ -157,8 +154,8 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
     banks = jax.tree.leaves(state.clients)
     if banks and banks[0].shape[0] % program.layout.num_devices:
         raise ValueError(
-            f"the state keeps {banks[0].shape[0]} client states, which {program.layout.num_devices} devices cannot share "
-            "equally: it was made for another number of devices. Make it with this run's `init`."
+            f"the state keeps {banks[0].shape[0]} client states, which {program.layout.num_devices} devices cannot "
+            "share equally: it was made for another number of devices. Make it with this run's `init`."
         )
 
 

@@ -18,14 +18,14 @@ class Schedule(NamedTuple):
     """One device's part of a round.
 
     Attributes:
-      order: int32 `[K]`, slots of the cohort; this device trains `order[start : start + count]`, L at a time.
+      order: int32 `[K]`, slots of the cohort; this device trains `order[start : start + size]`, L at a time.
       start: int32 scalar.
-      count: int32 scalar.
+      size: int32 scalar.
     """
 
     order: jax.Array
     start: jax.Array
-    count: jax.Array
+    size: jax.Array
 
 
 def balanced(work: jax.Array, active: jax.Array, *, lanes: int, device: Any, num_devices: int) -> Schedule:

@@ -43,7 +43,9 @@ def stack(fn: Callable[[PyTree, jax.Array, jax.Array], PyTree], *, name: str = "
     def init(wire: Wire) -> tuple[Any, Wire]:
         needs_floats(name, wire)
         if len(jax.tree.leaves(wire.weight)) != 1:
-            raise ValueError(f"`{name}` needs one weight per client, and this algorithm gives a tree of them. Use fl.mean().")
+            raise ValueError(
+                f"`{name}` needs one weight per client, and this algorithm gives a tree of them. Use fl.mean()."
+            )
         if wire.denominator is not None:
             raise ValueError(
                 f"`{name}` is not a sum, so mean(over={wire.denominator!r}) has nothing to divide. Use fl.mean()."

@@ -54,7 +54,9 @@ class Inputs(NamedTuple):
 Task = Callable[[ClientData, PyTree, jax.Array, jax.Array], Part]
 
 
-def run_waves(task: Task, inputs: Inputs, bank: PyTree, schedule: Schedule, layout: Layout) -> tuple[PyTree, PyTree, PyTree]:
+def run_waves(
+    task: Task, inputs: Inputs, bank: PyTree, schedule: Schedule, layout: Layout
+) -> tuple[PyTree, PyTree, PyTree]:
     """Trains one device's clients, L at a time.
 
     Args:
@@ -73,7 +75,7 @@ def run_waves(task: Task, inputs: Inputs, bank: PyTree, schedule: Schedule, layo
 
     def one_wave(index: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
         lane = index * lanes + jnp.arange(lanes, dtype=jnp.int32)
-        alive = lane < schedule.count
+        alive = lane < schedule.size
         slot = schedule.order[jnp.clip(schedule.start + lane, 0, capacity - 1)]
         rows = inputs.bank_rows[slot]
         states = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), bank)
@@ -97,7 +99,7 @@ def run_waves(task: Task, inputs: Inputs, bank: PyTree, schedule: Schedule, layo
     stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape[1:]), leaf.dtype), shapes.stacked)
     start = (summed, stacked, bank)
     if max_steps is None:
-        return jax.lax.fori_loop(jnp.int32(0), -(-schedule.count // lanes), wave, start)
+        return jax.lax.fori_loop(jnp.int32(0), -(-schedule.size // lanes), wave, start)
     indices = jnp.arange(-(-capacity // lanes), dtype=jnp.int32)
     return jax.lax.scan(lambda carry, i: (wave(i, carry), None), start, indices)[0]
 

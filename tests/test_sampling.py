@@ -57,20 +57,16 @@ def subset_counts(ids: np.ndarray, n: int) -> np.ndarray:
 SAMPLERS: dict[str, Callable[[], sampling.Sampler]] = {
     "uniform": lambda: sampling.uniform(5),
     "uniform, most": lambda: sampling.uniform(20),
-    "uniform, all": lambda: sampling.uniform(N),
-    "uniform with dropout": lambda: sampling.uniform(5, dropout=0.5),
-    "poisson": lambda: sampling.poisson(rate=0.2, capacity=16),
-    "poisson, overflowing": lambda: sampling.poisson(rate=0.5, capacity=6, max_overflow=1.0),
+    "poisson": lambda: sampling.poisson(rate=0.5, capacity=6, max_overflow=1.0),
     "cyclic": lambda: sampling.cyclic(3, min_separation=7),
     "full": lambda: sampling.full(N),
     "weighted": lambda: sampling.weighted(5),
-    "weighted by array": lambda: sampling.weighted(5, np.arange(N)),
     "weighted, no replacement": lambda: sampling.weighted(5, replacement=False),
     "available": lambda: sampling.available(4, sampling.diurnal(rounds_per_day=4), over_selection=1.3, dropout=0.2),
     "replay": lambda: sampling.replay([[3, 1, -1], [22, 0, 5]]),
     "wrapped": lambda: sampling.with_deadline(
-        sampling.with_stragglers(sampling.full(N), 0.5, 0.1),
-        reports=9,
+        sampling.with_stragglers(sampling.uniform(9, dropout=0.2), 0.5, 0.1),
+        reports=5,
         deadline=20.0,
         latency=sampling.lognormal_latency(),
     ),
@@ -86,16 +82,16 @@ def test_every_sampler_keeps_the_laws(name: str) -> None:
         rounds = jnp.arange(5, dtype=jnp.int32)
         return jax.lax.scan(lambda c, r: (c, sampler.sample(key, r, population)), None, rounds)[1]
 
+    run = jax.jit(jax.vmap(rounds))
     keys = jax.random.split(KEY, 3)
-    batch = jax.tree.map(np.asarray, jax.jit(jax.vmap(rounds))(keys))
-    # jit, scan over traced rounds and vmap over keys give what a plain call gives; and so, the same every time.
-    plain = sampler.sample(keys[1], 3, population)
-    jax.tree.map(lambda many, one: np.testing.assert_array_equal(many[1, 3], np.asarray(one)), batch, plain)
-
+    batch = jax.tree.map(np.asarray, run(keys))
+    # A function of key and round: neither the place under vmap nor the number of the call matters.
+    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1], np.asarray(b)), batch, run(keys[::-1]))
+    plain = jax.tree.map(lambda x: x[1, 3], batch)
     assert [x.dtype.name for x in plain] == ["int32", "bool", "bool", "float32", "float32", "int32"]
     assert [x.shape for x in plain] == [(sampler.capacity,)] * 5 + [()]
-    for ids, selected in zip(batch.ids.reshape(-1, sampler.capacity), batch.selected.reshape(-1, sampler.capacity)):
-        assert len(set(ids[selected])) == selected.sum()
+    for place in np.ndindex(batch.overflow.shape):
+        assert len(set(batch.ids[place][batch.selected[place]])) == batch.selected[place].sum()
     assert (batch.ids >= 0).all()
     assert (batch.ids < N).all()
     assert not (batch.reported & ~batch.selected).any()
@@ -109,24 +105,32 @@ def test_every_sampler_keeps_the_laws(name: str) -> None:
     assert sampler.scaled or (batch.scale == 1).all()
 
 
+@pytest.mark.parametrize("name", ["poisson", "wrapped"])
+def test_a_plain_call_draws_what_a_compiled_scan_draws(name: str) -> None:
+    sampler, population = SAMPLERS[name](), people(1 + np.arange(N) % 6)
+    plain, compiled = sampler.sample(KEY, 2, population), many(sampler, population, 3)
+    jax.tree.map(lambda one, scanned: np.testing.assert_array_equal(np.asarray(one), scanned[2]), plain, compiled)
+
+
 def test_rounds_and_keys_draw_anew() -> None:
-    population = people(np.ones(N, int))
-    a, b = many(sampling.uniform(11), population, 30), many(sampling.uniform(11), population, 30, jax.random.key(8))
-    assert len(np.unique(np.sort(a.ids, axis=1), axis=0)) > 28
-    assert len(np.unique(np.sort(np.concatenate([a.ids, b.ids]), axis=1), axis=0)) > 57
+    sampler, population = sampling.uniform(11), people(np.ones(N, int))
+    keys, rounds = jax.random.split(KEY, 60), jnp.arange(60, dtype=jnp.int32) // 2
+    ids = np.asarray(jax.jit(jax.vmap(lambda k, r: sampler.sample(k, r, population).ids))(keys, rounds))
+    assert len(np.unique(np.sort(ids, axis=1), axis=0)) > 57
+    assert len(np.unique(np.sort(many(sampler, population, 60).ids, axis=1), axis=0)) > 57
 
 
 # uniform, and the draws beneath
 
 
-@pytest.mark.parametrize(("n", "size"), [(7, 3), (7, 5), (8, 4)])
+@pytest.mark.parametrize(("n", "size"), [(7, 3), (7, 5)])
 def test_uniform_draws_every_subset_equally_often(n: int, size: int) -> None:
     ids = many(sampling.uniform(size), people(np.ones(n, int)), 20_000).ids
     counts = subset_counts(ids, n)
     assert chi_square(counts, np.full(counts.shape, 1 / counts.size)) > FALSE_ALARM
 
 
-@pytest.mark.parametrize(("n", "size"), [(1, 1), (2, 1), (300, 300), (4097, 100), (1_000_000, 100)])
+@pytest.mark.parametrize(("n", "size"), [(1, 1), (300, 300), (1_000_000, 100)])
 def test_uniform_is_distinct_at_every_size(n: int, size: int) -> None:
     ids = sampling.uniform(size).sample(KEY, 0, people(np.ones(n, int))).ids
     assert len(np.unique(ids)) == size
@@ -182,8 +186,9 @@ def test_poisson_sizes_and_inclusions() -> None:
 
 def test_poisson_overflow_is_counted_and_cut_without_preference() -> None:
     n, count, population = 9, 20_000, people(np.ones(9, int))
-    everyone = many(sampling.poisson(0.5, n), population, count)
-    cut = many(sampling.poisson(0.5, 4, max_overflow=1.0), population, count)
+    samplers = sampling.poisson(0.5, n), sampling.poisson(0.5, 4, max_overflow=1.0)
+    both = jax.jit(jax.vmap(lambda r: [s.sample(KEY, r, population) for s in samplers]))
+    everyone, cut = jax.tree.map(np.asarray, both(jnp.arange(count, dtype=jnp.int32)))
     size = everyone.selected.sum(1)
     np.testing.assert_array_equal(cut.overflow, np.maximum(size - 4, 0))
     np.testing.assert_array_equal(cut.selected.sum(1), np.minimum(size, 4))
@@ -226,7 +231,7 @@ def test_poisson_capacity_is_the_smallest_that_suffices(n: int, rate: float) -> 
 # cyclic
 
 
-@pytest.mark.parametrize(("n", "size", "separation"), [(23, 3, 7), (24, 4, 6), (23, 5, 1), (10, 1, 10)])
+@pytest.mark.parametrize(("n", "size", "separation"), [(23, 3, 7), (24, 4, 6), (23, 5, 1)])
 def test_cyclic_keeps_the_separation_in_every_round(n: int, size: int, separation: int) -> None:
     sampler = sampling.cyclic(size, separation)
     sampler.check(n)
@@ -243,9 +248,9 @@ def test_cyclic_keeps_the_separation_in_every_round(n: int, size: int, separatio
 def test_cyclic_deals_the_groups_by_the_key() -> None:
     sampler, population = sampling.cyclic(2, 5), people(np.ones(11, int))
     keys = jax.random.split(KEY, 20_000)
+    draw = jax.jit(jax.vmap(lambda k, r: sampler.sample(k, r, population).ids, in_axes=(0, None)))
     for r in (0, 3):  # a group of three clients, and one of two
-        ids = np.asarray(jax.jit(jax.vmap(lambda k, r=r: sampler.sample(k, r, population).ids))(keys))
-        counts = subset_counts(ids, 11)
+        counts = subset_counts(np.asarray(draw(keys, jnp.int32(r))), 11)
         assert chi_square(counts, np.full(counts.shape, 1 / counts.size)) > FALSE_ALARM
 
 
@@ -296,11 +301,13 @@ def test_weighted_without_replacement_is_successive_sampling(by_examples: bool) 
 @pytest.mark.parametrize("replacement", [True, False])
 def test_weighted_never_takes_a_client_without_examples(replacement: bool) -> None:
     sampler = sampling.weighted(4, replacement=replacement)
-    some = many(sampler, people([0, 3, 0, 0, 2]), 50)
-    assert set(some.ids[some.selected]) <= {1, 4}
-    nobody = sampler.sample(KEY, 0, Population({}, jnp.zeros((6,), jnp.int32), 0))
+    draw = jax.jit(jax.vmap(lambda r, population: sampler.sample(KEY, r, population), in_axes=(0, None)))
+    rounds = jnp.arange(50, dtype=jnp.int32)
+    some = jax.tree.map(np.asarray, draw(rounds, people([0, 3, 0, 0, 2])))
+    assert set(some.ids[some.selected]) == {1, 4}
+    nobody = draw(rounds, Population({}, jnp.zeros((6,), jnp.int32), 3))
     assert not bool(nobody.selected.any())
-    assert np.isfinite(np.asarray(nobody.scale)).all()
+    assert bool(jnp.isfinite(nobody.scale).all())
 
 
 # availability
@@ -351,10 +358,11 @@ def test_diurnal_needs_all_three_conditions_and_follows_the_day() -> None:
 
 
 def test_diurnal_is_the_seeds_and_the_clients_own() -> None:
-    table = [np.asarray(sampling.diurnal(seed=s).available(10, 400)) for s in (0, 0, 1)]
-    np.testing.assert_array_equal(table[0], table[1])
-    assert (table[0] != table[2]).any()
-    np.testing.assert_array_equal(sampling.diurnal(seed=0).available(10, 50), table[0][:50])
+    cases = [(0, 400), (0, 50), (1, 400)]
+    compiled = jax.jit(lambda r: [sampling.diurnal(seed=seed).available(r, n) for seed, n in cases])
+    table, fewer, other = map(np.asarray, compiled(jnp.int32(10)))
+    np.testing.assert_array_equal(fewer, table[:50])
+    assert 0.2 < (table != other).mean() < 0.8
 
 
 def test_diurnal_windows_open_and_close_on_time() -> None:
@@ -362,8 +370,8 @@ def test_diurnal_windows_open_and_close_on_time() -> None:
     trace = sampling.diurnal(
         rounds_per_day=24, zone_spread=0, person_spread=0, daily_spread=0, idle=night, charging=always, wireless=always
     )
-    open_at = [r for r in range(48) if bool(trace.available(r, 3).all())]
-    assert open_at == [0, 1, 22, 23, 24, 25, 46, 47]
+    together = jax.jit(jax.vmap(lambda r: trace.available(r, 3)))(jnp.arange(48, dtype=jnp.int32))
+    assert np.flatnonzero(np.asarray(together).all(1)).tolist() == [0, 1, 22, 23, 24, 25, 46, 47]
 
 
 def test_over_selection_closes_the_round_when_enough_have_reported() -> None:
@@ -464,11 +472,11 @@ def test_accounting_says_what_holds() -> None:
     amplified = {name for name, a in accounts.items() if a.amplification}
     assert amplified == {n for n in SAMPLERS if n.startswith(("uniform", "poisson"))}
     assert accounts["uniform"].expected_size(N) == 5
-    assert accounts["poisson"].expected_size(100) == pytest.approx(20)
+    assert accounts["poisson"].expected_size(100) == pytest.approx(50)
     assert accounts["cyclic"].participations(15) == 3
     assert accounts["replay"].participations(100) == 1
     assert accounts["uniform"].participations(100) == 100
-    assert "Dropouts" in accounts["uniform with dropout"].note
+    assert "Dropouts" in sampling.uniform(5, dropout=0.1).accounting.note
     late = sampling.with_deadline(sampling.uniform(5), reports=3).accounting
     assert (late.amplification, late.cohort_size) == (False, 3)
 
@@ -485,8 +493,10 @@ def test_a_round_with_sampling_in_it_can_be_differentiated() -> None:
 
     cohort = many(sampler, population, 4)
     expected = 2 * np.bincount(cohort.ids[cohort.reported], minlength=N)
-    np.testing.assert_allclose(jax.jit(jax.grad(loss))(jnp.ones(N)), expected)
-    np.testing.assert_allclose(jax.jvp(loss, (jnp.ones(N),), (jnp.ones(N),))[1], expected.sum())
+    ones = jnp.ones(N)
+    reverse, forward = jax.jit(lambda x: (jax.grad(loss)(x), jax.jvp(loss, (x,), (x,))[1]))(ones)
+    np.testing.assert_allclose(reverse, expected)
+    np.testing.assert_allclose(forward, expected.sum())
 
 
 # refusals
@@ -508,7 +518,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: sampling.poisson(float("nan"), 5), ValueError, "`rate` is nan; expected"),
     (lambda: sampling.poisson(1e-12, 5), ValueError, r"expected at least 2\^-32"),
     (lambda: sampling.poisson(0.1, 0), ValueError, "`capacity` is 0; expected an int of at least 1"),
-    (lambda: sampling.poisson(0.1, 20).check(100), ValueError, r"more than 20 with probability 0.00081.* capacity=27"),
+    (lambda: sampling.poisson(0.1, 20).check(100), ValueError, r"more than 20 with probability 0.000808.* capacity=27"),
     (lambda: jax.jit(lambda q: sampling.poisson(q, 5))(0.1), TypeError, "`rate` is traced; expected a concrete number"),
     (lambda: sampling.cyclic(3, 0), ValueError, "`min_separation` is 0; expected an int of at least 1"),
     (
@@ -570,6 +580,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "`overhead` is -1.0; expected a number of at least 0",
     ),
     (lambda: sampling.diurnal(rounds_per_day=0), ValueError, "`rounds_per_day` is 0; expected an int of at least 1"),
+    (lambda: sampling.diurnal(seed=0.5), TypeError, "`seed` is 0.5; expected an int"),  # type: ignore[arg-type]
     (lambda: sampling.diurnal(zone_spread=13.0), ValueError, r"`zone_spread` is 13.0; expected hours in \[0, 12\]"),
     (
         lambda: sampling.diurnal(idle=sampling.Window(6.0, 8.0)),

@@ -91,8 +91,9 @@ def encode(text: str) -> np.ndarray:
     """The ids of a text's characters, int32 `[len(text)]`; OOV for those outside `CHARACTERS`.
 
     Example:
-      >>> encode("To be").tolist()
-      [56, 78, 5, 65, 68]
+      >>> import fedjaxlite as fl
+      >>> fl.datasets.shakespeare.encode("To be").tolist()
+      [54, 78, 5, 65, 68]
     """
     points = np.frombuffer(text.encode("utf-32-le"), np.uint32)
     return _IDS[np.minimum(points, len(_IDS) - 1)]
@@ -102,7 +103,8 @@ def decode(ids: np.ndarray) -> str:
     """The text of ids `[T]`: PAD, BOS and EOS vanish, OOV becomes U+FFFD.
 
     Example:
-      >>> decode([2, 56, 78, 3, 0])
+      >>> import fedjaxlite as fl
+      >>> fl.datasets.shakespeare.decode([2, 54, 78, 3, 0])
       'To'
     """
     symbols = ["", "\ufffd", "", "", *CHARACTERS]

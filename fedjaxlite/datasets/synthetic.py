@@ -20,12 +20,14 @@ def load(
 
     Device k holds n_k = floor(exp(4 + 2 z)) + 50 examples (z standard normal) with y = argmax(W_k x + b_k), where
 
-        u_k ~ N(0, alpha),   W_k, b_k ~ N(u_k, 1)          alpha: how much the models differ
-        B_k ~ N(0, beta),    v_k ~ N(B_k, 1)               beta: how much the features differ
+        u_k ~ N(0, alpha),   W_k, b_k ~ N(u_k, 1)
+        B_k ~ N(0, beta),    v_k ~ N(B_k, 1)          beta: how much the devices' features differ
         x ~ N(v_k, S),       S diagonal, S_jj = j^-1.2
 
-    As in the authors' program, alpha and beta are standard deviations, and one u_k centers both W_k and b_k. With
-    `iid=True` all devices share W, b ~ N(0, 1), and v = 0. The first nine tenths of each device train, the rest test.
+    As in the authors' program, alpha and beta are standard deviations, and one u_k centers both W_k and b_k. It so adds
+    the same to every class's score and cancels in the argmax: alpha names the data set, and changes nothing; the models
+    differ by their own N(0, 1). With `iid=True` all devices share W, b ~ N(0, 1), and v = 0. The first nine tenths of
+    each device train, the rest test.
 
     Args:
       alpha: standard deviation of u_k, at least 0.

@@ -52,18 +52,27 @@ def load(
       FileNotFoundError: the data set is not prepared as ArrayRecord files.
       ValueError: TFDS knows no such name, the split or the feature does not exist, or images differ in size.
       ModuleNotFoundError: tensorflow-datasets or Pillow is not installed.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> train, test = fl.datasets.load("mnist", data_dir="data")      # doctest: +SKIP
+      >>> train["x"].shape, test["y"].dtype                             # doctest: +SKIP
+      ((60000, 28, 28, 1), dtype('int32'))
     """
-    folder = _prepared(name, folders.data_folders(data_dir), own_names)
+    searched = [place for folder in folders.data_folders(data_dir) for place in (folder / "tfds", folder)]
+    if data_dir is None:
+        searched.append(Path("~/tensorflow_datasets").expanduser())
+    folder = _prepared(name, searched, own_names)
+    _check_format(folder, name.partition(":")[0])
     train, test = (_split(folder, split, features, cache) for split in (train_split, test_split))
     return train, test
 
 
-def _prepared(name: str, given: list[Path], own_names: Iterable[str]) -> Path:
+def _prepared(name: str, searched: list[Path], own_names: Iterable[str]) -> Path:
     """The folder of the version asked for, or of the newest."""
     base, _, version = name.partition(":")
     if not base:
         raise ValueError(f"`name` is {name!r}; expected the name of a data set.")
-    searched = [place for folder in given for place in (folder / "tfds", folder)] or [_default_folder()]
     for place in searched:
         versions = _versions(place / base)
         if version and version in versions:
@@ -83,6 +92,15 @@ def _prepared(name: str, given: list[Path], own_names: Iterable[str]) -> Path:
         f"data set {base!r} is not prepared; looked in {folders.looked_in(searched)}. Nothing is downloaded here; "
         f"prepare it once where there is a network and TensorFlow: {_command(base, searched[0])}"
     )
+
+
+def _check_format(folder: Path, base: str) -> None:
+    stored = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
+    if stored != "array_record":
+        raise FileNotFoundError(
+            f"{str(folder)!r} is prepared as {stored or 'tfrecord'} files, which need TensorFlow; prepare it again as "
+            f"ArrayRecord: {_command(base, folder.parents[base.count('/') + 1])}"
+        )
 
 
 def _refuse_unknown(base: str, own_names: Iterable[str]) -> None:
@@ -131,13 +149,6 @@ def _split(folder: Path, split: str, features: Sequence[str] | None, cache: bool
 
 def _read(folder: Path, split: str, features: Sequence[str] | None) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """The chosen features as stored, and what they are."""
-    stored = json.loads((folder / "dataset_info.json").read_text(encoding="utf-8")).get("fileFormat")
-    if stored != "array_record":
-        base = "/".join(folder.parts[-2:-1])
-        raise FileNotFoundError(
-            f"{str(folder)!r} is prepared as {stored or 'tfrecord'} files, which need TensorFlow; prepare it again as "
-            f"ArrayRecord: {_command(base, folder.parent.parent)}"
-        )
     try:
         import tensorflow_datasets as tfds
     except ModuleNotFoundError as error:
@@ -245,7 +256,3 @@ def _folders(folder: Path) -> list[Path]:
         return [sub for sub in folder.iterdir() if sub.is_dir()]
     except OSError:
         return []
-
-
-def _default_folder() -> Path:
-    return Path("~/tensorflow_datasets").expanduser()

@@ -16,7 +16,8 @@ PyTree = Any
 def accepted(fn: Callable[..., Any], names: tuple[str, ...]) -> frozenset[str]:
     """Those of `names` that `fn` can be given as keywords; none where its signature cannot be read."""
     try:
-        parameters = inspect.signature(fn).parameters
+        # A class with a metaclass (every flax.nnx module) shows the metaclass's signature.
+        parameters = inspect.signature(fn.__init__ if inspect.isclass(fn) else fn).parameters
     except (TypeError, ValueError):
         return frozenset()
     if any(p.kind is p.VAR_KEYWORD for p in parameters.values()):

@@ -220,6 +220,7 @@ def k_classes(num_clients: int, *, k: int, label: str = "y", seed: int = 0) -> P
         classes, codes = class_codes(features, label, "k_classes")
         if k > len(classes):
             raise ValueError(f"`k` is {k}, but feature {label!r} has {len(classes)} classes; expected at most as many.")
+        check_enough("k_classes", num_clients, k, len(codes))
         if num_clients * k < len(classes):
             raise ValueError(
                 f"num_clients={num_clients} with k={k} use at most {num_clients * k} of the {len(classes)} classes; "

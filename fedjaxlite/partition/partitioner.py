@@ -116,7 +116,7 @@ def federate(
         allow_empty=partition.allow_empty,
     )
     if partition.transform is not None:
-        population = _transformed(population, partition.transform, partition.allow_empty)
+        population = _transformed(population, partition.transform, check_finite, partition.allow_empty)
     return population if names is None else population.renamed(names)
 
 
@@ -152,7 +152,9 @@ def _checked(partition: Partitioner, owner: np.ndarray, n: int) -> np.ndarray:
     return owner
 
 
-def _transformed(population: Population, transform: Callable[..., Mapping[str, Any]], allow_empty: bool) -> Population:
+def _transformed(
+    population: Population, transform: Callable[..., Mapping[str, Any]], check_finite: bool, allow_empty: bool
+) -> Population:
     count = population.num_clients
     clients = []
     for i in range(count):
@@ -164,4 +166,4 @@ def _transformed(population: Population, transform: Callable[..., Mapping[str, A
                 "as many."
             )
         clients.append(after)
-    return Population.from_clients(clients, names=population.names, allow_empty=allow_empty)
+    return Population.from_clients(clients, names=population.names, check_finite=check_finite, allow_empty=allow_empty)

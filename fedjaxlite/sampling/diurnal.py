@@ -51,8 +51,8 @@ def diurnal(
     t is an independent triangular draw on (-1, 1). Nothing is stored: all draws are hashes of the seed, the client's
     id, and the day or the round, so the trace of a client does not depend on how many others there are.
 
-    With the defaults about half of the clients are available at the peak of the night, and about one in a hundred during
-    the day. Shapes and defaults are for simulation; they are not fitted to a fleet.
+    With the defaults about half of the clients are available at the peak of the night, and about one in a hundred
+    during the day. Shapes and defaults are for simulation; they are not fitted to a fleet.
 
     Args:
       seed: the world's seed; runs with other sampling keys may share it.
@@ -81,8 +81,10 @@ def diurnal(
       True
     """
     windows = {"idle": idle, "charging": charging, "wireless": wireless}
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise TypeError(f"`seed` is {seed!r}; expected an int.")
     checks.positive_int(rounds_per_day=rounds_per_day)
-    spreads = {"zone_spread": zone_spread, "person_spread": person_spread, "daily_spread": daily_spread}
+    spreads: dict[str, Any] = {"zone_spread": zone_spread, "person_spread": person_spread, "daily_spread": daily_spread}
     checks.nonnegative(**spreads)
     for name, spread in spreads.items():
         if spread > 12:
@@ -143,7 +145,8 @@ def _triangular(hashed: Any) -> Any:
 def _check_window(name: str, window: Any) -> None:
     if not isinstance(window, Window):
         raise TypeError(f"`{name}` is {window!r}; expected a fl.sampling.Window(start, hours).")
-    checks.fraction(**{f"{name}.outside": window.outside, f"{name}.skip": window.skip})
+    chances: dict[str, Any] = {f"{name}.outside": window.outside, f"{name}.skip": window.skip}
+    checks.fraction(**chances)
     if not (0 <= window.start < 24 and window.hours > 0):
         raise ValueError(f"`{name}` is {window!r}; expected a start in [0, 24) and a positive number of hours.")
     if (window.start - 12.0) % 24.0 + window.hours > 24.0:

@@ -59,7 +59,7 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
     """Clients that get only part of their local steps done.
 
     Each client is slow with probability `fraction`, anew every round; a slow one does a share of its work that is
-    uniform on (min_work, 1]. A round's share multiplies what `sampler` gave.
+    uniform on (min_work, 1], in steps of 2^-16. The share multiplies what `sampler` gave.
 
     Args:
       sampler: any Sampler.
@@ -93,8 +93,7 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
         uniforms = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer), cohort.ids)
         shares = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer + 1), cohort.ids)
         slow = cohort.selected & (uniforms < fraction)
-        work = jnp.where(slow, 1.0 - shares * (1.0 - min_work), 1.0)
-        return cohort._replace(work=cohort.work * work.astype(jnp.float32))
+        return cohort._replace(work=jnp.where(slow, cohort.work * _share(shares, min_work), cohort.work))
 
     return sampler._replace(
         sample=sample,
@@ -210,6 +209,16 @@ def lognormal_latency(
         return median * jnp.exp(device_spread * device + round_spread * today)
 
     return latency
+
+
+def _share(uniforms: Any, min_work: Any) -> Any:
+    """float32 `[C]`, uniform on the multiples of 2^-16 in (min_work, 1].
+
+    They are exact, so that no compiler's rounding can make another number of local steps of them.
+    """
+    below = jnp.floor(jnp.asarray(min_work, jnp.float32) * 65536.0)
+    above = jnp.minimum(jnp.floor(uniforms * (65536.0 - below)) + 1.0, 65536.0 - below)
+    return (below + above) * jnp.float32(2.0**-16)
 
 
 def _layer_key(key: Any, round_number: Any, purpose: int, layer: int) -> Any:

@@ -1,0 +1,185 @@
+"""Losses against closed forms, their behavior under masks and wrong labels, errors."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from fedjaxlite import losses, models
+
+IDENTITY = models.from_functions(lambda key: jnp.float32(1.0), lambda params, x: params * x, name="identity")
+KEY = jax.random.key(0)
+
+
+def _logits(*shape):
+    return jax.random.normal(jax.random.key(7), shape)
+
+
+@settings(max_examples=5)
+@given(st.sampled_from([0.0, 0.1, 0.5]), st.sampled_from(["int32", "uint8"]))
+def test_cross_entropy_equals_its_definition(smoothing, dtype):
+    logits, labels = 3 * _logits(5, 4), jnp.array([0, 3, 1, 2, 0], dtype)
+    values, aux = losses.cross_entropy(IDENTITY, label_smoothing=smoothing)(1.0, {"x": logits, "y": labels}, KEY)
+    target = (1 - smoothing) * np.eye(4)[np.asarray(labels)] + smoothing / 4
+    np.testing.assert_allclose(values, -np.sum(target * np.asarray(jax.nn.log_softmax(logits)), axis=1), rtol=1e-5)
+    np.testing.assert_array_equal(aux.metrics["accuracy"], np.argmax(logits, 1) == np.asarray(labels))
+    assert values.dtype == aux.metrics["accuracy"].dtype == jnp.float32
+    assert aux.state is None
+    assert aux.example_weight is None
+
+
+def test_cross_entropy_gradient_is_softmax_minus_one_hot():
+    labels = jnp.array([1, 0])
+    loss = losses.cross_entropy(IDENTITY)
+    grad = jax.grad(lambda x: loss(1.0, {"x": x, "y": labels}, KEY)[0].sum())(_logits(2, 3))
+    np.testing.assert_allclose(grad, jax.nn.softmax(_logits(2, 3)) - jax.nn.one_hot(labels, 3), atol=1e-6)
+
+
+def test_losses_are_computed_in_float32():
+    batch = {"x": (100 * _logits(2, 3)).astype(jnp.bfloat16), "y": jnp.array([1, 0])}
+    model = IDENTITY._replace(apply=lambda params, x, **_: x)
+    assert losses.cross_entropy(model)(1.0, batch, KEY)[0].dtype == jnp.float32
+
+
+def test_label_out_of_range_gives_nan_unless_masked():
+    loss = losses.cross_entropy(IDENTITY)
+    batch = {"x": _logits(4, 3), "y": jnp.array([0, 3, -1, 2])}
+
+    def total(scale, batch):
+        mask = batch.get("mask", jnp.ones(4, bool))
+        return jnp.where(mask, loss(scale, batch, KEY)[0], 0.0).sum()
+
+    np.testing.assert_array_equal(np.isnan(loss(jnp.float32(1), batch, KEY)[0]), [False, True, True, False])
+    assert np.isnan(jax.grad(total)(jnp.float32(1), batch))
+    masked = {**batch, "mask": jnp.array([True, False, False, True])}
+    assert np.isfinite(jax.grad(total)(jnp.float32(1), masked))
+
+
+@settings(max_examples=5)
+@given(st.booleans(), st.sampled_from([(0,), (0, 3), (-1,), ()]))
+def test_sequence_cross_entropy_is_the_mean_over_real_tokens(token_weighting, ignored):
+    logits, labels = _logits(3, 4, 4), jnp.array([[1, 2, 3, 0], [2, 2, 0, 0], [0, 0, 0, 0]])
+    if -1 in ignored:
+        labels = jnp.where(labels == 0, -1, labels)
+    loss = losses.sequence_cross_entropy(IDENTITY, ignored_ids=ignored, token_weighting=token_weighting)
+    values, aux = loss(1.0, {"x": logits, "y": labels}, KEY)
+    tokens = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[..., None], 2)[..., 0]
+    right = np.argmax(logits, -1) == labels
+    for row in range(3):
+        real = ~np.isin(labels[row], ignored)
+        count = real.sum()
+        weight = float(count if token_weighting else count > 0)
+        assert float(aux.example_weight[row]) == weight
+        mean = lambda values, real=real: float(np.mean(np.asarray(values)[real])) if real.any() else 0.0  # noqa: E731
+        np.testing.assert_allclose(values[row], mean(tokens[row]), rtol=1e-5)
+        np.testing.assert_allclose(aux.metrics["accuracy"][row], mean(right[row]), rtol=1e-6)
+
+
+def test_sequence_target_out_of_range_gives_nan():
+    batch = {"x": _logits(2, 2, 3), "y": jnp.array([[1, 5], [1, 0]])}
+    values = losses.sequence_cross_entropy(IDENTITY)(1.0, batch, KEY)[0]
+    np.testing.assert_array_equal(np.isnan(values), [True, False])
+    quiet = losses.sequence_cross_entropy(IDENTITY)(1.0, {**batch, "mask": jnp.array([False, True])}, KEY)[0]
+    assert np.isfinite(quiet).all()
+
+
+def test_binary_cross_entropy():
+    logits, labels = jnp.array([-200.0, 0.5, 3.0]), jnp.array([0, 1, 0])
+    loss = losses.binary_cross_entropy(IDENTITY)
+    expected = optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32))
+    for x in (logits, logits[:, None]):
+        values, aux = loss(1.0, {"x": x, "y": labels}, KEY)
+        np.testing.assert_allclose(values, expected, rtol=1e-6)
+        np.testing.assert_array_equal(aux.metrics["accuracy"], [1.0, 1.0, 0.0])
+    values, aux = loss(1.0, {"x": logits[None], "y": labels[None].astype(bool)}, KEY)
+    np.testing.assert_allclose(values, expected.mean()[None], rtol=1e-6)
+    np.testing.assert_allclose(aux.metrics["accuracy"], [2 / 3], rtol=1e-6)
+
+
+def test_squared_error():
+    batch = {"x": jnp.array([[1.0, 2.0], [0.0, 4.0]]), "y": jnp.array([[0.0, 0.0], [0.0, 1.0]])}
+    values, aux = losses.squared_error(IDENTITY)(1.0, batch, KEY)
+    np.testing.assert_allclose(values, [2.5, 4.5])
+    np.testing.assert_allclose(aux.metrics["absolute_error"], [1.5, 1.5])
+    values, _ = losses.squared_error(IDENTITY)(1.0, {"x": jnp.array([[3.0]]), "y": jnp.array([1])}, KEY)
+    np.testing.assert_allclose(values, [4.0])
+
+
+def test_key_none_is_evaluation():
+    model = models.dropout_cnn(input_shape=(8, 8, 1), num_classes=3, filters=(2, 2), hidden=4)
+    loss = jax.jit(losses.cross_entropy(model))
+    params = jax.jit(model.init)(KEY)
+    batch = {"x": jax.random.uniform(KEY, (2, 8, 8, 1)), "y": jnp.array([0, 1])}
+    np.testing.assert_array_equal(loss(params, batch, None)[0], loss(params, batch, None)[0])
+    assert not np.allclose(loss(params, batch, jax.random.key(1))[0], loss(params, batch, jax.random.key(2))[0])
+
+
+def test_stateful_model_gives_its_new_state_in_training_only():
+    model = models.cifar_cnn(input_shape=(8, 8, 1), num_classes=3, filters=(2, 2), hidden=(4,), norm="batch")
+    loss = losses.cross_entropy(model)
+    assert loss.cross_example
+    params = jax.jit(model.init)(KEY)
+    batch = {"x": jax.random.uniform(KEY, (2, 8, 8, 1)), "y": jnp.array([0, 1]), "mask": jnp.array([True, False])}
+    _, aux = jax.jit(loss)(params, batch, KEY)
+    assert jax.tree.structure(aux.state) == jax.tree.structure(params.state)
+    assert not np.array_equal(aux.state["norm_0"]["mean"], params.state["norm_0"]["mean"])
+    assert jax.jit(loss)(params, batch, None)[1].state is None
+
+
+def test_loss_is_described_and_plain_functions_can_be():
+    loss = losses.cross_entropy(IDENTITY)
+    assert (loss.cross_example, loss.model, loss.name) == (False, IDENTITY, "cross_entropy")
+
+    def contrastive(params, batch, key):
+        return batch["x"] - batch["x"].mean()
+
+    declared = losses.declare(contrastive, cross_example=True)
+    assert (declared.cross_example, declared.name, declared.model) == (True, "contrastive", None)
+    np.testing.assert_array_equal(declared(None, {"x": jnp.array([1.0, 3.0])}, KEY), [-1.0, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("act", "error", "text"),
+    [
+        (lambda: losses.declare(3), TypeError, r"`fn` is 3; expected a function"),
+        (lambda: losses.cross_entropy(IDENTITY, label_smoothing=1.0), ValueError, r"`label_smoothing` is 1.0"),
+        (lambda: losses.sequence_cross_entropy(IDENTITY, ignored_ids=("a",)), TypeError, r"`ignored_ids\[0\]` is 'a'"),
+        (
+            lambda: losses.cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3), "y": jnp.zeros((2, 1), jnp.int32)}, KEY),
+            ValueError,
+            r"cross_entropy of `identity` got logits of shape \[2, 3\] and labels of shape \[2, 1\]; expected \[B, C\] "
+            r"and \[B\]",
+        ),
+        (
+            lambda: losses.cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3), "y": jnp.zeros(2)}, KEY),
+            TypeError,
+            r"labels of dtype float32; expected ints",
+        ),
+        (
+            lambda: losses.sequence_cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3), "y": jnp.zeros(2, int)}, KEY),
+            ValueError,
+            r"expected \[B, T, C\] and \[B, T\]",
+        ),
+        (
+            lambda: losses.squared_error(IDENTITY)(1.0, {"x": _logits(2, 3), "y": jnp.zeros(2)}, KEY),
+            ValueError,
+            r"squared_error of `identity` got outputs of shape \[2, 3\] and targets of shape \[2\]",
+        ),
+        (
+            lambda: losses.binary_cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3), "y": jnp.zeros((2, 2))}, KEY),
+            ValueError,
+            r"the same shape",
+        ),
+        (
+            lambda: losses.cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3), "label": 0}, KEY),
+            ValueError,
+            r"the batch has no `y`, only \['label', 'x'\]",
+        ),
+    ],
+)
+def test_errors(act, error, text):
+    with pytest.raises(error, match=text):
+        act()
