@@ -31,6 +31,7 @@ from fedjaxlite.codecs import clip_by_value as clip_by_value
 from fedjaxlite.codecs import global_norm as global_norm
 from fedjaxlite.codecs import mean as mean
 from fedjaxlite.codecs import weighted_mean as weighted_mean
+from fedjaxlite.devices import use_cpu_cores as use_cpu_cores
 from fedjaxlite.evaluate import evaluate as evaluate
 from fedjaxlite.evaluate import evaluate_clients as evaluate_clients
 from fedjaxlite.evaluate import evaluate_personalized as evaluate_personalized
@@ -139,6 +140,7 @@ __all__ = [
     "testing",
     "train",
     "trainable",
+    "use_cpu_cores",
     "value_and_grad",
     "warm_start",
     "weighted_mean",

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -40,7 +41,7 @@ def identity(rounds: Rounds, state: RoundState, population: Population) -> Ident
         "sampler": {"name": rounds.sampler.name, "capacity": rounds.sampler.capacity},
         "aggregator": {"name": rounds.aggregator.name, **plain(rounds.aggregator.hparams)},
         "population": {"num_clients": population.num_clients, "fingerprint": population.fingerprint()},
-        "params": {path: kind for path, kind in _kinds(rounds.params(state))},
+        "params": dict(_kinds(rounds.params(state))),
         "keys": hashlib.sha256(b"".join(keys)).hexdigest()[:16],
     }
 
@@ -162,9 +163,12 @@ def _is_key(leaf: Any) -> bool:
 
 
 def _versions() -> dict[str, str]:
-    from fedjaxlite import __version__
+    return {"fedjaxlite": library_version(), "jax": jax.__version__}
 
-    return {"fedjaxlite": __version__, "jax": jax.__version__}
+
+def library_version() -> str:
+    """The version of this library, also where it runs from its sources without being installed."""
+    return sys.modules["fedjaxlite"].__version__
 
 
 def _check(meta: Any, who: Identity, leaves: list[list[str]], where: str) -> None:
@@ -196,8 +200,9 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
 def _not_saved(error: Exception, path: Path, number: int, before: int | None) -> OSError:
     safe = "there is no earlier one" if before is None else f"the one of round {before} is whole"
     text = getattr(error, "strerror", None) or (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return OSError(
-        getattr(error, "errno", None) or 0,
+    number_of_error = getattr(error, "errno", None)
+    said = (
         f"the checkpoint of round {number} could not be written to {str(path)!r}: {text}. Rounds since the last "
-        f"checkpoint are lost; {safe}. Free some space, then go on with resume=True (--resume on the command line)",
+        f"checkpoint are lost; {safe}. Free some space, then go on with resume=True (--resume on the command line)"
     )
+    return OSError(number_of_error, said) if number_of_error else OSError(said)

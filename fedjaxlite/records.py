@@ -96,11 +96,11 @@ def scalars_of(result: Any, where: str) -> dict[str, float]:
 
 
 def to_line(record: Mapping[str, Any]) -> str:
-    """One line of strict JSON, newline included.
+    r"""One line of strict JSON, newline included.
 
     Example:
       >>> to_line({"round": 1, "loss": float("nan")})
-      '{"round": 1, "loss": null}\\n'
+      '{"round": 1, "loss": null}\n'
     """
     return json.dumps({name: _plain(value) for name, value in record.items()}, allow_nan=False) + "\n"
 

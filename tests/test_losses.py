@@ -25,7 +25,7 @@ def test_cross_entropy_equals_its_definition(smoothing, dtype):
     values, aux = losses.cross_entropy(IDENTITY, label_smoothing=smoothing)(1.0, {"x": logits, "y": labels}, KEY)
     target = (1 - smoothing) * np.eye(4)[np.asarray(labels)] + smoothing / 4
     np.testing.assert_allclose(values, -np.sum(target * np.asarray(jax.nn.log_softmax(logits)), axis=1), rtol=1e-5)
-    np.testing.assert_array_equal(aux.metrics["accuracy"], np.argmax(logits, 1) == np.asarray(labels))
+    np.testing.assert_array_equal(aux.metrics["accuracy"], np.argmax(np.asarray(logits), 1) == np.asarray(labels))
     assert values.dtype == aux.metrics["accuracy"].dtype == jnp.float32
     assert aux.state is None
     assert aux.example_weight is None

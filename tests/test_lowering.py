@@ -32,7 +32,8 @@ def close(got, want, tolerance=TOLERANCE):
     for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
         assert (a.shape, a.dtype) == (b.shape, b.dtype)
         a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
-        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * max(1.0, np.abs(b).max(initial=0.0)))
+        scale = np.abs(b[np.isfinite(b)]).max(initial=1.0)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
 def values_and_gradients(fn, *args):
@@ -78,8 +79,8 @@ def convolutions(draw):
     rank, groups, channels, outputs = draw(st.integers(1, 2)), *(draw(st.integers(1, 3)) for _ in range(3))
     sizes, strides, dilation, lengths, padding, base = draw(windows(rank, base_dilations=(1, 1, 2)))
     layout = draw(st.sampled_from(LAYOUTS[rank]))
-    shapes = {**dict(zip("HW", lengths)), "N": draw(st.integers(1, 3)), "C": groups * channels}
-    kernel = {**dict(zip("HW", sizes)), "I": channels, "O": groups * outputs}
+    shapes = {**dict(zip("HW", lengths, strict=False)), "N": draw(st.integers(1, 3)), "C": groups * channels}
+    kernel = {**dict(zip("HW", sizes, strict=False)), "I": channels, "O": groups * outputs}
     fn = functools.partial(
         lax.conv_general_dilated,
         window_strides=strides,
@@ -144,7 +145,6 @@ def test_max_pools_agree_with_ties_too(pool, seed):
     shape, options = pool
     options["window_dilation"] = (1, 1, 1, 1)  # XLA's own gradient has none
     x = jnp.asarray(np.random.default_rng(seed).integers(0, 3, shape), jnp.float32)
-    hypothesis.assume(all(n + sum(p) >= k for n, p, k in zip(shape, options["padding"], options["window_dimensions"])))
     agree(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, **options), x, tolerance=1e-6)
 
 
@@ -178,14 +178,12 @@ def test_half_precision_agrees_and_accumulates_in_float32(dtype):
 
     def net(x, kernel):
         x = lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)
-        return lax.reduce_window(x, jnp.zeros((), dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
+        return lax.reduce_window(x, np.zeros((), dtype), lax.add, (1, 2, 2, 1), (1, 2, 2, 1), "VALID")
 
-    exact = net(x.astype(jnp.float32), kernel.astype(jnp.float32)) if dtype == jnp.float32 else None
     wide = lambda x, kernel: lax.conv_general_dilated(  # noqa: E731
         x.astype(jnp.float32), kernel.astype(jnp.float32), (1, 1), "SAME", dimension_numbers=NHWC
     )
     conv = lambda x, kernel: lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=NHWC)  # noqa: E731
-    del exact
     epsilon = float(jnp.finfo(dtype).eps)
     agree(net, x, kernel, tolerance=4 * epsilon)
     # One rounding of the result, not one of each of the 1600 sums.
@@ -218,7 +216,7 @@ def loss(params, x):
     return jnp.sum(jnp.sin(cnn(params, x)))
 
 
-PARAMS = {"conv": normal(0, (3, 3, 2, 4)), "bias": normal(1, (4,)), "dense": normal(2, (36, 3))}
+PARAMS = {"conv": 0.3 * normal(0, (3, 3, 2, 4)), "bias": 0.3 * normal(1, (4,)), "dense": 0.3 * normal(2, (36, 3))}
 X = normal(3, (2, 6, 6, 2))
 
 
@@ -355,12 +353,14 @@ def test_a_flax_model_agrees():
 
         def __call__(self, x):
             x = nnx.max_pool(nnx.relu(self.norm(self.conv(x))), (3, 3), strides=(2, 2), padding="SAME")
-            x = nnx.avg_pool(self.depthwise(x), (2, 2), padding="SAME")
+            with jax.numpy_dtype_promotion("standard"):  # Flax divides by an integer
+                x = nnx.avg_pool(self.depthwise(x), (2, 2), padding="SAME")
             return self.linear(x.reshape(x.shape[0], -1))
 
     graph, params, rest = nnx.split(Net(nnx.Rngs(0)), nnx.Param, ...)
 
     def model_loss(params, rest, x):
+        rest = jax.tree.map(lambda leaf: leaf, rest)  # containers of this trace, which BatchNorm may write to
         return jnp.sum(nnx.merge(graph, params, rest)(x) ** 2)
 
     x = normal(0, (2, 8, 8, 1))

@@ -102,8 +102,7 @@ def _later_if_larger(best: Array, entry: Array) -> Array:
 
 
 def _sum(x: Array, *, windows: tuple[Span, ...]) -> Array:
-    wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
-    wide = pad(wide, windows, 0.0)
+    wide = pad(x.astype(jnp.float32) if x.dtype.itemsize < 4 else x, windows, 0.0)
     if _all_tile(windows):
         wide, inside = split(wide, windows)
         return jnp.sum(wide, inside).astype(x.dtype)
