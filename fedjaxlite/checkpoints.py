@@ -119,12 +119,12 @@ def open_at(folder: str | os.PathLike[str], who: Identity, *, keep: int = 2) -> 
 
     def restore(like: RoundState) -> RoundState:
         number = manager.latest_step()
-        meta = manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore())).meta
+        meta = manager.restore(number, args=ocp.args.Composite(meta=ocp.args.JsonRestore()))["meta"]
         arrays, leaves = _saved(like)
         _check(meta, who, leaves, str(path))
         wanted = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in arrays.items()}
         items = ocp.args.Composite(state=ocp.args.StandardRestore(wanted))
-        return _restored(manager.restore(number, args=items).state, like)
+        return _restored(manager.restore(number, args=items)["state"], like)
 
     return Checkpoints(manager.latest_step, save, restore, manager.close)
 

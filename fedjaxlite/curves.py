@@ -35,12 +35,12 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
         for axis, over in zip(pair, ("rounds", "bytes"), strict=True):
             for name, style in zip(names, _STYLES * len(names), strict=False):
                 _line(axis, records, name, sent if over == "bytes" else None, style)
-            axis.set_xlabel("round" if over == "rounds" else "sent by all clients and the server [MB]")
+            axis.set_xlabel("round" if over == "rounds" else "sent so far, up and down, by all clients [MB]")
             axis.grid(True, color="0.9")
         pair[0].set_ylabel(kind)
         pair[0].legend(frameon=False)
         if kind == "accuracy":
-            pair[0].set_ylim(top=1.0)
+            pair[0].set_ylim(top=1.01)
     if title:
         figure.suptitle(title)
     figure.savefig(path, dpi=120)

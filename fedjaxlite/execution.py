@@ -173,9 +173,23 @@ def merge(tree: PyTree, layout: Layout) -> PyTree:
 
 
 def place(tree: PyTree, layout: Layout, *, sharded: bool = False) -> PyTree:
-    """Puts arrays where rounds of this layout want them: one device, or replicated or sharded over the mesh."""
+    """Puts arrays where rounds of this layout want them: one device, or replicated or sharded over the mesh.
+
+    With several processes every process gives the same values, and keeps its own devices' part.
+    """
     if layout.mesh is None:
-        target: Any = layout.devices[0]
-    else:
-        target = jax.NamedSharding(layout.mesh, jax.P(AXIS) if sharded else jax.P())
-    return jax.device_put(tree, target)
+        return jax.device_put(tree, layout.devices[0])
+    target = jax.NamedSharding(layout.mesh, jax.P(AXIS) if sharded else jax.P())
+    if target.is_fully_addressable:
+        return jax.device_put(tree, target)
+    return jax.tree.map(lambda leaf: _place_global(leaf, target), tree)
+
+
+def _place_global(leaf: Any, target: jax.NamedSharding) -> Any:
+    if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        return leaf  # made by an earlier round of the same processes
+    if jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+        data = _place_global(jax.random.key_data(leaf), target)
+        return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(leaf)))
+    value = np.asarray(leaf)
+    return jax.make_array_from_callback(value.shape, target, lambda index: value[index])

@@ -8,7 +8,7 @@ import math
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from fedjaxlite import checks, records
 from fedjaxlite.population import Population
@@ -109,7 +109,7 @@ def as_observer(value: Any, position: int) -> Observer:
     if isinstance(value, Observer):
         return value
     if callable(value):
-        return Observer(round=value)
+        return Observer(round=cast("Callable[..., Any]", value))
     raise TypeError(
         f"`observers[{position}]` is {value!r}; expected a function `(record, state)` that returns None, a dict or "
         "Stop, or an Observer of such functions."

@@ -22,6 +22,8 @@ def progress(*, interval: float = 10.0, file: TextIO | None = None) -> Observer:
       an Observer.
     """
     file = sys.stdout if file is None else file
+    if file is None:  # a process without any output
+        return Observer()
     return _bar(file) if file.isatty() else _lines(file, interval)
 
 

@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.aggregation import Aggregator, Wire
@@ -79,7 +79,7 @@ def rounds(
     Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, algorithm 1.
 
     Example:
-      >>> import fedjaxlite as fl, numpy as np, optax
+      >>> import fedjaxlite as fl, jax.numpy as jnp, optax
       >>> from fedjaxlite import algorithms
       >>> data = fl.Population.from_arrays({"x": np.float32([1, 2, 3, 6])}, client_ids=[0, 0, 1, 1])
       >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
@@ -165,9 +165,10 @@ def _settle(info: PassInfo, program: Program) -> None:
     if on_cpu and program.layout.num_devices > 1:
         # Rounds enqueued faster than they run can deadlock the collectives of virtual CPU devices.
         jax.block_until_ready(info)
-    if program.sampler.may_overflow and int(jnp.max(info.overflow)) > 0:
+    overflow = int(np.max(info.overflow.addressable_data(0))) if program.sampler.may_overflow else 0
+    if overflow > 0:
         raise RuntimeError(
-            f"{int(jnp.max(info.overflow))} sampled clients found no slot in {program.sampler.name}'s capacity of "
+            f"{overflow} sampled clients found no slot in {program.sampler.name}'s capacity of "
             f"{program.sampler.capacity}, so the round is not what its accounting says. Raise `capacity`."
         )
 

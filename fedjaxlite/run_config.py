@@ -12,6 +12,7 @@ from typing import Any
 import jax
 
 from fedjaxlite import checkpoints
+from fedjaxlite.execution import resolve
 from fedjaxlite.population import Population
 from fedjaxlite.rounds import Rounds
 from fedjaxlite.run_folder import RunFolder, replace_text
@@ -33,7 +34,8 @@ def describe(rounds: Rounds, state: RoundState, population: Population, who: Map
       a dict of tables for TOML: "date", "versions", "platform", "git" where there is a repository, "algorithm",
       "sampler", "aggregator", "execution", "population" and "model".
     """
-    execution = rounds.execution._replace(devices=_devices(rounds.execution.devices))
+    layout = resolve(rounds.execution, rounds.sampler.capacity)
+    execution = rounds.execution._replace(lanes=layout.lanes, devices=layout.num_devices)
     traffic = rounds.traffic(rounds.params(state), population)
     sizes = population.num_examples
     return {
@@ -118,10 +120,6 @@ def read(path: Path) -> dict[str, Any]:
 
 def _now() -> datetime.datetime:
     return datetime.datetime.now().astimezone().replace(microsecond=0)
-
-
-def _devices(devices: Any) -> Any:
-    return devices if devices is None or isinstance(devices, int) else [str(device) for device in devices]
 
 
 def _git() -> dict[str, Any]:

@@ -22,7 +22,9 @@ def _logits(*shape):
 @given(st.sampled_from([0.0, 0.1, 0.5]), st.sampled_from(["int32", "uint8"]))
 def test_cross_entropy_equals_its_definition(smoothing, dtype):
     logits, labels = 3 * _logits(5, 4), jnp.array([0, 3, 1, 2, 0], dtype)
-    values, aux = losses.cross_entropy(IDENTITY, label_smoothing=smoothing)(1.0, {"x": logits, "y": labels}, KEY)
+    values, aux = jax.jit(losses.cross_entropy(IDENTITY, label_smoothing=smoothing))(
+        1.0, {"x": logits, "y": labels}, KEY
+    )
     target = (1 - smoothing) * np.eye(4)[np.asarray(labels)] + smoothing / 4
     np.testing.assert_allclose(values, -np.sum(target * np.asarray(jax.nn.log_softmax(logits)), axis=1), rtol=1e-5)
     np.testing.assert_array_equal(aux.metrics["accuracy"], np.argmax(np.asarray(logits), 1) == np.asarray(labels))
@@ -33,7 +35,7 @@ def test_cross_entropy_equals_its_definition(smoothing, dtype):
 
 def test_cross_entropy_gradient_is_softmax_minus_one_hot():
     labels = jnp.array([1, 0])
-    loss = losses.cross_entropy(IDENTITY)
+    loss = jax.jit(losses.cross_entropy(IDENTITY))
     grad = jax.grad(lambda x: loss(1.0, {"x": x, "y": labels}, KEY)[0].sum())(_logits(2, 3))
     np.testing.assert_allclose(grad, jax.nn.softmax(_logits(2, 3)) - jax.nn.one_hot(labels, 3), atol=1e-6)
 
@@ -45,7 +47,7 @@ def test_losses_are_computed_in_float32():
 
 
 def test_label_out_of_range_gives_nan_unless_masked():
-    loss = losses.cross_entropy(IDENTITY)
+    loss = jax.jit(losses.cross_entropy(IDENTITY))
     batch = {"x": _logits(4, 3), "y": jnp.array([0, 3, -1, 2])}
 
     def total(scale, batch):
@@ -64,7 +66,7 @@ def test_sequence_cross_entropy_is_the_mean_over_real_tokens(token_weighting, ig
     logits, labels = _logits(3, 4, 4), jnp.array([[1, 2, 3, 0], [2, 2, 0, 0], [0, 0, 0, 0]])
     if -1 in ignored:
         labels = jnp.where(labels == 0, -1, labels)
-    loss = losses.sequence_cross_entropy(IDENTITY, ignored_ids=ignored, token_weighting=token_weighting)
+    loss = jax.jit(losses.sequence_cross_entropy(IDENTITY, ignored_ids=ignored, token_weighting=token_weighting))
     values, aux = loss(1.0, {"x": logits, "y": labels}, KEY)
     tokens = -jnp.take_along_axis(jax.nn.log_softmax(logits), jnp.maximum(labels, 0)[..., None], 2)[..., 0]
     right = np.argmax(logits, -1) == labels
@@ -80,15 +82,15 @@ def test_sequence_cross_entropy_is_the_mean_over_real_tokens(token_weighting, ig
 
 def test_sequence_target_out_of_range_gives_nan():
     batch = {"x": _logits(2, 2, 3), "y": jnp.array([[1, 5], [1, 0]])}
-    values = losses.sequence_cross_entropy(IDENTITY)(1.0, batch, KEY)[0]
+    values = jax.jit(losses.sequence_cross_entropy(IDENTITY))(1.0, batch, KEY)[0]
     np.testing.assert_array_equal(np.isnan(values), [True, False])
-    quiet = losses.sequence_cross_entropy(IDENTITY)(1.0, {**batch, "mask": jnp.array([False, True])}, KEY)[0]
+    quiet = jax.jit(losses.sequence_cross_entropy(IDENTITY))(1.0, {**batch, "mask": jnp.array([False, True])}, KEY)[0]
     assert np.isfinite(quiet).all()
 
 
 def test_binary_cross_entropy():
     logits, labels = jnp.array([-200.0, 0.5, 3.0]), jnp.array([0, 1, 0])
-    loss = losses.binary_cross_entropy(IDENTITY)
+    loss = jax.jit(losses.binary_cross_entropy(IDENTITY))
     expected = optax.sigmoid_binary_cross_entropy(logits, labels.astype(jnp.float32))
     for x in (logits, logits[:, None]):
         values, aux = loss(1.0, {"x": x, "y": labels}, KEY)
@@ -104,7 +106,7 @@ def test_squared_error():
     values, aux = losses.squared_error(IDENTITY)(1.0, batch, KEY)
     np.testing.assert_allclose(values, [2.5, 4.5])
     np.testing.assert_allclose(aux.metrics["absolute_error"], [1.5, 1.5])
-    values, _ = losses.squared_error(IDENTITY)(1.0, {"x": jnp.array([[3.0]]), "y": jnp.array([1])}, KEY)
+    values, _ = jax.jit(losses.squared_error(IDENTITY))(1.0, {"x": jnp.array([[3.0]]), "y": jnp.array([1])}, KEY)
     np.testing.assert_allclose(values, [4.0])
 
 

@@ -98,7 +98,7 @@ def cyclic(cohort_size: int, min_separation: int) -> Sampler:
         group = jnp.asarray(round_number, jnp.int32) % groups
         members = (n - group + groups - 1) // groups
         turn = draws.distinct(draws.round_key(key, round_number, draws.COHORT), size, members, size=-(-n // groups))
-        seed = jax.random.bits(jax.random.fold_in(key, draws.GROUPS), (2,), jnp.uint32)
+        seed = jax.random.bits(draws.round_key(key, 0, draws.GROUPS), (2,), jnp.uint32)
         ids = shuffled(seed, jnp.int32(0), group + turn * groups, jnp.int32(n))
         return cohort(ids, jnp.ones((size,), bool))
 

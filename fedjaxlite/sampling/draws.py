@@ -11,16 +11,27 @@ import jax.numpy as jnp
 
 # Purposes: every stream of randomness of a run's sampling key has its own, so that no two are correlated.
 COHORT, GROUPS, DROPOUT, STRAGGLERS, DEADLINE, LATENCY, DEVICE, OVERFLOW = range(8)
+_PURPOSES = 16
 
 
-def round_key(key: Any, round_number: Any, purpose: int) -> Any:
-    """The key of one round for one purpose, from the run's sampling key."""
-    return jax.random.fold_in(jax.random.fold_in(key, purpose), round_number)
+def round_key(key: Any, round_number: Any, purpose: int, layer: int = 0) -> Any:
+    """The key of one round for one purpose, from the run's sampling key; good for 2^28 rounds.
+
+    One fold for both, since every fold is a hash to compile. Layers tell a wrapper from the same kind of wrapper
+    around it; they are no client's id.
+    """
+    number = jnp.asarray(round_number, jnp.int32).astype(jnp.uint32)
+    folded = jax.random.fold_in(key, number * jnp.uint32(_PURPOSES) + jnp.uint32(purpose))
+    return jax.random.fold_in(folded, 2**32 - layer) if layer else folded
 
 
-def client_uniforms(key: Any, ids: Any) -> Any:
-    """float32 `[C]` in [0, 1): one draw a client that depends on the key and its id, and on no slot."""
-    return jax.vmap(lambda i: jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32))(ids)
+def client_uniforms(key: Any, ids: Any, draws: int) -> Any:
+    """float32 `[draws, C]` in [0, 1): independent draws that depend on the key and the client's id, and on no slot."""
+
+    def one(client: Any) -> Any:
+        return jax.random.uniform(jax.random.fold_in(key, client), (draws,), jnp.float32)
+
+    return jax.vmap(one, out_axes=1)(ids)
 
 
 def client_normals(key: Any, ids: Any) -> Any:

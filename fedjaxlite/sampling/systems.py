@@ -45,7 +45,7 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
-        uniforms = draws.client_uniforms(_layer_key(key, round_number, draws.DROPOUT, layer), cohort.ids)
+        (uniforms,) = draws.client_uniforms(draws.round_key(key, round_number, draws.DROPOUT, layer), cohort.ids, 1)
         return cohort._replace(reported=cohort.reported & (uniforms >= rate))
 
     return sampler._replace(
@@ -90,8 +90,8 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
-        uniforms = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer), cohort.ids)
-        shares = draws.client_uniforms(_layer_key(key, round_number, draws.STRAGGLERS, 2 * layer + 1), cohort.ids)
+        own = draws.round_key(key, round_number, draws.STRAGGLERS, layer)
+        uniforms, shares = draws.client_uniforms(own, cohort.ids, 2)
         slow = cohort.selected & (uniforms < fraction)
         return cohort._replace(work=jnp.where(slow, cohort.work * _share(shares, min_work), cohort.work))
 
@@ -147,7 +147,8 @@ def with_deadline(
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
         if latency is None:
-            seconds = draws.client_uniforms(_layer_key(key, round_number, draws.DEADLINE, layer), cohort.ids)
+            own = draws.round_key(key, round_number, draws.DEADLINE, layer)
+            (seconds,) = draws.client_uniforms(own, cohort.ids, 1)
         else:
             seconds = latency(key, round_number, cohort, population)
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)
@@ -219,11 +220,6 @@ def _share(uniforms: Any, min_work: Any) -> Any:
     below = jnp.floor(jnp.asarray(min_work, jnp.float32) * 65536.0)
     above = jnp.minimum(jnp.floor(uniforms * (65536.0 - below)) + 1.0, 65536.0 - below)
     return (below + above) * jnp.float32(2.0**-16)
-
-
-def _layer_key(key: Any, round_number: Any, purpose: int, layer: int) -> Any:
-    """A wrapper around the same kind of wrapper draws anew; the layer tells them apart."""
-    return draws.round_key(draws.round_key(key, layer, purpose), round_number, purpose)
 
 
 def _infinite(deadline: Any) -> bool:

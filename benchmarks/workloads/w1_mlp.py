@@ -1,0 +1,38 @@
+"""W1: the 2NN of McMahan et al. (2017) on MNIST-shaped examples, everyone in every round."""
+
+import jax
+import numpy as np
+import optax
+
+import fedjaxlite as fl
+from fedjaxlite import algorithms
+from fedjaxlite.benchmarks.limits import w1_mlp as limit
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+
+_SHAPES = {"full": (20, 600, 10, 200), "small": (8, 200, 10, 200), "tiny": (3, 8, 4, 5)}
+
+
+def build(size: str) -> Problem:
+    """20 clients of 600 examples, B = 10, one epoch, SGD: 1,200 steps a round."""
+    num_clients, num_examples, batch_size, hidden = _SHAPES[size]
+    side = 28 if size != "tiny" else 4
+    population = packed(images(num_clients * num_examples, (side, side, 1)), np.full(num_clients, num_examples))
+    model = fl.models.mlp(features=(hidden, hidden, 10), input_shape=(side, side, 1))
+    params = model.init(jax.random.key(0))
+    return Problem(
+        algorithm=algorithms.fed_avg(
+            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.05), batch_size=batch_size, epochs=1
+        ),
+        sampler=fl.sampling.full(num_clients),
+        params=params,
+        population=population,
+        rows=batches(population.offsets, range(num_clients), batch_size),
+        limit_params=dense_layers(params),
+        plain_loss=limit.plain_loss,
+        fast_loss=limit.fast_loss,
+        learning_rate=0.05,
+        lanes=(1, 2, 4),
+    )
+
+
+WORKLOAD = Workload("w1", "2NN, 20 clients x 600 examples, B=10, all in", build)

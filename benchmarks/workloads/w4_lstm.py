@@ -1,0 +1,49 @@
+"""W4: the character LSTM of McMahan et al. (2017), everyone in every round."""
+
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+import fedjaxlite as fl
+from fedjaxlite import algorithms
+from fedjaxlite.benchmarks.limits import w4_lstm as limit
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, packed
+
+# clients, sequences, time steps, B, vocabulary, hidden
+_SHAPES = {"full": (8, 40, 80, 4, 90, 256), "small": (4, 12, 80, 4, 90, 256), "tiny": (2, 4, 5, 2, 7, 3)}
+
+
+def _limit_params(params: Any) -> limit.Params:
+    layers = [params["lstm_0"], params["lstm_1"]]
+    weights = [(layer["kernel"], layer["recurrent"], layer["bias"]) for layer in layers]
+    return limit.Params(params["embedding"], weights, dense_layers({"dense_0": params["logits"]})[0])
+
+
+def build(size: str) -> Problem:
+    """8 clients of 40 sequences of 80 characters, two layers of 256, B = 4, one epoch: 80 steps a round."""
+    num_clients, num_sequences, length, batch_size, vocab_size, hidden = _SHAPES[size]
+    # No zeros: the loss takes 0 for padding, and every token is to count.
+    text = np.random.default_rng(0).integers(1, vocab_size, (num_clients * num_sequences, length + 1), np.int32)
+    features = {"x": np.ascontiguousarray(text[:, :-1]), "y": np.ascontiguousarray(text[:, 1:])}
+    population = packed(features, np.full(num_clients, num_sequences))
+    model = fl.models.char_lstm(vocab_size=vocab_size, hidden=hidden)
+    params = model.init(jax.random.key(0))
+    return Problem(
+        algorithm=algorithms.fed_avg(
+            fl.losses.sequence_cross_entropy(model), client_optimizer=optax.sgd(0.5), batch_size=batch_size, epochs=1
+        ),
+        sampler=fl.sampling.full(num_clients),
+        params=params,
+        population=population,
+        rows=batches(population.offsets, range(num_clients), batch_size),
+        limit_params=_limit_params(params),
+        plain_loss=limit.plain_loss,
+        fast_loss=limit.fast_loss,
+        learning_rate=0.5,
+        lanes=(1, 2, 4),
+    )
+
+
+WORKLOAD = Workload("w4", "char-LSTM 2x256, 8 clients x 40 sequences of 80, B=4, all in", build)

@@ -1,0 +1,54 @@
+"""One of several processes that run the same rounds; prints a digest of the final model for each algorithm."""
+
+import hashlib
+import sys
+
+import jax
+
+process, num_processes, num_devices, port = map(int, sys.argv[1:5])
+jax.config.update("jax_num_cpu_devices", num_devices)
+if num_processes > 1:
+    jax.distributed.initialize(
+        f"127.0.0.1:{port}",
+        num_processes=num_processes,
+        process_id=process,
+        heartbeat_timeout_seconds=30,
+        shutdown_timeout_seconds=30,
+        initialization_timeout=120,
+    )
+
+import jax.numpy as jnp  # noqa: E402
+import numpy as np  # noqa: E402
+import optax  # noqa: E402
+
+import fedjaxlite as fl  # noqa: E402
+from fedjaxlite import algorithms  # noqa: E402
+
+
+def loss_fn(params, batch, key):
+    return (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
+
+
+rng = np.random.default_rng(0)
+owner = np.repeat(np.arange(12), rng.integers(1, 30, size=12))
+x = rng.normal(size=(len(owner), 5)).astype(np.float32)
+people = fl.Population.from_arrays({"x": x, "y": x @ np.arange(5, dtype=np.float32)}, client_ids=owner)
+plain = algorithms.fed_avg(loss_fn, client_optimizer=optax.sgd(0.02), batch_size=8, epochs=2)
+
+
+def counting(shared, count, data, key):
+    return plain.client_update(shared, (), data, key)._replace(client_state=count + 1)
+
+
+stateful = plain._replace(init_client=lambda params: jnp.int32(0), client_update=counting)
+for name, algorithm in (("plain", plain), ("stateful", stateful)):
+    run = fl.rounds(
+        algorithm,
+        sampler=fl.sampling.uniform(6),
+        aggregator=fl.weighted_mean(),
+        execution=fl.Execution(lanes=2, deterministic=True),
+    )
+    state = run.init({"w": jnp.zeros(5), "b": jnp.float32(0)}, people, key=jax.random.key(1))
+    state, _ = run.steps(state, people, 3)
+    model = [np.asarray(leaf.addressable_data(0)) for leaf in jax.tree.leaves(run.params(state))]
+    print(name, hashlib.sha256(b"".join(leaf.tobytes() for leaf in model)).hexdigest(), flush=True)

@@ -1,0 +1,32 @@
+"""Law 1 across processes: the same bits from one process with four devices and from two processes with two each."""
+
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+PROGRAM = Path(__file__).parent / "programs" / "several_processes.py"
+
+
+def launch(process: int, num_processes: int, num_devices: int, port: int) -> subprocess.Popen:
+    command = [sys.executable, str(PROGRAM), *map(str, (process, num_processes, num_devices, port))]
+    environment = {**os.environ, "PYTHONPATH": str(PROGRAM.parents[2])}
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def digests(process: subprocess.Popen) -> list[str]:
+    output, errors = process.communicate(timeout=300)
+    assert process.returncode == 0, errors
+    return [line for line in output.splitlines() if line.split()[0] in ("plain", "stateful")]
+
+
+def test_two_processes_give_the_bits_of_one():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    pair = [launch(i, 2, 2, port) for i in range(2)]
+    first, second = (digests(process) for process in pair)
+    alone = digests(launch(0, 1, 4, 0))
+    assert len(alone) == 2
+    assert first == second == alone
