@@ -4,45 +4,58 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import optax
 
 import fedjaxlite as fl
+from fedjaxlite import algorithms
 
 PyTree = Any
 
 
 class Problem(NamedTuple):
-    """A workload at one size, as data.
+    """A workload at one size: federated averaging with plain SGD, one local epoch.
 
     Attributes:
-      algorithm: an `fl.Algorithm`.
-      sampler: an `fl.Sampler`; every round it draws must take the same number of local steps.
-      params: the model that ours starts from.
+      loss_fn: what clients train on, a loss of the library.
+      params: the model that a run starts from.
       population: the clients.
+      sampler: an `fl.Sampler`; every round that it draws must take the same number of local steps.
       rows: int32 `[S, B]`, the S batches of one round as rows of the packed features: what the limits train on.
-      limit_params: `params` in the form that the limits' losses take.
+      to_limit: maps params of ours (or gradients) to the form that the losses of `limits/` take.
       plain_loss: `loss(params, batch, key) -> scalar` as one writes it first, of `limits/`.
       fast_loss: the same function written for speed.
       learning_rate: of the local SGD.
       lanes: what to try for `fl.Execution(lanes=)`, and for the models that the faster limit trains side by side.
-      companions: further populations that the same round is timed on, by what they show.
+      companions: further populations that the same round is timed on, by what they are.
     """
 
-    algorithm: Any
-    sampler: Any
+    loss_fn: Callable[..., Any]
     params: PyTree
-    population: Any
+    population: fl.Population
+    sampler: fl.Sampler
     rows: np.ndarray
-    limit_params: PyTree
+    to_limit: Callable[[PyTree], PyTree]
     plain_loss: Callable[..., Any]
     fast_loss: Callable[..., Any]
     learning_rate: float
-    lanes: Sequence[int]
-    companions: Mapping[str, Any] = {}
+    lanes: Sequence[int] = (1, 2, 4)
+    companions: Mapping[str, fl.Population] = {}
 
     @property
     def num_steps(self) -> int:
         """S, the SGD steps of one round, over all of its clients."""
         return self.rows.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """B."""
+        return self.rows.shape[1]
+
+    @property
+    def algorithm(self) -> fl.Algorithm:
+        """Federated averaging as the limits train: plain SGD, one epoch, a new order of the examples in every round."""
+        optimizer = optax.sgd(self.learning_rate)
+        return algorithms.fed_avg(self.loss_fn, client_optimizer=optimizer, batch_size=self.batch_size, epochs=1)
 
 
 class Workload(NamedTuple):
@@ -59,7 +72,7 @@ class Workload(NamedTuple):
     build: Callable[[str], Problem]
 
 
-def packed(features: Mapping[str, np.ndarray], sizes: np.ndarray) -> Any:
+def packed(features: Mapping[str, np.ndarray], sizes: np.ndarray) -> fl.Population:
     """A Population of clients of the given sizes over arrays that are not copied."""
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
     return fl.Population(dict(features), offsets, int(np.max(sizes)))

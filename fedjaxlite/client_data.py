@@ -143,6 +143,9 @@ class Batches:
             place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n)
         rows = data.offset + place
         batch = {name: feature.at[rows].get(mode="clip") for name, feature in data.features.items()}
+        if data.wave.max_steps is not None:
+            # Where loops are static a client without examples runs too, on rows that may hold anything.
+            batch = jax.tree.map(lambda leaf: jnp.where(data.num_examples > 0, leaf, jnp.zeros_like(leaf)), batch)
         return {**batch, "mask": mask}, mask
 
     def scan(

@@ -98,7 +98,8 @@ def value_and_grad(
 
     Returns:
       a function `(params, batch, mask, key) -> (BatchLoss, gradient)`; the gradient has the structure of the
-      trainable part of the parameters and is zero for a batch of padding only.
+      trainable part of the parameters and is zero for a batch of padding only. Forward-mode differentiation goes
+      through it, also through models with `custom_vjp`, unless a rule's own forward pass calls its custom function.
 
     Example:
       >>> square = lambda params, batch, key: (params - batch["x"]) ** 2

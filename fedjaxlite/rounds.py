@@ -29,6 +29,8 @@ class Rounds(NamedTuple):
       init: `init(params, population, *, key, noise_key=None) -> RoundState`. All that can be refused is refused here.
       step: `step(state, data) -> (state, PassInfo)`, one round. `data` is a Population, or a PreparedCohort.
       steps: `steps(state, population, num_rounds) -> (state, PassInfo)` in one dispatch; infos stacked `[num_rounds]`.
+      lower: `lower(state, data, num_rounds=None) -> jax.stages.Lowered`, the program of `step` (or of `steps`) without
+        running it, for XLA's own analysis of memory and cost.
       params: `params(state)`, the model that is evaluated and exported.
       client_params: `client_params(state, client) -> params`, one client's personalised model.
       traffic: `traffic(params, population) -> Traffic`.
@@ -39,6 +41,7 @@ class Rounds(NamedTuple):
     init: Callable[..., RoundState]
     step: Callable[[RoundState, Any], tuple[RoundState, PassInfo]]
     steps: Callable[[RoundState, Population, int], tuple[RoundState, PassInfo]]
+    lower: Callable[..., jax.stages.Lowered]
     params: Callable[[RoundState], PyTree]
     client_params: Callable[[RoundState, int], PyTree]
     traffic: Callable[[PyTree, Population], Traffic]
@@ -128,10 +131,16 @@ def rounds(
         own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
         return algorithm.client_params(broadcast(algorithm, state.server_state), own)
 
+    def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
+        program_of = compiled(num_rounds)
+        program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
+        return program_of.lower((state._replace(clients=()), data), state.clients)
+
     return Rounds(
         init=init,
         step=lambda state, data: run(state, data, None),
         steps=steps,
+        lower=lower,
         params=lambda state: algorithm.params(state.server_state),
         client_params=client_params,
         traffic=lambda params, population: traffic(program, params, population),

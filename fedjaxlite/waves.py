@@ -76,7 +76,8 @@ def run_waves(
     def one_wave(index: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
         lane = index * lanes + jnp.arange(lanes, dtype=jnp.int32)
         alive = lane < schedule.size
-        slot = schedule.order[jnp.clip(schedule.start + lane, 0, capacity - 1)]
+        # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
+        slot = schedule.order[jnp.where(alive, schedule.start + lane, 0)]
         rows = inputs.bank_rows[slot]
         states = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), bank)
         return _train(task, inputs, states, slot, alive, lanes, max_steps), slot, alive

@@ -56,7 +56,6 @@ def subset_counts(ids: np.ndarray, n: int) -> np.ndarray:
 
 SAMPLERS: dict[str, Callable[[], sampling.Sampler]] = {
     "uniform": lambda: sampling.uniform(5),
-    "uniform, most": lambda: sampling.uniform(20),
     "poisson": lambda: sampling.poisson(rate=0.5, capacity=6, max_overflow=1.0),
     "cyclic": lambda: sampling.cyclic(3, min_separation=7),
     "full": lambda: sampling.full(N),
@@ -118,7 +117,6 @@ def test_rounds_and_keys_draw_anew() -> None:
     keys, rounds = jax.random.split(KEY, 60), jnp.arange(60, dtype=jnp.int32) // 2
     ids = np.asarray(jax.jit(jax.vmap(lambda k, r: sampler.sample(k, r, population).ids))(keys, rounds))
     assert len(np.unique(np.sort(ids, axis=1), axis=0)) > 57
-    assert len(np.unique(np.sort(many(sampler, population, 60).ids, axis=1), axis=0)) > 57
 
 
 # uniform, and the draws beneath
@@ -232,7 +230,7 @@ def test_poisson_capacity_is_the_smallest_that_suffices(n: int, rate: float) -> 
 # cyclic
 
 
-@pytest.mark.parametrize(("n", "size", "separation"), [(23, 3, 7), (24, 4, 6), (23, 5, 1)])
+@pytest.mark.parametrize(("n", "size", "separation"), [(23, 3, 7), (23, 5, 1)])
 def test_cyclic_keeps_the_separation_in_every_round(n: int, size: int, separation: int) -> None:
     sampler = sampling.cyclic(size, separation)
     sampler.check(n)

@@ -34,7 +34,7 @@ def one_scan(loss: Loss, learning_rate: float) -> Callable[..., tuple[PyTree, ja
     return jax.jit(run)
 
 
-def split_scan(loss: Loss, learning_rate: float, devices: Sequence[Any]) -> Callable[..., PyTree]:
+def split_scan(loss: Loss, learning_rate: float, devices: Sequence[Any]) -> Callable[..., Callable[[], PyTree]]:
     """The same number of steps in chains: D devices, on each of them L models side by side, which are averaged.
 
     Args:
@@ -43,7 +43,8 @@ def split_scan(loss: Loss, learning_rate: float, devices: Sequence[Any]) -> Call
       devices: D of them.
 
     Returns:
-      `run(params, features, rows, key) -> params`; `rows` is int32 `[D, L, S / (D L), B]`, from `chains`.
+      `place(params, features, rows, key) -> run`, which puts everything on the devices; `run() -> params`. `rows` is
+      int32 `[D, L, S / (D L), B]`, from `chains`.
     """
     mesh = jax.sharding.Mesh(np.asarray(devices), ("devices",), axis_types=(jax.sharding.AxisType.Auto,))
 
@@ -72,12 +73,12 @@ def split_scan(loss: Loss, learning_rate: float, devices: Sequence[Any]) -> Call
     specs = (everywhere, everywhere, split, everywhere)
     mapped = jax.jit(jax.shard_map(run, mesh=mesh, in_specs=specs, out_specs=everywhere, check_vma=False))
 
-    def placed(params: PyTree, features: dict[str, Any], rows: Any, key: Any) -> Callable[[], PyTree]:
+    def place(params: PyTree, features: dict[str, Any], rows: Any, key: Any) -> Callable[[], PyTree]:
         put = lambda tree, spec: jax.device_put(tree, jax.NamedSharding(mesh, spec))  # noqa: E731
         given = (*put((params, features), everywhere), put(rows, split), put(key, everywhere))
         return lambda: mapped(*given)
 
-    return placed
+    return place
 
 
 def chains(rows: np.ndarray, devices: int, lanes: int) -> np.ndarray:

@@ -2,10 +2,8 @@
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w1_mlp as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
 
@@ -18,20 +16,16 @@ def build(size: str) -> Problem:
     side = 28 if size != "tiny" else 4
     population = packed(images(num_clients * num_examples, (side, side, 1)), np.full(num_clients, num_examples))
     model = fl.models.mlp(features=(hidden, hidden, 10), input_shape=(side, side, 1))
-    params = model.init(jax.random.key(0))
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.05), batch_size=batch_size, epochs=1
-        ),
-        sampler=fl.sampling.full(num_clients),
-        params=params,
+        loss_fn=fl.losses.cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),
-        limit_params=dense_layers(params),
+        to_limit=dense_layers,
         plain_loss=limit.plain_loss,
         fast_loss=limit.fast_loss,
         learning_rate=0.05,
-        lanes=(1, 2, 4),
     )
 
 

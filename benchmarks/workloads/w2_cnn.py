@@ -4,10 +4,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w2_cnn as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
 
@@ -24,20 +22,16 @@ def build(size: str) -> Problem:
     num_clients, num_examples, batch_size, side, filters, hidden = _SHAPES[size]
     population = packed(images(num_clients * num_examples, (side, side, 1)), np.full(num_clients, num_examples))
     model = fl.models.cnn(input_shape=(side, side, 1), filters=filters, hidden=hidden)
-    params = model.init(jax.random.key(0))
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.05), batch_size=batch_size, epochs=1
-        ),
-        sampler=fl.sampling.full(num_clients),
-        params=params,
+        loss_fn=fl.losses.cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),
-        limit_params=limit.Params(dense_layers(params, "conv_"), dense_layers(params)),
+        to_limit=lambda params: limit.Params(dense_layers(params, "conv_"), dense_layers(params)),
         plain_loss=limit.plain_loss,
         fast_loss=limit.fast_loss,
         learning_rate=0.05,
-        lanes=(1, 2, 4),
     )
 
 

@@ -4,10 +4,8 @@ import statistics
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w3_ragged as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
 
@@ -29,16 +27,13 @@ def build(size: str) -> Problem:
     sizes = lognormal_sizes(*_SHAPES[size])
     population = packed(images(int(sizes.sum()), (60,)), sizes)
     model = fl.models.logistic(num_classes=10, input_shape=(60,))
-    params = model.init(jax.random.key(0))
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.05), batch_size=_BATCH, epochs=1
-        ),
-        sampler=fl.sampling.full(len(sizes)),
-        params=params,
+        loss_fn=fl.losses.cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.full(len(sizes)),
         rows=batches(population.offsets, range(len(sizes)), _BATCH),
-        limit_params=dense_layers(params)[0],
+        to_limit=lambda params: dense_layers(params)[0],
         plain_loss=limit.plain_loss,
         fast_loss=limit.fast_loss,
         learning_rate=0.05,

@@ -4,10 +4,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w4_lstm as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, packed
 
@@ -29,20 +27,16 @@ def build(size: str) -> Problem:
     features = {"x": np.ascontiguousarray(text[:, :-1]), "y": np.ascontiguousarray(text[:, 1:])}
     population = packed(features, np.full(num_clients, num_sequences))
     model = fl.models.char_lstm(vocab_size=vocab_size, hidden=hidden)
-    params = model.init(jax.random.key(0))
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.sequence_cross_entropy(model), client_optimizer=optax.sgd(0.5), batch_size=batch_size, epochs=1
-        ),
-        sampler=fl.sampling.full(num_clients),
-        params=params,
+        loss_fn=fl.losses.sequence_cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),
-        limit_params=_limit_params(params),
+        to_limit=_limit_params,
         plain_loss=limit.plain_loss,
         fast_loss=limit.fast_loss,
         learning_rate=0.5,
-        lanes=(1, 2, 4),
     )
 
 

@@ -7,10 +7,8 @@ from typing import Any
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w5_cifar as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
 
@@ -29,20 +27,16 @@ def build(size: str, dropout: tuple[float, float] = (0.25, 0.5)) -> Problem:
     model = fl.models.dropout_cnn(
         num_classes=10, input_shape=(side, side, 3), filters=filters, hidden=hidden, dropout=dropout
     )
-    params = model.init(jax.random.key(0))
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.1), batch_size=batch_size, epochs=1
-        ),
-        sampler=fl.sampling.uniform(cohort),
-        params=params,
+        loss_fn=fl.losses.cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.uniform(cohort),
         rows=batches(population.offsets, range(cohort), batch_size),
-        limit_params=limit.Params(dense_layers(params, "conv_"), dense_layers(params)),
+        to_limit=lambda params: limit.Params(dense_layers(params, "conv_"), dense_layers(params)),
         plain_loss=limit.plain_loss(dropout),
         fast_loss=limit.fast_loss(dropout),
         learning_rate=0.1,
-        lanes=(1, 2, 4),
     )
 
 

@@ -6,10 +6,8 @@ the cohort's size beside it.
 
 import jax
 import numpy as np
-import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.benchmarks.limits import w6_million as limit
 from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
 
@@ -24,17 +22,14 @@ def build(size: str) -> Problem:
     population = packed(features, np.full(num_clients, num_examples))
     few = {name: array[: cohort * num_examples].copy() for name, array in features.items()}
     model = fl.models.logistic(num_classes=10, input_shape=(width,))
-    params = model.init(jax.random.key(0))
     chosen = np.random.default_rng(0).choice(num_clients, cohort, replace=False)
     return Problem(
-        algorithm=algorithms.fed_avg(
-            fl.losses.cross_entropy(model), client_optimizer=optax.sgd(0.05), batch_size=num_examples, epochs=1
-        ),
-        sampler=fl.sampling.uniform(cohort),
-        params=params,
+        loss_fn=fl.losses.cross_entropy(model),
+        params=model.init(jax.random.key(0)),
         population=population,
+        sampler=fl.sampling.uniform(cohort),
         rows=batches(population.offsets, chosen, num_examples),
-        limit_params=dense_layers(params)[0],
+        to_limit=lambda params: dense_layers(params)[0],
         plain_loss=limit.plain_loss,
         fast_loss=limit.fast_loss,
         learning_rate=0.05,

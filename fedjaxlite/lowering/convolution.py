@@ -64,8 +64,8 @@ def _convolve(lhs: Array, rhs: Array, *, windows: tuple[Span, ...], params: Mapp
     )
     if lead:
         out = lax.transpose(out, (1, 0, 2))
-    batch, counts = lhs.shape[numbers.lhs_spec[0]], [span.count for span in windows]
-    return _restore(out.reshape(batch, *counts, -1), numbers.out_spec)
+    batch, lengths = lhs.shape[numbers.lhs_spec[0]], [span.number for span in windows]
+    return _restore(out.reshape(batch, *lengths, -1), numbers.out_spec)
 
 
 def _pad(lhs: Array, spec: Sequence[int], windows: tuple[Span, ...]) -> Array:
@@ -92,7 +92,7 @@ def _gather(x: Array, axis: int, span: Span, depth: int) -> Array:
         return x if span.stride == 1 else pieces(x, axis, span)[0]
     if not span.tiles:
         return lax.concatenate(pieces(x, axis, span), depth)
-    x = x.reshape(*x.shape[:axis], span.count, span.size, *x.shape[axis + 1 :])
+    x = x.reshape(*x.shape[:axis], span.number, span.size, *x.shape[axis + 1 :])
     x = jnp.moveaxis(x, axis + 1, depth)
     return x.reshape(*x.shape[:depth], -1, *x.shape[depth + 2 :])
 

@@ -16,7 +16,7 @@ class Span(NamedTuple):
       size: entries in a window.
       stride: entries from one window to the next.
       dilation: entries from one entry of a window to the next.
-      count: windows along the axis.
+      number: windows along the axis.
       low: entries of padding in front; negative where entries are left out.
       high: entries of padding behind that the last window reaches; negative where no window reaches the end.
       interior: entries of padding between neighbors.
@@ -25,7 +25,7 @@ class Span(NamedTuple):
     size: int
     stride: int
     dilation: int
-    count: int
+    number: int
     low: int
     high: int
     interior: int
@@ -33,7 +33,7 @@ class Span(NamedTuple):
     @property
     def tiles(self) -> bool:
         """Whether the padded axis is the windows one after the other, so that a reshape cuts them out."""
-        return self.dilation == 1 and (self.stride == self.size or self.count == 1)
+        return self.dilation == 1 and (self.stride == self.size or self.number == 1)
 
 
 def spans(
@@ -47,7 +47,7 @@ def spans(
     """The windows along each axis of an array, from XLA's parameters; all arguments have one entry an axis.
 
     Returns:
-      One `Span` an axis, whose padding is cut to what the windows reach. `count` is 0 or less where no window fits.
+      One `Span` an axis, whose padding is cut to what the windows reach. `number` is 0 or less where no window fits.
     """
 
     def span(n: int, size: int, stride: int, pad: tuple[int, int], base: int, dilation: int) -> Span:
@@ -62,7 +62,7 @@ def spans(
 def can_cut(windows: Sequence[Span]) -> bool:
     """Whether there is a window on every axis, and few enough slices to write out."""
     slices = sum(span.size for span in windows if not span.tiles)
-    return all(span.count > 0 for span in windows) and slices <= MAX_SLICES
+    return all(span.number > 0 for span in windows) and slices <= MAX_SLICES
 
 
 def pad(x: Array, windows: Sequence[Span], value: float) -> Array:
@@ -74,11 +74,11 @@ def pad(x: Array, windows: Sequence[Span], value: float) -> Array:
 
 
 def pieces(x: Array, axis: int, span: Span) -> list[Array]:
-    """The first, second ... entry of every window along a padded axis: `span.size` arrays, `span.count` long there."""
+    """The first, second ... entry of every window along a padded axis: `span.size` arrays, `span.number` long there."""
 
     def piece(i: int) -> Array:
         start = i * span.dilation
-        return lax.slice_in_dim(x, start, start + (span.count - 1) * span.stride + 1, span.stride, axis)
+        return lax.slice_in_dim(x, start, start + (span.number - 1) * span.stride + 1, span.stride, axis)
 
     return [piece(i) for i in range(span.size)]
 
@@ -93,7 +93,7 @@ def split(x: Array, windows: Sequence[Span]) -> tuple[Array, tuple[int, ...]]:
     shape: list[int] = []
     inside: list[int] = []
     for span in windows:
-        shape.append(span.count)
+        shape.append(span.number)
         if span.size > 1:
             inside.append(len(shape))
             shape.append(span.size)

@@ -143,8 +143,8 @@ def available(
 def _among_available(capacity: int, trace: Trace) -> Callable[[Any, Any, Any], Cohort]:
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         n = population.num_clients
-        mask = trace.available(round_number, n)
-        count = jnp.sum(mask, dtype=jnp.int32)
+        counts = draws.running_count(trace.available(round_number, n))
+        count = counts[-1]
         slot = jnp.arange(capacity, dtype=jnp.int32)
         drawn = draws.first_distinct(
             draws.round_key(key, round_number, draws.COHORT),
@@ -155,7 +155,7 @@ def _among_available(capacity: int, trace: Trace) -> Callable[[Any, Any, Any], C
             batch=2 * capacity + 32,
         )
         rank = jnp.where(count > capacity, drawn, slot)
-        return cohort(draws.nth_true(mask, rank), slot < count)
+        return cohort(draws.nth_true(counts, rank), slot < count)
 
     return sample
 

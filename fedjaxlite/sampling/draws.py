@@ -131,15 +131,22 @@ def _batch(slots: int, size: int) -> int:
     return math.ceil(raw + 6 * math.sqrt(raw)) + 8
 
 
-def nth_true(mask: Any, ranks: Any) -> Any:
-    """Where the True entries of a mask `[N]` are, by rank, in time N + C log N and without a scatter of N.
+def running_count(mask: Any) -> Any:
+    """int32 `[N]`: how many entries of a mask are True up to and with each one; the last is how many there are.
+
+    The mask is computed once: fused into the passes of a cumulative sum, a costly one would be computed in each.
+    """
+    return jnp.cumsum(jax.lax.optimization_barrier(mask), dtype=jnp.int32)
+
+
+def nth_true(counts: Any, ranks: Any) -> Any:
+    """Where the True entries of a mask are, by rank, in time C log N: no scatter of N.
 
     Args:
-      mask: bool `[N]`.
+      counts: int32 `[N]`, the mask's `running_count`.
       ranks: int32 `[C]`, from 0.
 
     Returns:
       int32 `[C]`; N where a rank is not below the number of True entries.
     """
-    counts = jnp.cumsum(mask, dtype=jnp.int32)
     return jnp.searchsorted(counts, ranks + 1, side="left").astype(jnp.int32)

@@ -53,13 +53,13 @@ def poisson(rate: float, capacity: int, *, max_overflow: float = 1e-6) -> Sample
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         n = population.num_clients
         bits = jax.random.bits(draws.round_key(key, round_number, draws.COHORT), (n,), jnp.uint32)
-        chosen = bits <= np.uint32(threshold - 1)
-        count = jnp.sum(chosen, dtype=jnp.int32)
+        counts = draws.running_count(bits <= np.uint32(threshold - 1))
+        count = counts[-1]
         slot = jnp.arange(slots, dtype=jnp.int32)
         first = jax.random.bits(draws.round_key(key, round_number, draws.OVERFLOW), (), jnp.uint32) >> jnp.uint32(1)
         some = jnp.maximum(count, 1)
         rank = jnp.where(count > slots, (first.astype(jnp.int32) % some + slot) % some, slot)
-        ids = draws.nth_true(chosen, rank)
+        ids = draws.nth_true(counts, rank)
         return cohort(ids, slot < count, overflow=jnp.maximum(count - slots, 0))
 
     def check(num_clients: int) -> None:

@@ -18,6 +18,7 @@ from fedjaxlite.testing.cases import Case as Case
 from fedjaxlite.testing.cases import case as case
 from fedjaxlite.testing.cases import default_layouts as default_layouts
 from fedjaxlite.testing.cases import mixed_cohorts as mixed_cohorts
+from fedjaxlite.testing.cases import poisoned as poisoned
 from fedjaxlite.testing.compare import Tolerance as Tolerance
 from fedjaxlite.testing.compare import assert_close as assert_close
 from fedjaxlite.testing.layout_laws import check_layout_invariance as check_layout_invariance
@@ -54,4 +55,5 @@ __all__ = [
     "check_vmap",
     "default_layouts",
     "mixed_cohorts",
+    "poisoned",
 ]

@@ -1,0 +1,129 @@
+"""What was measured, as a table and as a plot."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from fedjaxlite.benchmarks.timing import Spread
+
+_COLUMNS = (
+    "workload", "rounds/s", "client steps/s", "compile", "peak memory", "lanes x devices", "time / plain JAX",
+    "time / fastest JAX",
+)  # fmt: skip
+
+
+def table(found: dict[str, Any], file: TextIO | None = None) -> None:
+    """Prints a table of results; with lines and colors on a terminal.
+
+    Args:
+      found: what `suite.main` returns.
+      file: where to; None is the standard output.
+    """
+    file = sys.stdout if file is None else file
+    rows = [_row(result) for result in found["workloads"]]
+    notes = [*_notes(found), *_companions(found)]
+    if not file.isatty():
+        file.write(_plain([_COLUMNS, *rows]) + "\n" + "\n".join(notes) + "\n")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    console = Console(file=file)
+    drawn = Table()
+    for index, name in enumerate(_COLUMNS):
+        drawn.add_column(name, justify="right" if index else "left")
+    for row in rows:
+        drawn.add_row(*row)
+    console.print(drawn)
+    for note in notes:
+        console.print(note, highlight=False)
+
+
+def _row(result: dict[str, Any]) -> tuple[str, ...]:
+    ours = result["programs"]["ours"]
+    memory = result["memory"]
+    peak = memory["resident_peak"] if memory["device_peak"] is None else memory["device_peak"]
+    return (
+        f"{result['name']} {result['title']}",
+        f"{result['rounds_per_second']:.3g}",
+        f"{result['client_steps_per_second']:,.0f}",
+        f"{result['compile_seconds']:.1f} s",
+        f"{peak / 1e6:,.0f} MB",
+        f"{ours['lanes']} x {ours['devices']}",
+        _spread(result["ours_over"]["plain"]),
+        _spread(result["ours_over"]["fastest"]),
+    )
+
+
+def _spread(values: dict[str, float]) -> str:
+    found = Spread(**values)
+    return f"{found.median:.2f} ({found.low:.2f}-{found.high:.2f})"
+
+
+def _companions(found: dict[str, Any]) -> list[str]:
+    return [
+        f"{result['name']}: time / the same round on a {name}: {_spread(result['ours_over'][name])}"
+        for result in found["workloads"]
+        for name in result["companions"]
+    ]
+
+
+def _notes(found: dict[str, Any]) -> list[str]:
+    on = found["machine"]
+    versions = ", ".join(f"{name} {version}" for name, version in on["packages"].items() if version)
+    commit = (on["commit"] or "")[:12] + ("-dirty" if (on["commit"] or "").endswith("-dirty") else "")
+    return [
+        f"median (smallest-largest) of {found['repeats']} turns, size {found['size']}; below 1 ours is faster",
+        "plain JAX: one scan over the same number of SGD steps on batches of the same shapes. fastest JAX: the same by "
+        "hand for speed.",
+        f"{on['cpu']}, {on['cores']} cores, {len(on['devices'])} {on['backend']} devices; Python {on['python']}, "
+        f"{versions}; {on['date']}" + (f"; commit {commit}" if commit else ""),
+        f"load average {on['load_average']} before, {on['load_average_at_the_end']} after; random data",
+    ]
+
+
+def _plain(rows: Sequence[Sequence[str]]) -> str:
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
+
+
+def plot(found: dict[str, Any], path: Path) -> None:
+    """Draws our time over that of both limits, with the smallest and largest ratio, into a PNG file.
+
+    Args:
+      found: what `suite.main` returns.
+      path: the file.
+    """
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    results = found["workloads"]
+    figure = Figure(figsize=(8, 1.6 + 0.7 * len(results)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    for shift, (limit, color) in zip((-0.2, 0.2), (("plain", "tab:blue"), ("fastest", "tab:orange")), strict=True):
+        ratios = [Spread(**result["ours_over"][limit]) for result in results]
+        middle = [r.median for r in ratios]
+        errors = [[r.median - r.low for r in ratios], [r.high - r.median for r in ratios]]
+        places = [i + shift for i in range(len(results))]
+        axes.barh(places, middle, 0.36, xerr=errors, color=color, label=f"{limit} JAX", capsize=2)
+        for place, ratio in zip(places, ratios, strict=True):
+            axes.text(ratio.high, place, f" {ratio.median:.2f}", va="center", fontsize=8)
+    axes.axvline(1, color="black", linewidth=1)
+    axes.set_yticks(range(len(results)), [result["name"] + " " + _short(result["title"]) for result in results])
+    axes.invert_yaxis()
+    axes.margins(x=0.12)
+    axes.set_xlabel("our time / time of the same SGD steps in raw JAX (1 is no overhead)")
+    on = found["machine"]
+    axes.set_title(f"{on['cpu']}, {on['cores']} cores, jax {on['packages']['jax']}, {on['date'][:10]}", fontsize=9)
+    axes.legend(loc="best", fontsize=8)
+    figure.savefig(path, dpi=150)
+
+
+def _short(title: str) -> str:
+    return title.split(",")[0]

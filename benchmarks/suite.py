@@ -1,0 +1,201 @@
+"""The suite: one command that measures, checks, prints and writes."""
+
+import contextlib
+import gc
+import json
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+
+import fedjaxlite as fl
+from fedjaxlite import checks
+from fedjaxlite.benchmarks import contenders, machine, memory, report, timing
+from fedjaxlite.benchmarks.contenders import Contender, Setting
+from fedjaxlite.benchmarks.problem import Problem, Workload
+from fedjaxlite.benchmarks.workloads import WORKLOADS
+
+SIZES = ("full", "small", "tiny")
+Say = Callable[[str], None]
+
+
+def main(
+    workloads: list[str] | None = None, size: str = "full", out: Path | None = None, repeats: int = 7
+) -> dict[str, Any]:
+    """Runs workloads, prints a table, and writes figures where asked to.
+
+    Best called before JAX has started, since a CPU is given one JAX device a core first. If JAX has started already,
+    it says so and uses the devices that are there.
+
+    Args:
+      workloads: names of `WORKLOADS`; None is all of them.
+      size: "full"; "small" for a look within minutes; "tiny" for tests, whose times mean nothing.
+      out: a folder for bench.json and bench.png, made where it is missing; None writes nothing.
+      repeats: turns in which every program is timed once.
+
+    Returns:
+      what bench.json holds: "machine", "size", "repeats", and "workloads", one dict each.
+
+    Raises:
+      ValueError, TypeError: for names, sizes or repeats that are not understood, before anything runs.
+      RuntimeError: if ours and a limit would not do the same number of steps.
+    """
+    chosen = _chosen(workloads)
+    checks.one_of(SIZES, size=size)
+    checks.positive_int(repeats=repeats)
+    _use_all_cores(_say)
+    with no_compilation_cache():
+        start = machine.describe()
+        _warn_if_busy(start)
+        results = [measure(workload, size, repeats, _say) for workload in chosen]
+    found = {
+        "size": size,
+        "repeats": repeats,
+        "machine": {**start, "load_average_at_the_end": machine.load_average()},
+        "workloads": results,
+    }
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+        report.plot(found, folder / "bench.png")
+        _say(f"wrote {folder / 'bench.json'} and {folder / 'bench.png'}")
+    report.table(found)
+    return found
+
+
+def measure(workload: Workload, size: str, repeats: int, say: Say = lambda line: None) -> dict[str, Any]:
+    """One workload: finds good settings, checks that all do the same work, and times them in turns.
+
+    Args:
+      workload: of `WORKLOADS`.
+      size: of `SIZES`.
+      repeats: the number of turns.
+      say: gets a line for each part, while it runs.
+
+    Returns:
+      a dict that JSON can hold; times in seconds, memory in bytes.
+    """
+    say(f"{workload.name}: {workload.title}, {size}")
+    before = memory.resident()
+    problem = workload.build(size)
+    candidates = contenders.settings(problem.lanes, jax.device_count(), size == "tiny")
+    ours = contenders.best(lambda setting: contenders.ours(problem, setting), candidates)
+    info, peak = _peak(ours, before)
+    steps = contenders.check_steps(info, problem, workload.name)
+    clients = int(info.num_reported)
+    say(f"  ours: lanes x devices {ours.setting}, compiled in {ours.compile_seconds:.1f} s; {steps} steps a round")
+
+    limits = {
+        "plain": contenders.best(lambda setting: contenders.plain(problem, setting), [Setting(1, 1)]),
+        "fastest": contenders.best(lambda setting: contenders.fastest(problem, setting), candidates),
+    }
+    say(f"  fastest limit: lanes x devices {limits['fastest'].setting}")
+    companions = {
+        name: contenders.best(
+            lambda setting, data=population: contenders.ours(problem, setting, data), [ours.setting], trials=1
+        )
+        for name, population in problem.companions.items()
+    }
+    everyone = {"ours": ours, **limits, **companions}
+    times = timing.take_turns({name: contender.run for name, contender in everyone.items()}, repeats)
+    result = _result(workload, problem, everyone, times, clients)
+    result["settings_tried"] = [setting._asdict() for setting in candidates]
+    result["memory"] = peak._asdict()
+    result["limits"] = list(limits)
+    result["companions"] = list(companions)
+    for name in (*limits, *companions):
+        ratio = timing.Spread(**result["ours_over"][name])
+        say(f"  ours / {name}: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+    return result
+
+
+def _result(
+    workload: Workload, problem: Problem, everyone: dict[str, Contender], times: dict[str, list[float]], clients: int
+) -> dict[str, Any]:
+    mine = timing.spread(times["ours"])
+    steps = {name: problem.num_steps for name in everyone}
+    steps["fastest"] = contenders.steps_of_fastest(problem, everyone["fastest"].setting)
+    return {
+        "name": workload.name,
+        "title": workload.title,
+        "num_clients": problem.population.num_clients,
+        "clients_a_round": clients,
+        "batch_size": problem.batch_size,
+        "steps_a_round": problem.num_steps,
+        "rounds_per_second": 1 / mine.median,
+        "client_steps_per_second": problem.num_steps / mine.median,
+        "clients_per_second": clients / mine.median,
+        "compile_seconds": everyone["ours"].compile_seconds,
+        "programs": {
+            name: {
+                **contender.setting._asdict(),
+                "steps": steps[name],
+                "compile_seconds": contender.compile_seconds,
+                "seconds": timing.spread(times[name])._asdict(),
+                "all_seconds": times[name],
+            }
+            for name, contender in everyone.items()
+        },
+        "ours_over": {name: timing.ratios(times["ours"], times[name])._asdict() for name in everyone if name != "ours"},
+    }
+
+
+def _peak(ours: Contender, before: int | None) -> tuple[fl.PassInfo, memory.Memory]:
+    """Runs one round, and looks what memory it takes."""
+    gc.collect()
+    cleared = memory.forget_peak()
+    info = jax.block_until_ready(ours.run())
+    peak = memory.Memory(before, memory.resident_peak(), cleared, memory.device_peak())
+    return info, peak
+
+
+@contextlib.contextmanager
+def no_compilation_cache() -> Iterator[None]:
+    """Programs are compiled anew, so that the time this takes is told."""
+    from jax.experimental.compilation_cache import compilation_cache
+
+    enabled = jax.config.jax_enable_compilation_cache
+    jax.config.update("jax_enable_compilation_cache", False)
+    compilation_cache.reset_cache()  # it asks whether it is enabled once a process
+    try:
+        yield
+    finally:
+        jax.config.update("jax_enable_compilation_cache", enabled)
+        compilation_cache.reset_cache()
+
+
+def _chosen(names: list[str] | None) -> list[Workload]:
+    if names is None:
+        return list(WORKLOADS.values())
+    unknown = [name for name in names if name not in WORKLOADS]
+    if unknown or not names:
+        raise ValueError(f"`workloads` is {names}; expected names of {', '.join(WORKLOADS)}, or None for all of them.")
+    return [WORKLOADS[name] for name in dict.fromkeys(names)]
+
+
+def _use_all_cores(say: Say) -> None:
+    try:
+        fl.use_cpu_cores()
+    except RuntimeError:
+        say(
+            f"warning: JAX has started already, with {jax.device_count()} {jax.default_backend()} devices, and keeps "
+            f"them; {machine.cores()} cores are there. Run the suite in a process of its own to use them all."
+        )
+
+
+def _warn_if_busy(found: dict[str, Any]) -> None:
+    load = found["load_average"]
+    if load is not None and load[0] > 0.5 + 0.1 * found["cores"]:
+        _say(
+            f"warning: the load average is {load[0]:.1f} on {found['cores']} cores, so other programs run too. Ratios "
+            "are taken turn by turn and suffer less; times and settings may be off."
+        )
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+

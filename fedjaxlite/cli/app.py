@@ -1,0 +1,126 @@
+"""The commands."""
+
+import contextlib
+import os
+from collections.abc import Generator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from fedjaxlite.cli import settings as options
+from fedjaxlite.cli.settings import Settings, takes_settings
+
+app = typer.Typer(
+    name="fedjaxlite",
+    help="Federated learning in JAX: simulated clients by the thousand, as one XLA program.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+
+_EXAMPLES = "\n\n".join(
+    [
+        "[bold]Examples[/bold]",
+        "fedjaxlite run",
+        "fedjaxlite run --partition shards:2 --cohort 20 --server-optimizer adam --out runs/adam",
+        "fedjaxlite run --clip-norm 1.0 --quantize-bits 8 --dropout 0.1",
+        "fedjaxlite run --dataset mnist --model 2nn --partition iid --epochs 1 --rounds 200 --target-accuracy 0.97",
+        "fedjaxlite run --dataset shakespeare --clients 50 --rounds 20",
+        "fedjaxlite run --resume runs/adam --rounds 200",
+        "fedjaxlite run --config runs/adam/config.toml --seed 1",
+    ]
+)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from fedjaxlite import run_config
+
+        typer.echo("  ".join(f"{name} {version}" for name, version in run_config.versions().items()))
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show versions and exit.")
+    ] = False,
+) -> None:
+    del version
+
+
+@app.command(epilog=_EXAMPLES)
+@takes_settings
+def run(ctx: typer.Context, settings: Settings) -> None:
+    """Trains a model with federated averaging and keeps the whole run.
+
+    Without options: 100 clients with unlike shares of the handwritten digits (Dirichlet, alpha 0.3), 10 of them a
+    round, 100 rounds. Writes records.jsonl (one line a round), config.toml (what repeats the run), curves.png and
+    checkpoints to --out. A run that was killed goes on by --resume, and ends with the same bits.
+    """
+    from fedjaxlite.cli import commands
+
+    with told_plainly(settings.debug):
+        commands.run(_merged(ctx, settings))
+
+
+@app.command(epilog="[bold]Example[/bold]\n\nfedjaxlite plan --dataset mnist --model cnn --partition shards:2")
+@takes_settings
+def plan(ctx: typer.Context, settings: Settings) -> None:
+    """Tells what `run` with the same options will cost: traffic, steps, memory, time, and the best --lanes."""
+    from fedjaxlite.cli import commands
+
+    with told_plainly(settings.debug):
+        commands.plan(_merged(ctx, settings))
+
+
+@app.command()
+def bench(
+    workload: Annotated[list[str] | None, typer.Option(help="Which workload; may be given again. All of them.")] = None,
+    size: Annotated[str, typer.Option(help="How large.")] = "full",
+    out: Annotated[Path | None, typer.Option(help="Folder for the results.", metavar="DIR")] = None,
+    repeats: Annotated[int, typer.Option(help="Turns in which every program is timed once.", min=1)] = 7,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Measures rounds against the best that raw JAX does on this machine."""
+    with told_plainly(debug):
+        from fedjaxlite.benchmarks import suite
+
+        suite.main(workload or None, size, out, repeats)
+
+
+@contextlib.contextmanager
+def told_plainly(debug: bool) -> Generator[None]:
+    """Ends the program with one message and exit code 2 where the library refuses something; 130 on Ctrl-C."""
+    try:
+        yield
+    except (typer.Exit, typer.Abort):
+        raise
+    except KeyboardInterrupt:
+        typer.echo("interrupted", err=True)
+        raise typer.Exit(130) from None
+    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        if debug:
+            raise
+        text = error.strerror if isinstance(error, OSError) and not error.filename else None
+        typer.echo(f"error: {text or error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def _merged(ctx: typer.Context, settings: Settings) -> Settings:
+    """The settings; with --resume or --config those of the file, under what the command line gives itself."""
+    if settings.resume is not None and settings.config is not None:
+        raise ValueError("--resume and --config were both given; --resume takes the config.toml of its folder.")
+    path = settings.config if settings.resume is None else settings.resume / "config.toml"
+    if path is None:
+        return settings
+    given: dict[str, Any] = {
+        name: value
+        for name, value in settings._asdict().items()
+        if (source := ctx.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    }
+    if settings.resume is not None and "out" in given:
+        raise ValueError("--resume and --out were both given; a resumed run goes on in its own folder.")
+    return options.from_file(Path(os.path.expanduser(path)), given)  # noqa: PTH111  (a path that may be relative)

@@ -1,0 +1,115 @@
+"""What the commands do, once the options are known."""
+
+import contextlib
+import datetime
+import os
+import shlex
+import sys
+from pathlib import Path
+
+import jax
+import typer
+
+import fedjaxlite as fl
+from fedjaxlite import run_config
+from fedjaxlite.cli import build
+from fedjaxlite.cli.settings import Settings, to_arguments
+from fedjaxlite.datasets.folders import cache_folder
+from fedjaxlite.plan import plan as make_plan
+from fedjaxlite.progress import duration, size
+from fedjaxlite.run_folder import RunFolder, prepare
+from fedjaxlite.train import History, train
+
+
+def run(settings: Settings) -> None:
+    """Trains, and says where everything is."""
+    arguments = to_arguments(settings)
+    settings = _with_machine(settings)
+    out = settings.resume or settings.out or _fresh_folder(settings.dataset)
+    prepare(out, resume=settings.resume is not None)  # before any data are read
+    job = build.job(settings)
+    state = job.rounds.init(job.params, job.population, key=build.keys(settings)["run"])
+    target = {"accuracy": settings.target_accuracy} if settings.target_accuracy is not None else None
+    try:
+        history = train(
+            job.rounds,
+            state,
+            job.population,
+            num_rounds=settings.rounds,
+            evaluate=job.evaluate,
+            evaluate_every=settings.evaluate_every,
+            out_dir=out,
+            progress=settings.progress,
+            resume=settings.resume is not None,
+            target=target,
+            tensorboard=settings.tensorboard,
+            config={"command": shlex.join(["fedjaxlite", *sys.argv[1:]]), "arguments": arguments, **job.config},
+        )
+    except KeyboardInterrupt:
+        typer.echo(f"\ninterrupted; go on by: fedjaxlite run --resume {shlex.quote(str(out))}", err=True)
+        raise typer.Exit(130) from None
+    _conclude(history, job, RunFolder(Path(out)))
+
+
+def plan(settings: Settings) -> None:
+    """Prints what a run will cost."""
+    settings = _with_machine(settings)
+    job = build.job(settings)
+    typer.echo(str(make_plan(job.rounds, job.params, job.population, num_rounds=settings.rounds)))
+
+
+def _with_machine(settings: Settings) -> Settings:
+    """Starts JAX on the devices asked for, with its compilation cache, and writes down what was taken."""
+    if settings.resume is not None:
+        settings = _as_before(settings)
+    if settings.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (base := cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(base / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    cores = _cores() if settings.devices is None else settings.devices
+    # If JAX has started already, inside of another program, its devices are what there is.
+    with contextlib.suppress(RuntimeError):
+        # More devices than clients in a round would stand idle.
+        fl.use_cpu_cores(cores if settings.devices else max(1, min(cores, settings.cohort)))
+    if jax.default_backend() == "cpu" and settings.devices is None:
+        settings = settings._replace(devices=max(1, min(jax.device_count(), settings.cohort)))
+    return settings
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
+
+
+def _as_before(settings: Settings) -> Settings:
+    """A resumed run takes the devices and lanes it had, where nothing else is said: same layout, same bits."""
+    execution = run_config.read(Path(settings.resume or ".") / "config.toml").get("execution", {})
+    return settings._replace(
+        devices=settings.devices or execution.get("devices"), lanes=settings.lanes or execution.get("lanes")
+    )
+
+
+def _fresh_folder(dataset: str) -> Path:
+    name = f"{dataset.replace('/', '-').replace(':', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
+    folder = Path("runs") / name
+    for i in range(2, 1000):
+        if not folder.exists():
+            break
+        folder = Path("runs") / f"{name}-{i}"
+    return folder
+
+
+def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
+    """The last words: how good it is, what it took, and where everything lies."""
+    last = history.records[-1]
+    evaluated = [record for record in history.records if "test_accuracy" in record]
+    if evaluated:
+        final, best = evaluated[-1], max(evaluated, key=lambda record: record["test_accuracy"])
+        typer.echo(
+            f"test accuracy {final['test_accuracy']:.2%} on {job.num_test:,} examples after {final['round']} rounds "
+            f"(best {best['test_accuracy']:.2%} at round {best['round']})"
+        )
+    sent = [sum(record[name] for record in history.records) for name in ("bytes_up", "bytes_down")]
+    typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}")
+    written = [path.name for path in (folder.records, folder.config, folder.curves, folder.checkpoints)]
+    typer.echo(f"{folder.path}: {', '.join(written)}")

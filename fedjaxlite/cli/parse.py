@@ -1,0 +1,159 @@
+"""From the words of the command line to the library's objects."""
+
+import math
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import optax
+
+import fedjaxlite as fl
+from fedjaxlite.cli.settings import Settings
+
+# How a partition is written, what it is called here, and what its number says.
+_PARTITIONS = (
+    ("iid", "equal random parts"),
+    ("dirichlet:ALPHA", "label skew"),
+    ("shards:S", "S shards of sorted labels"),
+    ("classes:K", "K classes each"),
+    ("quantity:ALPHA", "size skew"),
+    ("key:FEATURE", "clients that a feature names"),
+    ("natural", "the data set's own clients"),
+)
+_MIN_WORK = 0.1
+
+
+def batch_size(text: str) -> int | None:
+    """B, or None for the full batch.
+
+    Example:
+      >>> batch_size("10"), batch_size("inf")
+      (10, None)
+    """
+    if text.strip().lower() in ("inf", "full"):
+        return None
+    if not text.strip().isdigit() or int(text) < 1:
+        raise ValueError(f"--batch-size is {text!r}; expected an int of at least 1, or inf for the full batch.")
+    return int(text)
+
+
+def positive(**options: float | None) -> None:
+    """Refuses options that are not finite numbers above 0; None passes."""
+    for name, value in options.items():
+        if value is not None and not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a finite number above 0.")
+
+
+def share(**options: float) -> None:
+    """Refuses options outside [0, 1)."""
+    for name, value in options.items():
+        if not 0 <= value < 1:
+            raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a number in [0, 1).")
+
+
+def partition(spec: str, *, num_clients: int, seed: int) -> Any:
+    """A Partitioner from its text, or None for "natural".
+
+    Example:
+      >>> partition("dirichlet:0.3", num_clients=10, seed=0)
+      dirichlet(num_clients=10, alpha=0.3, min_size=1, label='y', seed=0)
+    """
+    name, _, value = spec.partition(":")
+    makers: Mapping[str, Callable[[], Any]] = {
+        "natural": lambda: None,
+        "iid": lambda: fl.partition.iid(num_clients, seed=seed),
+        "dirichlet": lambda: fl.partition.dirichlet(num_clients, alpha=_number(spec, float), seed=seed),
+        "shards": lambda: fl.partition.label_shards(num_clients, shards_per_client=_number(spec, int), seed=seed),
+        "classes": lambda: fl.partition.k_classes(num_clients, k=_number(spec, int), seed=seed),
+        "quantity": lambda: fl.partition.quantity(num_clients, alpha=_number(spec, float), seed=seed),
+        "key": lambda: fl.partition.by_key(value),
+    }
+    if name not in makers or (name in ("iid", "natural") and value) or (name == "key" and not value):
+        known = ", ".join(f"{form} ({meaning})" for form, meaning in _PARTITIONS)
+        raise ValueError(f"--partition is {spec!r}; expected one of {known}.")
+    return makers[name]()
+
+
+def _number(spec: str, kind: Callable[[str], Any]) -> Any:
+    name, _, value = spec.partition(":")
+    try:
+        return kind(value)
+    except ValueError:
+        form = next(form for form, _ in _PARTITIONS if form.startswith(name))
+        raise ValueError(f"--partition is {spec!r}; expected {form} with a number, such as {name}:2.") from None
+
+
+def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
+    """Who takes part, with dropouts and stragglers around it."""
+    cohort = settings.cohort
+    if cohort > num_clients:
+        raise ValueError(
+            f"--cohort is {cohort}, and there are {num_clients} clients. Ask for a smaller cohort or more --clients."
+        )
+    share(dropout=settings.dropout)
+    rate = cohort / num_clients
+    makers: Mapping[str, Callable[[], fl.Sampler]] = {
+        "uniform": lambda: fl.sampling.uniform(cohort),
+        "poisson": lambda: fl.sampling.poisson(rate, fl.sampling.poisson_capacity(num_clients, rate)),
+        "cyclic": lambda: fl.sampling.cyclic(cohort, num_clients // cohort),
+        "available": lambda: fl.sampling.available(cohort, fl.sampling.diurnal(seed=settings.seed)),
+    }
+    chosen = makers[settings.sampler]()
+    chosen = fl.sampling.with_dropout(chosen, settings.dropout) if settings.dropout else chosen
+    return fl.sampling.with_stragglers(chosen, settings.stragglers, _MIN_WORK) if settings.stragglers else chosen
+
+
+def aggregator(settings: Settings, population: fl.Population) -> Any:
+    """The chain of codecs."""
+    positive(clip_norm=settings.clip_norm)
+    if settings.quantize_bits is not None and settings.clip_norm is None:
+        raise ValueError("--quantize-bits needs --clip-norm, which bounds the range that the bits cover.")
+    if settings.aggregator == "mean":
+        parts = [fl.mean()]
+    else:
+        parts = [fl.weighted_mean(weight_cap=population.max_size if settings.quantize_bits else None)]
+    if settings.clip_norm is not None:
+        parts.append(fl.clip_by_global_norm(settings.clip_norm))
+    if settings.quantize_bits is not None:
+        parts.append(fl.quantize(bits=settings.quantize_bits))
+    return fl.chain(*parts)
+
+
+def server_optimizer(settings: Settings) -> optax.GradientTransformation:
+    """The server's optimizer; adaptive ones with the constants of Reddi et al. (2021)."""
+    positive(server_lr=settings.server_lr)
+    adaptive = settings.server_optimizer in ("adam", "yogi", "adagrad")
+    rate = (0.01 if adaptive else 1.0) if settings.server_lr is None else settings.server_lr
+    makers: Mapping[str, Callable[[], optax.GradientTransformation]] = {
+        "sgd": lambda: optax.sgd(rate),
+        "momentum": lambda: optax.sgd(rate, momentum=0.9),
+        "adam": lambda: optax.adam(rate, b1=0.9, b2=0.99, eps=1e-3),
+        "yogi": lambda: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
+        "adagrad": lambda: optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-3),
+    }
+    return makers[settings.server_optimizer]()
+
+
+def model(name: str, features: Mapping[str, Any]) -> Any:
+    """The model for a data set's shapes."""
+    x, y = features["x"], features["y"]
+    if name == "lstm":
+        _needs(name, x.ndim == 2 and x.dtype.kind == "i", "texts [n, T] of token ids", x)
+        return fl.models.char_lstm(
+            vocab_size=max(int(x.max()), int(y.max()), fl.datasets.shakespeare.VOCAB_SIZE - 1) + 1
+        )
+    _needs(name, x.dtype.kind == "f" and y.ndim == 1 and y.dtype.kind == "i", "floats with one class a row", x)
+    shape, classes = tuple(x.shape[1:]), int(y.max()) + 1
+    if name in ("mlp", "2nn"):
+        return fl.models.mlp(features=(200, 200, classes), input_shape=shape)
+    if name == "logistic":
+        return fl.models.logistic(num_classes=classes, input_shape=shape)
+    makers = {"cnn": fl.models.cnn, "dropout-cnn": fl.models.dropout_cnn, "cifar-cnn": fl.models.cifar_cnn}
+    _needs(name, len(shape) == 3, "images [n, height, width, channels]", x)
+    return makers[name](num_classes=classes, input_shape=shape)
+
+
+def _needs(name: str, fits: bool, what: str, x: Any) -> None:
+    if not fits:
+        raise ValueError(
+            f"--model {name} takes {what}, and this data set has {x.dtype}{list(x.shape)}. Choose another."
+        )

@@ -1,0 +1,180 @@
+"""The options of `run` and `plan`, in one place: what the command line takes, and what config.toml keeps."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
+
+import typer
+
+from fedjaxlite import run_config
+
+DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
+EVALUATION, MACHINE, OUTPUT = "Evaluation", "Execution", "Output"
+
+MODELS = Literal["mlp", "2nn", "logistic", "cnn", "dropout-cnn", "cifar-cnn", "lstm"]
+SAMPLERS = Literal["uniform", "poisson", "cyclic", "available"]
+SERVER_OPTIMIZERS = Literal["sgd", "momentum", "adam", "yogi", "adagrad"]
+
+_NOT_KEPT = ("out", "resume", "config", "progress", "debug", "compile_cache")
+"""Options that say nothing about what a run computes."""
+
+
+def _option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
+
+
+class Settings(NamedTuple):
+    """What was asked for; None leaves a choice to the data set (`build.defaults_for`)."""
+
+    dataset: Annotated[
+        str, _option(DATA, "digits, mnist or any other TFDS name, shakespeare, synthetic.", metavar="NAME")
+    ] = "digits"
+    data_dir: Annotated[
+        Path | None,
+        _option(DATA, "Folder of prepared data; else $FEDJAXLITE_DATA, $TFDS_DATA_DIR.", metavar="DIR"),
+    ] = None
+    clients: Annotated[
+        int | None, _option(DATA, "Number of clients; 100, or as many as the data set has.", min=1, metavar="N")
+    ] = None
+    partition: Annotated[
+        str | None,
+        _option(
+            DATA,
+            "How clients get their data: iid, dirichlet:ALPHA, shards:S, classes:K, quantity:ALPHA, key:FEATURE, "
+            "natural. dirichlet:0.3, or natural where clients are.",
+            metavar="SPEC",
+        ),
+    ] = None
+    warm_start: Annotated[
+        float,
+        _option(
+            DATA,
+            "Share of the training data (natural clients: of the clients) that is public: the server trains on it "
+            "before the first round.",
+            metavar="FRACTION",
+        ),
+    ] = 0.0
+    model: Annotated[MODELS | None, _option(TRAINING, "2nn is mlp with 200, 200; lstm for text.")] = None
+    rounds: Annotated[int, _option(TRAINING, "Rounds, counted from the beginning of the run.", min=1)] = 100
+    epochs: Annotated[int | None, _option(TRAINING, "Local epochs E; 5, for text 1.", min=1)] = None
+    batch_size: Annotated[str, _option(TRAINING, "Local batch size B; inf is the full batch.", metavar="B")] = "10"
+    client_lr: Annotated[float | None, _option(TRAINING, "Rate of the clients' SGD; 0.1, for text 1.0.")] = None
+    server_optimizer: Annotated[SERVER_OPTIMIZERS, _option(TRAINING, "What the server does with the mean.")] = "sgd"
+    server_lr: Annotated[float | None, _option(TRAINING, "Its rate; 1.0, for adam, yogi and adagrad 0.01.")] = None
+    cohort: Annotated[int, _option(WHO, "Clients a round (poisson: on average).", min=1, metavar="K")] = 10
+    sampler: Annotated[SAMPLERS, _option(WHO, "available follows a simulated day of devices.")] = "uniform"
+    dropout: Annotated[float, _option(WHO, "Chance that a selected client does not report.")] = 0.0
+    stragglers: Annotated[float, _option(WHO, "Chance that a client gets only part of its steps done.")] = 0.0
+    aggregator: Annotated[Literal["weighted", "mean"], _option(WIRE, "Weigh clients by their examples, or alike.")] = (
+        "weighted"
+    )
+    clip_norm: Annotated[float | None, _option(WIRE, "Clip every update to this L2 norm.")] = None
+    quantize_bits: Annotated[
+        int | None, _option(WIRE, "Bits per entry, summed as integers; needs --clip-norm.", metavar="BITS")
+    ] = None
+    evaluate_every: Annotated[int, _option(EVALUATION, "Rounds between evaluations.", min=1)] = 1
+    target_accuracy: Annotated[
+        float | None, _option(EVALUATION, "Stop at the first evaluated round with this test accuracy.")
+    ] = None
+    per_client_eval: Annotated[
+        bool,
+        _option(
+            EVALUATION,
+            "Also evaluate at every client, on a fifth of its examples that is held out (natural clients: on its own "
+            "test part).",
+        ),
+    ] = False
+    lanes: Annotated[int | None, _option(MACHINE, "Clients side by side on a device; see `plan`.", min=1)] = None
+    devices: Annotated[
+        int | None, _option(MACHINE, "Devices; on a CPU one a core, elsewhere all that are there.", min=1)
+    ] = None
+    seed: Annotated[int, _option(MACHINE, "Of the partition, the model, the sampling and the shuffles.", min=0)] = 0
+    compile_cache: Annotated[bool, _option(MACHINE, "Keep compiled programs in $XDG_CACHE_HOME/fedjaxlite/jax.")] = True
+    out: Annotated[
+        Path | None, _option(OUTPUT, "Folder to write to; runs/DATASET-TIME.", metavar="DIR", show_default=False)
+    ] = None
+    resume: Annotated[
+        Path | None,
+        _option(OUTPUT, "Go on with the run in this folder; other options come from its config.toml.", metavar="DIR"),
+    ] = None
+    config: Annotated[
+        Path | None, _option(OUTPUT, "Repeat the run of a config.toml; options given here win.", metavar="FILE")
+    ] = None
+    tensorboard: Annotated[bool, _option(OUTPUT, "Also write event files; needs tensorboardX.")] = False
+    progress: Annotated[bool, _option(OUTPUT, "Show progress.")] = True
+    debug: Annotated[bool, _option(OUTPUT, "Show the traceback of an error.")] = False
+
+
+def takes_settings(function: Callable[[typer.Context, Settings], None]) -> Callable[..., None]:
+    """Gives a command the options of Settings: Typer reads them from the signature."""
+    hints = get_type_hints(Settings, include_extras=True)
+    kind = inspect.Parameter.KEYWORD_ONLY
+    parameters = [
+        inspect.Parameter("ctx", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context),
+        *(
+            inspect.Parameter(name, kind, default=default, annotation=hints[name])
+            for name, default in Settings._field_defaults.items()
+        ),
+    ]
+
+    def command(ctx: typer.Context, **options: Any) -> None:
+        function(ctx, Settings(**options))
+
+    wrapped: Any = command
+    wrapped.__signature__ = inspect.Signature(parameters)
+    wrapped.__doc__ = function.__doc__
+    return wrapped
+
+
+def to_arguments(settings: Settings) -> dict[str, Any]:
+    """The options that a config.toml keeps: those that differ from nothing."""
+    kept = {name: value for name, value in settings._asdict().items() if value is not None and name not in _NOT_KEPT}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in kept.items()}
+
+
+def from_file(path: Path, given: Mapping[str, Any]) -> Settings:
+    """Settings from the arguments in a config.toml, and the options that were given beside it.
+
+    Args:
+      path: the file.
+      given: options of the command line; they win.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: it is no config of the command line, or has an argument that does not exist or is of another type.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(
+            f"there is no {str(path)!r}. A run of the command line writes config.toml to its --out."
+        )
+    arguments = run_config.read(path).get("arguments")
+    if not isinstance(arguments, dict):
+        raise ValueError(f"{str(path)!r} has no [arguments]: it is not of a run of the command line.")
+    hints = get_type_hints(Settings)
+    for name, value in arguments.items():
+        if name not in hints or name in _NOT_KEPT:
+            known = ", ".join(name for name in hints if name not in _NOT_KEPT)
+            raise ValueError(f"{str(path)!r} has the argument {name!r}; known are {known}.")
+        if not _fits(value, hints[name]):
+            raise ValueError(f"{str(path)!r} has {name} = {value!r}; expected {_described(hints[name])}.")
+    if "data_dir" in arguments:
+        arguments["data_dir"] = Path(arguments["data_dir"])
+    return Settings(**{**arguments, **given})
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    choices = get_args(hint)
+    if not choices:
+        if hint is float:
+            return isinstance(value, (int, float)) and not isinstance(value, bool)
+        if hint is int:
+            return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, str if hint is Path else hint)
+    if not any(isinstance(choice, type) or get_args(choice) for choice in choices):
+        return value in choices
+    return any(_fits(value, choice) for choice in choices if choice is not type(None))
+
+
+def _described(hint: Any) -> str:
+    return str(hint).replace("typing.", "") if get_args(hint) else hint.__name__
