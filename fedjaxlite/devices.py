@@ -34,7 +34,7 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
         jax.config.update("jax_num_cpu_devices", wanted)
     except RuntimeError as error:
         raise RuntimeError(
-            f"JAX has started already, so it cannot be given {wanted} CPU devices. Call fl.use_cpu_cores() at the top of "
-            "the program, before the first array, key or device is asked for."
+            f"JAX has started already, so it cannot be given {wanted} CPU devices. Call fl.use_cpu_cores() at the top "
+            "of the program, before the first array, key or device is asked for."
         ) from error
     return wanted

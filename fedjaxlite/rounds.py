@@ -109,6 +109,8 @@ def rounds(
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
         prepared = isinstance(data, PreparedCohort)
         _check_data(data.population if prepared else data, state, program)
+        if sampler.num_rounds is not None and not prepared and not checks.is_traced(state.round):
+            _check_rounds_left(int(state.round.addressable_data(0)), num_rounds or 1, sampler)
         data = data if checks.is_traced(data) else place_once(data)
         (rest, info), clients = compiled(num_rounds)((state._replace(clients=()), data), state.clients)
         if not checks.is_traced(info):
@@ -165,6 +167,14 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
         raise ValueError(
             f"the state keeps {banks[0].shape[0]} client states, which {program.layout.num_devices} devices cannot "
             "share equally: it was made for another number of devices. Make it with this run's `init`."
+        )
+
+
+def _check_rounds_left(done: int, more: int, sampler: Sampler) -> None:
+    if sampler.num_rounds is not None and done + more > sampler.num_rounds:
+        raise ValueError(
+            f"{sampler.name} has cohorts for {sampler.num_rounds} rounds; {done} are done and {more} more were asked for. "
+            "Ask for fewer, or give it more rounds."
         )
 
 

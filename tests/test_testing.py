@@ -33,7 +33,7 @@ def test_an_algorithm_that_reads_its_neighbours_breaks_the_layout_law() -> None:
 
 def test_an_algorithm_that_reads_other_clients_data_breaks_the_padding_law() -> None:
     case = held(lambda data: data.features["x"].sum(), layouts=())
-    with pytest.raises(AssertionError, match=r"law 2 \(padding\): NaN in the examples of clients \[3, 4\].*got nan"):
+    with pytest.raises(AssertionError, match=r"law 2 \(padding\): NaN in the examples of clients \[3, 4\].* differs: got 0"):
         testing.check_padding(case)
 
 
@@ -58,12 +58,12 @@ def test_an_integer_operation_has_the_derivatives_that_agree() -> None:
     testing.check_derivatives(held(lambda data: jnp.floor(helpers.first_value(data)), layouts=()))
 
 
-def test_a_server_that_lets_nan_through_breaks_law_7() -> None:
-    leaky = fl.mean()._replace(
-        decode=lambda state, total, key: (total._replace(value=total.value / (total.weight - 5)), state)
-    )
-    with pytest.raises(AssertionError, match=r"law 7 \(non-finite\): a NaN in the update of client 2"):
-        testing.check_nonfinite(held(helpers.first_value, aggregator=leaky, layouts=()))
+def test_a_weight_for_a_client_that_is_left_out_breaks_law_7() -> None:
+    encode = lambda state, own, message, client: (message._replace(weight=jnp.float32(1)), own)  # noqa: E731
+    with pytest.raises(
+        AssertionError, match=r"law 7 \(non-finite\): a NaN in the update of client 2, against .* does not report"
+    ):
+        testing.check_nonfinite(held(helpers.first_value, aggregator=fl.mean()._replace(encode=encode), layouts=()))
 
 
 def test_the_name_of_a_law_is_checked() -> None:
@@ -179,27 +179,26 @@ class TestSamplers:
 
     def test_a_draw_that_depends_on_how_it_is_compiled_is_found(self) -> None:
         impure = self.sampler(lambda key, r: self.cohort([1, 2, 3] if isinstance(r, int) else [3, 2, 1]))
-        with pytest.raises(AssertionError, match=r"round 0 without jit: .*ids"):
+        with pytest.raises(AssertionError, match=r"round 3 without jit: .*ids"):
             testing.check_sampler(impure, 9, num_rounds=4)
 
     def test_a_false_account_is_found(self) -> None:
         always = lambda key, r: self.cohort([1, 2, 3])  # noqa: E731
         for facts, text in (
-            ({"max_participations": 2}, "client 1 takes part in 30 of 30 rounds; the accounting allows 2"),
-            ({"kind": "cyclic", "min_separation": 2}, "client 1 takes part in 30 of 30 rounds; the accounting allows 15"),
+            ({"max_participations": 2}, "client 1 takes part in 60 of 60 rounds; the accounting allows 2"),
+            ({"kind": "cyclic", "min_separation": 2}, "client 1 takes part in 60 of 60 rounds; the accounting allows 30"),
             ({"kind": "without_replacement", "cohort_size": 3}, "the accounting says 0.3333 a round"),
         ):
             with pytest.raises(AssertionError, match=text):
-                testing.check_sampler(self.sampler(always, **facts), 9, num_rounds=30)
+                testing.check_sampler(self.sampler(always, **facts), 9, num_rounds=60)
         early = lambda key, r: self.cohort([1, 2, 3], (jnp.asarray(r) % 6 < 2) & jnp.ones(3, bool))  # noqa: E731
         with pytest.raises(AssertionError, match="takes part in rounds 0 and 1; the accounting promises a separation of 3"):
             testing.check_sampler(self.sampler(early, kind="cyclic", min_separation=3), 9, num_rounds=30)
 
     def test_a_right_sampler_passes(self) -> None:
         layered = fl.sampling.with_dropout(fl.sampling.with_stragglers(fl.sampling.uniform(5), 0.3, 0.2), 0.2)
-        for sampler in (fl.sampling.poisson(0.1, 20), fl.sampling.cyclic(3, 4), fl.sampling.replay([[1, 2], [3, -1]])):
+        for sampler in (layered, fl.sampling.poisson(0.1, 20), fl.sampling.replay([[1, 2], [3, -1]])):
             testing.check_sampler(sampler, 20, num_rounds=50)
-        testing.check_sampler(layered, 20, num_rounds=50)
 
 
 class TestCrossExample:

@@ -17,12 +17,12 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    rich_markup_mode="rich",
+    rich_markup_mode="markdown",
 )
 
 _EXAMPLES = "\n\n".join(
     [
-        "[bold]Examples[/bold]",
+        "**Examples**",
         "fedjaxlite run",
         "fedjaxlite run --partition shards:2 --cohort 20 --server-optimizer adam --out runs/adam",
         "fedjaxlite run --clip-norm 1.0 --quantize-bits 8 --dropout 0.1",
@@ -66,7 +66,7 @@ def run(ctx: typer.Context, settings: Settings) -> None:
         commands.run(_merged(ctx, settings))
 
 
-@app.command(epilog="[bold]Example[/bold]\n\nfedjaxlite plan --dataset mnist --model cnn --partition shards:2")
+@app.command(epilog="**Example**\n\nfedjaxlite plan --dataset mnist --model cnn --partition shards:2")
 @takes_settings
 def plan(ctx: typer.Context, settings: Settings) -> None:
     """Tells what `run` with the same options will cost: traffic, steps, memory, time, and the best --lanes."""

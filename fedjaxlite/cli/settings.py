@@ -32,67 +32,119 @@ class Settings(NamedTuple):
     ] = "digits"
     data_dir: Annotated[
         Path | None,
-        _option(DATA, "Folder of prepared data; else $FEDJAXLITE_DATA, $TFDS_DATA_DIR.", metavar="DIR"),
+        _option(DATA, "Folder of prepared data.", metavar="DIR", show_default="$FEDJAXLITE_DATA, $TFDS_DATA_DIR"),
     ] = None
     clients: Annotated[
-        int | None, _option(DATA, "Number of clients; 100, or as many as the data set has.", min=1, metavar="N")
+        int | None,
+        _option(DATA, "Number of clients.", min=1, metavar="N", show_default="100, or all natural ones"),
     ] = None
     partition: Annotated[
         str | None,
         _option(
             DATA,
             "How clients get their data: iid, dirichlet:ALPHA, shards:S, classes:K, quantity:ALPHA, key:FEATURE, "
-            "natural. dirichlet:0.3, or natural where clients are.",
+            "natural.",
             metavar="SPEC",
+            show_default="dirichlet:0.3; natural for shakespeare, synthetic",
         ),
     ] = None
     warm_start: Annotated[
         float,
         _option(
             DATA,
-            "Share of the training data (natural clients: of the clients) that is public: the server trains on it "
-            "before the first round.",
-            metavar="FRACTION",
+            "Share of the training data (of the clients, where they are natural) that is public: the server trains on "
+            "it before the first round.",
+            metavar="SHARE",
         ),
     ] = 0.0
-    model: Annotated[MODELS | None, _option(TRAINING, "2nn is mlp with 200, 200; lstm for text.")] = None
-    rounds: Annotated[int, _option(TRAINING, "Rounds, counted from the beginning of the run.", min=1)] = 100
-    epochs: Annotated[int | None, _option(TRAINING, "Local epochs E; 5, for text 1.", min=1)] = None
-    batch_size: Annotated[str, _option(TRAINING, "Local batch size B; inf is the full batch.", metavar="B")] = "10"
-    client_lr: Annotated[float | None, _option(TRAINING, "Rate of the clients' SGD; 0.1, for text 1.0.")] = None
-    server_optimizer: Annotated[SERVER_OPTIMIZERS, _option(TRAINING, "What the server does with the mean.")] = "sgd"
-    server_lr: Annotated[float | None, _option(TRAINING, "Its rate; 1.0, for adam, yogi and adagrad 0.01.")] = None
-    cohort: Annotated[int, _option(WHO, "Clients a round (poisson: on average).", min=1, metavar="K")] = 10
-    sampler: Annotated[SAMPLERS, _option(WHO, "available follows a simulated day of devices.")] = "uniform"
-    dropout: Annotated[float, _option(WHO, "Chance that a selected client does not report.")] = 0.0
-    stragglers: Annotated[float, _option(WHO, "Chance that a client gets only part of its steps done.")] = 0.0
-    aggregator: Annotated[Literal["weighted", "mean"], _option(WIRE, "Weigh clients by their examples, or alike.")] = (
-        "weighted"
+    model: Annotated[
+        MODELS | None,
+        _option(
+            TRAINING,
+            "mlp (2nn: two layers of 200), logistic, cnn, dropout-cnn, cifar-cnn, lstm.",
+            metavar="NAME",
+            show_default="2nn; lstm for text, logistic for synthetic",
+        ),
+    ] = None
+    rounds: Annotated[int, _option(TRAINING, "Rounds, counted from the beginning of the run.", min=1, metavar="N")] = (
+        100
     )
-    clip_norm: Annotated[float | None, _option(WIRE, "Clip every update to this L2 norm.")] = None
+    epochs: Annotated[
+        int | None, _option(TRAINING, "Local epochs E.", min=1, metavar="E", show_default="5; 1 for text")
+    ] = None
+    batch_size: Annotated[str, _option(TRAINING, "Local batch size B; inf is the full batch.", metavar="B")] = "10"
+    client_lr: Annotated[
+        float | None,
+        _option(
+            TRAINING, "Rate of the clients' SGD.", metavar="RATE", show_default="0.1; 1.0 for text, 0.01 for synthetic"
+        ),
+    ] = None
+    server_optimizer: Annotated[
+        SERVER_OPTIMIZERS,
+        _option(TRAINING, "What the server does with the mean: sgd, momentum, adam, yogi, adagrad.", metavar="NAME"),
+    ] = "sgd"
+    server_lr: Annotated[
+        float | None,
+        _option(TRAINING, "Its rate.", metavar="RATE", show_default="1.0; 0.01 for adam, yogi, adagrad"),
+    ] = None
+    cohort: Annotated[int, _option(WHO, "Clients a round (poisson: on average).", min=1, metavar="K")] = 10
+    sampler: Annotated[
+        SAMPLERS,
+        _option(WHO, "uniform, poisson, cyclic, or available (along a simulated day of devices).", metavar="NAME"),
+    ] = "uniform"
+    dropout: Annotated[float, _option(WHO, "Chance that a selected client does not report.", metavar="CHANCE")] = 0.0
+    stragglers: Annotated[
+        float, _option(WHO, "Chance that a client gets only part of its steps done.", metavar="CHANCE")
+    ] = 0.0
+    aggregator: Annotated[
+        Literal["weighted", "mean"],
+        _option(WIRE, "weighted by the clients' examples, or mean: all clients alike.", metavar="NAME"),
+    ] = "weighted"
+    clip_norm: Annotated[float | None, _option(WIRE, "Clip every update to this L2 norm.", metavar="NORM")] = None
     quantize_bits: Annotated[
         int | None, _option(WIRE, "Bits per entry, summed as integers; needs --clip-norm.", metavar="BITS")
     ] = None
-    evaluate_every: Annotated[int, _option(EVALUATION, "Rounds between evaluations.", min=1)] = 1
+    evaluate_every: Annotated[int, _option(EVALUATION, "Rounds between evaluations.", min=1, metavar="N")] = 1
     target_accuracy: Annotated[
-        float | None, _option(EVALUATION, "Stop at the first evaluated round with this test accuracy.")
+        float | None,
+        _option(EVALUATION, "Stop at the first evaluated round with this test accuracy.", metavar="SHARE"),
     ] = None
     per_client_eval: Annotated[
         bool,
         _option(
             EVALUATION,
-            "Also evaluate at every client, on a fifth of its examples that is held out (natural clients: on its own "
+            "Also evaluate at every client, on a fifth of its examples that is held out (natural clients: on their own "
             "test part).",
+            "--per-client-eval",
         ),
     ] = False
-    lanes: Annotated[int | None, _option(MACHINE, "Clients side by side on a device; see `plan`.", min=1)] = None
-    devices: Annotated[
-        int | None, _option(MACHINE, "Devices; on a CPU one a core, elsewhere all that are there.", min=1)
+    lanes: Annotated[
+        int | None,
+        _option(
+            MACHINE,
+            "Clients side by side on a device; `plan` finds the best number.",
+            min=1,
+            metavar="L",
+            show_default="1 on a CPU, else 16",
+        ),
     ] = None
-    seed: Annotated[int, _option(MACHINE, "Of the partition, the model, the sampling and the shuffles.", min=0)] = 0
-    compile_cache: Annotated[bool, _option(MACHINE, "Keep compiled programs in $XDG_CACHE_HOME/fedjaxlite/jax.")] = True
+    devices: Annotated[
+        int | None, _option(MACHINE, "Devices to use.", min=1, metavar="D", show_default="all; every core of a CPU")
+    ] = None
+    seed: Annotated[
+        int, _option(MACHINE, "Of the partition, the model, the sampling and the shuffles.", min=0, metavar="SEED")
+    ] = 0
+    compile_cache: Annotated[
+        bool,
+        _option(
+            MACHINE,
+            "Whether compiled programs are kept in $XDG_CACHE_HOME/fedjaxlite/jax; they are.",
+            "--compile-cache/--no-compile-cache",
+            show_default=False,
+        ),
+    ] = True
     out: Annotated[
-        Path | None, _option(OUTPUT, "Folder to write to; runs/DATASET-TIME.", metavar="DIR", show_default=False)
+        Path | None, _option(OUTPUT, "Folder to write to.", metavar="DIR", show_default="runs/DATASET-TIME")
     ] = None
     resume: Annotated[
         Path | None,
@@ -101,9 +153,13 @@ class Settings(NamedTuple):
     config: Annotated[
         Path | None, _option(OUTPUT, "Repeat the run of a config.toml; options given here win.", metavar="FILE")
     ] = None
-    tensorboard: Annotated[bool, _option(OUTPUT, "Also write event files; needs tensorboardX.")] = False
-    progress: Annotated[bool, _option(OUTPUT, "Show progress.")] = True
-    debug: Annotated[bool, _option(OUTPUT, "Show the traceback of an error.")] = False
+    tensorboard: Annotated[bool, _option(OUTPUT, "Also write event files; needs tensorboardX.", "--tensorboard")] = (
+        False
+    )
+    progress: Annotated[bool, _option(OUTPUT, "Whether progress is shown; it is.", "--progress/--no-progress", show_default=False)] = (
+        True
+    )
+    debug: Annotated[bool, _option(OUTPUT, "Show the traceback of an error.", "--debug")] = False
 
 
 def takes_settings(function: Callable[[typer.Context, Settings], None]) -> Callable[..., None]:
@@ -123,7 +179,7 @@ def takes_settings(function: Callable[[typer.Context, Settings], None]) -> Calla
 
     wrapped: Any = command
     wrapped.__signature__ = inspect.Signature(parameters)
-    wrapped.__doc__ = function.__doc__
+    wrapped.__name__, wrapped.__doc__ = function.__name__, function.__doc__
     return wrapped
 
 

@@ -56,9 +56,8 @@ def check_sampler(
     _check_form(sampler, drawn, num_clients, what)
     backwards: Any = host(draw(numbers[::-1]))
     assert_close(jax.tree.map(lambda x: x[::-1], backwards), drawn, what=f"{what}: drawn in another order")
-    for r in sorted({0, rounds - 1}):
-        plain = sampler.sample(key, r, data)
-        assert_close(plain, jax.tree.map(lambda x, r=r: x[r], drawn), what=f"{what}: round {r} without jit")
+    last = sampler.sample(key, rounds - 1, data)
+    assert_close(last, jax.tree.map(lambda x: x[-1], drawn), what=f"{what}: round {rounds - 1} without jit")
     _check_accounting(sampler, drawn, num_clients, what)
 
 
