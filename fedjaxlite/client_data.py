@@ -90,6 +90,7 @@ class ClientData:
 
     def of(self, population: Population) -> "ClientData":
         """The same client's examples in another population with the same clients, such as its own test set."""
+        population = jax.tree.map(jnp.asarray, population)  # it may lie on the host still
 
         def sizes(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
             offsets = population.offsets[ids]

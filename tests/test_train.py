@@ -310,7 +310,7 @@ def test_a_target_that_is_not_evaluated_is_refused() -> None:
 def test_num_rounds_counts_from_the_beginning() -> None:
     done = go(num_rounds=2).state
     assert [r["round"] for r in go(done, num_rounds=4).records] == [3, 4]
-    with pytest.raises(ValueError, match="`state` has done 2 rounds already.*such as 4 for 2 more"):
+    with pytest.raises(ValueError, match=r"`state` has done 2 rounds already.*such as 4 for 2 more"):
         go(done, num_rounds=2)
 
 
@@ -339,7 +339,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path) -> None:
 
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(OSError, match="which cannot be written to: .*Give a folder that can"):
+    with pytest.raises(OSError, match=r"which cannot be written to: .*Give a folder that can"):
         go(out_dir=tmp_path / "file" / "run")
 
 
@@ -365,7 +365,7 @@ def test_the_piece_divides_every_interval() -> None:
 def test_a_broken_file_of_records_is_refused(tmp_path) -> None:
     path = tmp_path / "records.jsonl"
     path.write_text('{"round": 1}\nnothing\n{"round": 3}\n')
-    with pytest.raises(ValueError, match="line 2 of .* is no record"):
+    with pytest.raises(ValueError, match=r"line 2 of .* is no record"):
         records.read(path)
 
 

@@ -27,8 +27,13 @@ def run(settings: Settings) -> None:
     settings = _with_machine(settings)
     out = settings.resume or settings.out or _fresh_folder(settings.dataset)
     prepare(out, resume=settings.resume is not None)  # before any data are read
-    job = build.job(settings)
-    state = job.rounds.init(job.params, job.population, key=build.keys(settings)["run"])
+    try:
+        job = build.job(settings)
+        state = job.rounds.init(job.params, job.population, key=build.keys(settings)["run"])
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(out).rmdir()  # where it is empty
+        raise
     target = {"accuracy": settings.target_accuracy} if settings.target_accuracy is not None else None
     try:
         history = train(
