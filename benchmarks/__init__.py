@@ -1,7 +1,7 @@
 """Speed and scale, measured against raw JAX: `fedjaxlite bench`, or `python -m fedjaxlite.benchmarks`.
 
-Each workload is a federated round, and beside it stand two programs in raw JAX that take the same number of SGD steps on
-batches of the same shapes, with nothing federated in them. Times are taken in turns in one process, so that what
+Each workload is a federated round, and beside it stand two programs in raw JAX that take the same number of SGD steps
+on batches of the same shapes, with nothing federated in them. Times are taken in turns in one process, so that what
 matters, the ratio of ours to theirs, is little disturbed by what else the machine does. The data are random numbers of
 the right shapes: this is about speed, and nothing is learned.
 

@@ -10,7 +10,9 @@ from typing import Any
 
 import jax
 
-_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax", "fedjaxlite")
+import fedjaxlite as fl
+
+_PACKAGES = ("jax", "jaxlib", "numpy", "optax", "flax")
 
 
 def describe() -> dict[str, Any]:
@@ -26,7 +28,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": _memory(),
         "system": platform.platform(),
         "python": platform.python_version(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": {**{name: _version(name) for name in _PACKAGES}, "fedjaxlite": fl.__version__},
         "backend": jax.default_backend(),
         "devices": [device.device_kind for device in jax.devices()],
         "xla_flags": os.environ.get("XLA_FLAGS", ""),

@@ -63,7 +63,7 @@ class Workload(NamedTuple):
 
     Attributes:
       name: short, "w1".
-      title: a line for tables.
+      title: a few words for tables; how many clients there are depends on the size.
       build: `build(size) -> Problem`, size being "full", "small" or "tiny" (seconds, for tests).
     """
 

@@ -8,8 +8,8 @@ from typing import Any, TextIO
 from fedjaxlite.benchmarks.timing import Spread
 
 _COLUMNS = (
-    "workload", "rounds/s", "client steps/s", "compile", "peak memory", "lanes x devices", "time / plain JAX",
-    "time / fastest JAX",
+    "workload", "clients", "steps", "rounds/s", "client steps/s", "compile", "peak memory", "lanes x devices",
+    "time / plain JAX", "time / fastest JAX",
 )  # fmt: skip
 
 
@@ -46,6 +46,8 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
     peak = memory["resident_peak"] if memory["device_peak"] is None else memory["device_peak"]
     return (
         f"{result['name']} {result['title']}",
+        f"{result['clients_a_round']:,} of {result['num_clients']:,}",
+        f"{result['steps_a_round']:,} x {result['batch_size']}",
         f"{result['rounds_per_second']:.3g}",
         f"{result['client_steps_per_second']:,.0f}",
         f"{result['compile_seconds']:.1f} s",
@@ -75,8 +77,8 @@ def _notes(found: dict[str, Any]) -> list[str]:
     commit = (on["commit"] or "")[:12] + ("-dirty" if (on["commit"] or "").endswith("-dirty") else "")
     return [
         f"median (smallest-largest) of {found['repeats']} turns, size {found['size']}; below 1 ours is faster",
-        "plain JAX: one scan over the same number of SGD steps on batches of the same shapes. fastest JAX: the same by "
-        "hand for speed.",
+        "plain JAX: one scan over the same SGD steps on batches of the same shapes, nothing federated; fastest JAX: the "
+        "same written for speed",
         f"{on['cpu']}, {on['cores']} cores, {len(on['devices'])} {on['backend']} devices; Python {on['python']}, "
         f"{versions}; {on['date']}" + (f"; commit {commit}" if commit else ""),
         f"load average {on['load_average']} before, {on['load_average_at_the_end']} after; random data",
@@ -87,7 +89,8 @@ def _plain(rows: Sequence[Sequence[str]]) -> str:
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
-        cells = [cell.rjust(width) if i else cell.ljust(width) for i, (cell, width) in enumerate(zip(row, widths))]
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        cells[0] = row[0].ljust(widths[0])
         lines.append("  ".join(cells).rstrip())
     return "\n".join([lines[0], "  ".join("-" * width for width in widths), *lines[1:]])
 
@@ -115,7 +118,7 @@ def plot(found: dict[str, Any], path: Path) -> None:
         for place, ratio in zip(places, ratios, strict=True):
             axes.text(ratio.high, place, f" {ratio.median:.2f}", va="center", fontsize=8)
     axes.axvline(1, color="black", linewidth=1)
-    axes.set_yticks(range(len(results)), [result["name"] + " " + _short(result["title"]) for result in results])
+    axes.set_yticks(range(len(results)), [f"{result['name']} {result['title']}" for result in results])
     axes.invert_yaxis()
     axes.margins(x=0.12)
     axes.set_xlabel("our time / time of the same SGD steps in raw JAX (1 is no overhead)")
@@ -123,7 +126,3 @@ def plot(found: dict[str, Any], path: Path) -> None:
     axes.set_title(f"{on['cpu']}, {on['cores']} cores, jax {on['packages']['jax']}, {on['date'][:10]}", fontsize=9)
     axes.legend(loc="best", fontsize=8)
     figure.savefig(path, dpi=150)
-
-
-def _short(title: str) -> str:
-    return title.split(",")[0]

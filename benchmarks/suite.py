@@ -116,7 +116,7 @@ def _result(
     workload: Workload, problem: Problem, everyone: dict[str, Contender], times: dict[str, list[float]], clients: int
 ) -> dict[str, Any]:
     mine = timing.spread(times["ours"])
-    steps = {name: problem.num_steps for name in everyone}
+    steps = dict.fromkeys(everyone, problem.num_steps)
     steps["fastest"] = contenders.steps_of_fastest(problem, everyone["fastest"].setting)
     return {
         "name": workload.name,
@@ -197,5 +197,3 @@ def _warn_if_busy(found: dict[str, Any]) -> None:
 
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
-
-

@@ -14,6 +14,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.population import Population
+from fedjaxlite.records import here
 from fedjaxlite.rounds import Rounds
 from fedjaxlite.state import RoundState
 
@@ -34,8 +35,8 @@ def identity(rounds: Rounds, state: RoundState, population: Population) -> Ident
       fingerprint, the model's leaves, and a digest of the sampling, client and server keys. The noise key is not part
       of it: unless given, it is drawn anew by every `init`, and the checkpoint's is the one that goes on.
     """
-    keys = [np.asarray(jax.random.key_data(key)).tobytes() for key in (state.keys.sample, state.keys.client)]
-    keys.append(np.asarray(jax.random.key_data(state.keys.server)).tobytes())
+    streams = (state.keys.sample, state.keys.client, state.keys.server)
+    keys = [np.asarray(here(jax.random.key_data(key))).tobytes() for key in streams]
     return {
         "algorithm": {"name": rounds.algorithm.name, **plain(rounds.algorithm.hparams)},
         "sampler": {"name": rounds.sampler.name, "capacity": rounds.sampler.capacity},
@@ -108,7 +109,7 @@ def open_at(folder: str | os.PathLike[str], who: Identity, *, keep: int = 2) -> 
     manager = ocp.CheckpointManager(path, options=options)
 
     def save(state: RoundState) -> None:
-        number, (arrays, leaves) = int(state.round), _saved(state)
+        number, (arrays, leaves) = int(here(state.round)), _saved(state)
         meta = {"format": FORMAT, "round": number, "identity": who, "leaves": leaves, "versions": _versions()}
         items = ocp.args.Composite(state=ocp.args.StandardSave(arrays), meta=ocp.args.JsonSave(meta))
         before = manager.latest_step()
@@ -133,7 +134,9 @@ def _saved(state: RoundState) -> tuple[dict[str, jax.Array], list[list[str]]]:
     """The arrays of a state that are not empty, and path and kind of every leaf."""
     arrays = {}
     for i, leaf in enumerate(jax.tree.leaves(state)):
-        array = jax.random.key_data(leaf) if _is_key(leaf) else jnp.asarray(leaf)
+        array = (
+            jax.random.key_data(leaf) if _is_key(leaf) else leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+        )
         if array.size:
             arrays[f"leaf{i:05d}"] = array
     return arrays, [[path, kind] for path, kind in _kinds(state)]
@@ -153,7 +156,7 @@ def _restored(arrays: Mapping[str, jax.Array], like: RoundState) -> RoundState:
 def _kinds(tree: Any) -> list[tuple[str, str]]:
     """The path of every leaf, and its dtype (for random keys the generator's name) and shape."""
     return [
-        (checks.path_str(path), f"{jnp.asarray(leaf).dtype}{list(jnp.shape(leaf))}")
+        (checks.path_str(path), f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}")
         for path, leaf in jax.tree_util.tree_flatten_with_path(tree)[0]
     ]
 

@@ -102,7 +102,7 @@ def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:
         if not 1 <= devices <= len(available):
             raise ValueError(
                 f"`devices` is {devices}; expected 1 to {len(available)}, the {available[0].platform} devices that JAX "
-                'sees. On a CPU, jax.config.update("jax_num_cpu_devices", n) before the first use of JAX makes n.'
+                "sees. On a CPU, fl.use_cpu_cores(n) before the first use of JAX makes n."
             )
         return tuple(available[: int(devices)])
     chosen = tuple(devices) if isinstance(devices, Sequence) else ()
@@ -111,33 +111,38 @@ def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:
     return chosen
 
 
-def over_devices(body: Callable[[Any, PyTree, PyTree], tuple[PyTree, PyTree]], layout: Layout) -> Callable[..., Any]:
+def over_devices(
+    body: Callable[[Any, PyTree, PyTree, PyTree], tuple[PyTree, PyTree]], layout: Layout
+) -> Callable[..., Any]:
     """Maps a per-device function over the devices of a layout.
 
     Args:
-      body: `body(device, replicated, sharded) -> (replicated, sharded)`. `device` is the device's index; `sharded` is
-        this device's piece along the leading axis of every leaf; sums over devices are `merge`.
+      body: `body(device, state, data, sharded) -> (replicated, sharded)`. `device` is the device's index; state and
+        data are replicated; `sharded` is this device's piece along the leading axis of every leaf; sums over devices
+        are `merge`.
       layout: where to run.
 
     Returns:
-      `run(replicated, sharded) -> (replicated, sharded)`, jitted, on global arrays.
+      `run(state, data, sharded) -> (replicated, sharded)`, jitted, on global arrays. Under `Execution(donate=True)` it
+      takes over the memory of `state` and `sharded`, never that of `data`.
     """
     execution = layout.execution
-    donate = (0, 1) if execution.donate else ()
+    donate = (0, 2) if execution.donate else ()
     if layout.mesh is None:
-        run = lambda replicated, sharded: body(jnp.int32(0), replicated, sharded)  # noqa: E731
+        run = lambda state, data, sharded: body(jnp.int32(0), state, data, sharded)  # noqa: E731
         return jax.jit(run, donate_argnums=donate) if execution.jit else run
     if execution.mapping == "pmap":
         return _pmap(body, layout)
 
-    def local(replicated: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
+    def local(state: PyTree, data: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
         # Without the cast, the gradient of a replicated argument would be summed over devices: every client would
         # also step with the gradients of clients on other devices.
-        replicated = jax.tree.map(_varying, replicated)
-        return body(jax.lax.axis_index(AXIS), replicated, sharded)
+        state, data = jax.tree.map(_varying, (state, data))
+        return body(jax.lax.axis_index(AXIS), state, data, sharded)
 
-    specs = (jax.P(), jax.P(AXIS))
-    mapped = jax.shard_map(local, mesh=layout.mesh, in_specs=specs, out_specs=specs, check_vma=False)
+    everywhere, split = jax.P(), jax.P(AXIS)
+    specs = {"in_specs": (everywhere, everywhere, split), "out_specs": (everywhere, split)}
+    mapped = jax.shard_map(local, mesh=layout.mesh, **specs, check_vma=False)
     return jax.jit(mapped, donate_argnums=donate)
 
 
@@ -146,14 +151,14 @@ def _pmap(body: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
     mapped = jax.pmap(
         body,
         axis_name=AXIS,
-        in_axes=(0, None, 0),
+        in_axes=(0, None, None, 0),
         out_axes=(None, 0),
         devices=list(layout.devices),
     )
 
-    def run(replicated: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
+    def run(state: PyTree, data: PyTree, sharded: PyTree) -> tuple[PyTree, PyTree]:
         pieces = jax.tree.map(lambda x: x.reshape((num, x.shape[0] // num, *x.shape[1:])), sharded)
-        replicated, pieces = mapped(jnp.arange(num, dtype=jnp.int32), replicated, pieces)
+        replicated, pieces = mapped(jnp.arange(num, dtype=jnp.int32), state, data, pieces)
         return replicated, jax.tree.map(lambda x: x.reshape((-1, *x.shape[2:])), pieces)
 
     return run

@@ -298,18 +298,23 @@ def federated_sum(
 
     def call(shared: PyTree, population: Population, cohort: Cohort, *, key: jax.Array) -> tuple[Aggregate, PassInfo]:
         layout, run = compiled(cohort.ids.shape[0])
-        replicated = (shared, population, cohort, key)
-        if not checks.is_traced(replicated):
-            replicated = place(replicated, layout)
-        return run(replicated, ())[0]
+        args = (shared, (population, cohort, key))
+        args = args if checks.is_traced(args) else place(args, layout)
+        return run(*args, ())[0]
 
     return call
 
 
 def _once(
-    client_fn: Callable[..., Any], aggregator: Aggregator, layout: Layout, device: Any, replicated: Any, sharded: Any
+    client_fn: Callable[..., Any],
+    aggregator: Aggregator,
+    layout: Layout,
+    device: Any,
+    shared: PyTree,
+    data: tuple[Population, Cohort, jax.Array],
+    sharded: Any,
 ) -> tuple[tuple[Aggregate, PassInfo], Any]:
-    shared, population, cohort, key = replicated
+    population, cohort, key = data
     output = output_template(lambda data, both: client_fn(both[0], data), population, (shared, ()))
     wire = wire_of(output, capacity=cohort.ids.shape[0], scaled=True, scalar_bounds={})
     state, wire = aggregator.init(wire)

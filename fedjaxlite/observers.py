@@ -128,7 +128,7 @@ def to_jsonl(path: str | os.PathLike[str]) -> Observer:
     logs: list[records.Log] = []
 
     def start(start: Start) -> None:
-        records.cut(path, int(start.state.round))
+        records.cut(path, int(records.here(start.state.round)))
         logs.append(records.append_to(path))
 
     def end(history: History) -> None:
@@ -160,7 +160,7 @@ def to_tensorboard(log_dir: str | os.PathLike[str]) -> Observer:
     writers: list[Any] = []
 
     def start(start: Start) -> None:
-        first = int(start.state.round) + 1
+        first = int(records.here(start.state.round)) + 1
         writers.append(SummaryWriter(str(Path(log_dir)), purge_step=first if first > 1 else None))
 
     def each(record: Mapping[str, Any], state: RoundState) -> None:

@@ -141,10 +141,15 @@ def _check_params(params: PyTree) -> None:
 
 
 def run_rounds(
-    program: Program, fold: str, num_rounds: int | None, device: Any, replicated: Any, clients: ClientState
+    program: Program,
+    fold: str,
+    num_rounds: int | None,
+    device: Any,
+    state: RoundState,
+    data: Any,
+    clients: ClientState,
 ) -> tuple[Any, ClientState]:
     """One round, or `num_rounds` of them in a scan, on one device; inside `over_devices`."""
-    state, data = replicated
     if num_rounds is None:
         state, clients, info = _one_round(program, fold, device, state, clients, data)
         return (state, info), clients

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 from fedjaxlite.observers import History, Observer, Start
+from fedjaxlite.records import here
 from fedjaxlite.state import RoundState
 
 
@@ -108,7 +109,7 @@ def _lines(file: TextIO, interval: float) -> Observer:
 
     def start(start: Start) -> None:
         now = time.monotonic()
-        run.update(last=start.num_rounds, first=int(start.state.round) + 1, told=now, clock=_Clock(now))
+        run.update(last=start.num_rounds, first=int(here(start.state.round)) + 1, told=now, clock=_Clock(now))
         file.write(_headline(start) + "\n")
         file.flush()
 
@@ -149,7 +150,7 @@ def _bar(file: TextIO) -> Observer:
             console=console,
             expand=True,
         )
-        done = int(start.state.round)
+        done = int(here(start.state.round))
         task = bar.add_task("round", total=start.num_rounds, completed=done, text="compiling ...")
         run.update(bar=bar, task=task, clock=_Clock(time.monotonic()), last=start.num_rounds)
         bar.start()

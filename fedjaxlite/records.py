@@ -40,7 +40,7 @@ def of_dispatch(infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffi
       A metric whose name is one of these gets the prefix "train_".
     """
     infos = infos._replace(clients={})
-    rows = jax.tree.map(lambda leaf: np.asarray(_here(leaf)).reshape((num_rounds,)), infos)
+    rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
     records = []
     for i in range(num_rounds):
         reported, selected = int(rows.num_reported[i]), int(rows.num_selected[i])
@@ -65,9 +65,10 @@ def of_dispatch(infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffi
     return records
 
 
-def _here(leaf: Any) -> Any:
-    """A value that is replicated over processes, as this process has it."""
-    return leaf if getattr(leaf, "is_fully_addressable", True) else leaf.addressable_data(0)
+def here(leaf: Any) -> Any:
+    """An array that every device holds whole, as one device of this process has it; anything else as it is."""
+    replicated = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+    return leaf.addressable_data(0) if replicated and len(leaf.sharding.device_set) > 1 else leaf
 
 
 def scalars_of(result: Any, where: str) -> dict[str, float]:
@@ -89,9 +90,9 @@ def scalars_of(result: Any, where: str) -> dict[str, float]:
         )
     numbers = {}
     for name, value in result.items():
-        if np.ndim(_here(value)) != 0 or isinstance(value, (str, bytes)) or value is None:
+        if np.ndim(here(value)) != 0 or isinstance(value, (str, bytes)) or value is None:
             raise TypeError(f"{where} returned {value!r} for {name!r}; expected a scalar.")
-        numbers[str(name)] = np.asarray(_here(value)).item()
+        numbers[str(name)] = np.asarray(here(value)).item()
     return numbers
 
 

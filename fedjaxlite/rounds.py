@@ -112,7 +112,7 @@ def rounds(
         if sampler.num_rounds is not None and not prepared and not checks.is_traced(state.round):
             _check_rounds_left(int(state.round.addressable_data(0)), num_rounds or 1, sampler)
         data = data if checks.is_traced(data) else place_once(data)
-        (rest, info), clients = compiled(num_rounds)((state._replace(clients=()), data), state.clients)
+        (rest, info), clients = compiled(num_rounds)(state._replace(clients=()), data, state.clients)
         if not checks.is_traced(info):
             _settle(info, program)
         return rest._replace(clients=clients), info
@@ -120,7 +120,7 @@ def rounds(
     def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
         state = first_state(program, params, population, key, noise_key)
         # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
-        jax.eval_shape(compiled(None), (state._replace(clients=()), population), state.clients)
+        jax.eval_shape(compiled(None), state._replace(clients=()), population, state.clients)
         return state
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
@@ -136,7 +136,7 @@ def rounds(
     def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
         program_of = compiled(num_rounds)
         program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
-        return program_of.lower((state._replace(clients=()), data), state.clients)
+        return program_of.lower(state._replace(clients=()), data, state.clients)
 
     return Rounds(
         init=init,
@@ -162,6 +162,11 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
         )
     if not isinstance(state, RoundState):
         raise TypeError(f"`state` is a {type(state).__name__}; expected the RoundState that `init` or a step returned.")
+    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+        raise ValueError(
+            "`state` was given to an earlier step under Execution(donate=True), which took over its memory. Go on from "
+            "the state that that step returned, or run without donate."
+        )
     banks = jax.tree.leaves(state.clients)
     if banks and banks[0].shape[0] % program.layout.num_devices:
         raise ValueError(

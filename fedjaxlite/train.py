@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import jax
+from jax.experimental import multihost_utils
 
 from fedjaxlite import checkpoints, checks, curves, records, run_config, run_folder
 from fedjaxlite.checkpoints import Checkpoints
@@ -117,6 +118,8 @@ def train(
         _check_round(state, num_rounds)
         return run_loop(Run(rounds, population, measure, (*watching, *show), pace, None), state, [])
     folder = run_folder.prepare(out_dir, resume=resume)
+    if jax.process_count() > 1:  # nobody writes before everybody has looked
+        multihost_utils.sync_global_devices("fedjaxlite.train")
     if jax.process_index() == 0:
         watching += [to_jsonl(folder.records)] + ([to_tensorboard(folder.tensorboard)] if tensorboard else [])
     who = checkpoints.identity(rounds, state, population)
@@ -127,7 +130,9 @@ def train(
             _check_round(state, num_rounds)
         if jax.process_index() == 0:
             about = {} if earlier else run_config.describe(rounds, state, population, who)
-            run_config.write(folder, about, config or {}, from_round=int(state.round) if earlier else None)
+            run_config.write(
+                folder, about, config or {}, from_round=int(records.here(state.round)) if earlier else None
+            )
         run = Run(rounds, population, measure, (*watching, *show), pace, kept)
         history = run_loop(run, state, earlier)
     finally:
@@ -141,7 +146,7 @@ def _resumed(kept: Checkpoints, folder: run_folder.RunFolder, like: RoundState) 
     """The newest state, and the records up to it."""
     state = kept.restore(like)
     found = records.read(folder.records) if folder.records.exists() else []
-    return state, [record for record in found if record["round"] <= int(state.round)]
+    return state, [record for record in found if record["round"] <= int(records.here(state.round))]
 
 
 def _measures(rounds: Rounds, evaluate: Any, evaluate_state: Any) -> Measure | None:
@@ -160,7 +165,9 @@ def _measures(rounds: Rounds, evaluate: Any, evaluate_state: Any) -> Measure | N
     def measure(state: RoundState) -> dict[str, float]:
         metrics = {}
         for name, function, of_params in measures:
-            result = function(rounds.params(state) if of_params else state)
+            # One device's copy: evaluating the same on every device would cost a CPU as many times as much.
+            argument = jax.tree.map(records.here, rounds.params(state)) if of_params else state
+            result = function(argument)
             numbers = records.scalars_of(result, f"the evaluation {name!r}")
             metrics.update({f"{name}_{metric}": value for metric, value in numbers.items()})
         return metrics
@@ -185,7 +192,7 @@ def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: An
 
 
 def _check_round(state: RoundState, num_rounds: int) -> None:
-    done = int(state.round)
+    done = int(records.here(state.round))
     if done >= num_rounds:
         raise ValueError(
             f"`num_rounds` is {num_rounds}, and `state` has done {done} rounds already. num_rounds counts from the "

@@ -90,7 +90,7 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
     Returns:
       a History of all rounds, `earlier` included.
     """
-    done, pace = int(state.round), run.pace
+    done, pace = int(records.here(state.round)), run.pace
     if done >= pace.num_rounds:
         return History(state, earlier)
     history, stopped, started = list(earlier), None, []
@@ -127,7 +127,7 @@ def _dispatch(
     run: Run, state: RoundState, length: int, traffic: Traffic, begin: float
 ) -> tuple[RoundState, list[Record]]:
     """Runs some rounds, evaluates if it is time to, and makes their records."""
-    done, before = int(state.round), time.monotonic()
+    done, before = int(records.here(state.round)), time.monotonic()
     if run.pace.piece == 1:
         state, infos = run.rounds.step(state, run.population)
     else:

@@ -178,7 +178,7 @@ def test_deterministic_sums_are_gathered_and_added_in_order() -> None:
     case = plain()
     execution = layout(5, 4, deterministic=True)
     run = case.rounds(execution)
-    text = jax.jit(run.step).lower(case.start(run), case.population).as_text()
+    text = run.lower(case.start(run), case.population).as_text()
     assert "all_gather" in text
     assert "all_reduce" not in text
     got, want = case.play(execution), case.play(layout(5, 4))

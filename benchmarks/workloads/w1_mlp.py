@@ -29,4 +29,4 @@ def build(size: str) -> Problem:
     )
 
 
-WORKLOAD = Workload("w1", "2NN, 20 clients x 600 examples, B=10, all in", build)
+WORKLOAD = Workload("w1", "2NN", build)

@@ -35,4 +35,4 @@ def build(size: str) -> Problem:
     )
 
 
-WORKLOAD = Workload("w2", "MNIST CNN, 4 clients x 200 examples, B=20, all in", build)
+WORKLOAD = Workload("w2", "MNIST CNN", build)

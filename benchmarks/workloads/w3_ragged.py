@@ -41,4 +41,4 @@ def build(size: str) -> Problem:
     )
 
 
-WORKLOAD = Workload("w3", "logistic regression, 500 ragged clients (1 to 1,000 examples), B=10, all in", build)
+WORKLOAD = Workload("w3", "logistic, ragged clients", build)

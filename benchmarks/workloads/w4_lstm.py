@@ -40,4 +40,4 @@ def build(size: str) -> Problem:
     )
 
 
-WORKLOAD = Workload("w4", "char-LSTM 2x256, 8 clients x 40 sequences of 80, B=4, all in", build)
+WORKLOAD = Workload("w4", "char-LSTM 2x256", build)

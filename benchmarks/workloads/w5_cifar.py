@@ -40,4 +40,4 @@ def build(size: str, dropout: tuple[float, float] = (0.25, 0.5)) -> Problem:
     )
 
 
-WORKLOAD = Workload("w5", "CIFAR CNN, cohort 50 of 1,000 users x 50 examples, B=10", build)
+WORKLOAD = Workload("w5", "CIFAR CNN", build)

@@ -38,4 +38,4 @@ def build(size: str) -> Problem:
     )
 
 
-WORKLOAD = Workload("w6", "logistic regression, cohort 10,000 of 1,000,000 clients x 8 examples", build)
+WORKLOAD = Workload("w6", "logistic, a million clients", build)

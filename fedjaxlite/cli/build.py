@@ -53,6 +53,10 @@ class Data(NamedTuple):
     public: Mapping[str, Any] | None
 
 
+_NATURAL = ("shakespeare", "synthetic")
+"""Data sets that come with clients."""
+
+
 def defaults_for(dataset: str) -> dict[str, Any]:
     """What a data set decides where the settings leave it open."""
     if dataset == "shakespeare":
@@ -68,6 +72,8 @@ def filled(settings: Settings) -> Settings:
     settings = settings._replace(**left_open)
     if settings.clients is None and settings.partition != "natural":
         settings = settings._replace(clients=100)
+    if settings.partition == "natural" and settings.dataset not in _NATURAL:
+        raise ValueError(f"data set {settings.dataset!r} has no clients of its own; give another --partition.")
     parse.positive(client_lr=settings.client_lr, target_accuracy=settings.target_accuracy)
     parse.share(warm_start=settings.warm_start, dropout=settings.dropout)
     parse.batch_size(settings.batch_size)
@@ -127,13 +133,11 @@ def load(settings: Settings) -> Data:
     """The data set, divided into clients, a test set, and public data."""
     options: dict[str, Any] = {}
     natural = settings.partition == "natural"
-    if natural and settings.clients is not None:
+    if settings.dataset in _NATURAL and natural and settings.clients is not None:
         options["num_clients"] = settings.clients
-    if settings.dataset == "synthetic" or (natural and settings.dataset == "shakespeare" and settings.clients):
+    if settings.dataset in _NATURAL:
         options["seed"] = settings.seed
     train, test = fl.datasets.load(settings.dataset, data_dir=settings.data_dir, **options)
-    if natural and not isinstance(train, fl.Population):
-        raise ValueError(f"data set {settings.dataset!r} has no clients of its own; give another --partition.")
     pooled = dict(test.features) if isinstance(test, fl.Population) else test
     if natural:
         return _natural(train, test, pooled, settings)

@@ -156,9 +156,9 @@ class Settings(NamedTuple):
     tensorboard: Annotated[bool, _option(OUTPUT, "Also write event files; needs tensorboardX.", "--tensorboard")] = (
         False
     )
-    progress: Annotated[bool, _option(OUTPUT, "Whether progress is shown; it is.", "--progress/--no-progress", show_default=False)] = (
-        True
-    )
+    progress: Annotated[
+        bool, _option(OUTPUT, "Whether progress is shown; it is.", "--progress/--no-progress", show_default=False)
+    ] = True
     debug: Annotated[bool, _option(OUTPUT, "Show the traceback of an error.", "--debug")] = False
 
 
