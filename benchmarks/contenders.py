@@ -99,7 +99,7 @@ def plain(problem: Problem, setting: Setting) -> Callable[[], Any]:
     del setting  # there is nothing to choose
     features = {name: jax.device_put(array) for name, array in problem.population.features.items()}
     rows = jax.device_put(problem.rows)
-    params, key = problem.to_limit(problem.params), jax.random.key(3)
+    params, key = jax.device_put(problem.to_limit(problem.params)), jax.random.key(3)
     run = loops.one_scan(problem.plain_loss, problem.learning_rate)
     return lambda: run(params, features, rows, key)
 

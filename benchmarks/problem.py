@@ -1,8 +1,10 @@
 """What a workload is: one federated round and the raw-JAX losses that its limits train on."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+import jax
 import numpy as np
 import optax
 
@@ -106,6 +108,21 @@ def images(count: int, shape: tuple[int, ...], num_classes: int = 10, seed: int 
         "x": rng.random((count, *shape), np.float32),
         "y": rng.integers(0, num_classes, count, np.int32),
     }
+
+
+def weights(model: Any, seed: int = 0) -> PyTree:
+    """Random parameters for a model, drawn on the host: its own initialization would be one more program to compile.
+
+    Kernels are normal with variance 1 / inputs, so that what a model computes stays of ordinary size; biases are zero.
+    """
+    rng = np.random.default_rng(seed)
+
+    def draw(leaf: jax.ShapeDtypeStruct) -> np.ndarray:
+        if leaf.ndim < 2:
+            return np.zeros(leaf.shape, np.float32)
+        return rng.standard_normal(leaf.shape, np.float32) * np.float32(math.prod(leaf.shape[:-1]) ** -0.5)
+
+    return jax.tree.map(draw, jax.eval_shape(model.init, jax.random.key(0)))
 
 
 def dense_layers(params: Mapping[str, Any], prefix: str = "dense_") -> list[tuple[Any, Any]]:

@@ -20,16 +20,16 @@ def table(found: dict[str, Any], file: TextIO | None = None) -> None:
       found: what `suite.main` returns.
       file: where to; None is the standard output.
     """
-    file = sys.stdout if file is None else file
+    to: Any = file or sys.stdout
     rows = [_row(result) for result in found["workloads"]]
     notes = [*_notes(found), *_companions(found)]
-    if not file.isatty():
-        file.write(_plain([_COLUMNS, *rows]) + "\n" + "\n".join(notes) + "\n")
+    if not to.isatty():
+        to.write(_plain([_COLUMNS, *rows]) + "\n" + "\n".join(notes) + "\n")
         return
     from rich.console import Console
     from rich.table import Table
 
-    console = Console(file=file)
+    console = Console(file=to)
     drawn = Table()
     for index, name in enumerate(_COLUMNS):
         drawn.add_column(name, justify="right" if index else "left")
@@ -77,8 +77,8 @@ def _notes(found: dict[str, Any]) -> list[str]:
     commit = (on["commit"] or "")[:12] + ("-dirty" if (on["commit"] or "").endswith("-dirty") else "")
     return [
         f"median (smallest-largest) of {found['repeats']} turns, size {found['size']}; below 1 ours is faster",
-        "plain JAX: one scan over the same SGD steps on batches of the same shapes, nothing federated; fastest JAX: the "
-        "same written for speed",
+        "plain JAX: one scan over the same SGD steps on batches of the same shapes, nothing federated; fastest "
+        "JAX: the same written for speed",
         f"{on['cpu']}, {on['cores']} cores, {len(on['devices'])} {on['backend']} devices; Python {on['python']}, "
         f"{versions}; {on['date']}" + (f"; commit {commit}" if commit else ""),
         f"load average {on['load_average']} before, {on['load_average_at_the_end']} after; random data",

@@ -157,7 +157,7 @@ def no_compilation_cache() -> Iterator[None]:
     """Programs are compiled anew, so that the time this takes is told."""
     from jax.experimental.compilation_cache import compilation_cache
 
-    enabled = jax.config.jax_enable_compilation_cache
+    enabled = jax.config.values["jax_enable_compilation_cache"]
     jax.config.update("jax_enable_compilation_cache", False)
     compilation_cache.reset_cache()  # it asks whether it is enabled once a process
     try:

@@ -61,14 +61,14 @@ def path_str(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path) or "the root"
 
 
-def same_structure(given: Any, expected: Any, *, what: str, than: str, remedy: str) -> None:
+def same_structure(given: Any, expected: Any, *, what: str, than: str, remedy: str, any_dtype: bool = False) -> None:
     """Refuses a pytree whose structure, shapes or dtypes differ from `expected`, naming the first path that does."""
     given_leaves = {path_str(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(given)[0]}
     expected_leaves = {path_str(p): leaf for p, leaf in jax.tree_util.tree_flatten_with_path(expected)[0]}
     for path, leaf in expected_leaves.items():
         if path not in given_leaves:
             raise ValueError(f"{what} has no leaf at {path}; expected the structure of {than}. {remedy}")
-        _same_leaf(given_leaves[path], leaf, path, what, than, remedy)
+        _same_leaf(given_leaves[path], leaf, path, (what, than, remedy), any_dtype)
     for path in given_leaves:
         if path not in expected_leaves:
             raise ValueError(f"{what} has an extra leaf at {path}; expected the structure of {than}. {remedy}")
@@ -79,17 +79,14 @@ def same_structure(given: Any, expected: Any, *, what: str, than: str, remedy: s
         )
 
 
-def _same_leaf(given: Any, expected: Any, path: str, what: str, than: str, remedy: str) -> None:
-    got, want = jax.typeof(given) if _is_array(given) else given, expected
-    if tuple(got.shape) != tuple(want.shape) or got.dtype != want.dtype:
+def _same_leaf(given: Any, want: Any, path: str, words: tuple[str, str, str], any_dtype: bool) -> None:
+    what, than, remedy = words
+    got = given if hasattr(given, "shape") else jax.typeof(given)
+    if tuple(got.shape) != tuple(want.shape) or (got.dtype != want.dtype and not any_dtype):
         raise ValueError(
             f"{what} has {got.dtype}{list(got.shape)} at {path}, where {than} has "
             f"{want.dtype}{list(want.shape)}. {remedy}"
         )
-
-
-def _is_array(leaf: Any) -> bool:
-    return not hasattr(leaf, "shape")
 
 
 def _number(holds: Any, expected: str, remedy: str, named: Mapping[str, Any]) -> None:

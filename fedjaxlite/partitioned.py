@@ -86,10 +86,17 @@ def partition_params(
         part, _ = parts.split(params)
         return _Client(template.init_client(part), parts.personal_of(part))
 
+    def own_start(shared: _Shared, client_state: _Client) -> PyTree:
+        """The model that a client starts from: its own leaves in place of the server's."""
+        if personal is None:
+            return shared.inner
+        _check_params_only(shared.inner, client_state.personal, template.name)
+        return _overlay(shared.inner, client_state.personal)
+
     def client_update(shared: _Shared, client_state: _Client, data: Any, key: Any) -> ClientOutput:
         # The frozen leaves reach the loss by closure: one copy for all lanes, outside of what the algorithm carries.
         algorithm = make(lambda part, batch, key: loss_fn(_overlay(part, shared.frozen), batch, key))
-        start = shared.inner if personal is None else _overlay(shared.inner, client_state.personal)
+        start = own_start(shared, client_state)
         output = algorithm.client_update(start, client_state.inner, data, key)
         own = client_state.personal
         if personal is not None:
@@ -107,8 +114,8 @@ def partition_params(
         return PartitionedState(new, _overlay(state.params, template.params(new)))
 
     def client_params(shared: _Shared, client_state: _Client) -> PyTree:
-        own = template.client_params(shared.inner, client_state.inner)
-        return _overlay(_overlay(own, client_state.personal), shared.frozen)
+        own = template.client_params(own_start(shared, client_state), client_state.inner)
+        return _overlay(own if personal is None else _overlay(own, client_state.personal), shared.frozen)
 
     return Algorithm(
         init,
@@ -177,6 +184,16 @@ def _check(params: PyTree, fixed: PyTree, own: PyTree) -> None:
             "every leaf is frozen or personal, so nothing is left to share; expected at least one trainable leaf, of "
             + ", ".join(checks.path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0])
             + "."
+        )
+
+
+def _check_params_only(broadcast: PyTree, personal: PyTree, name: str) -> None:
+    """Refuses a broadcast in which the personal leaves have no place, since it is more than the parameters."""
+    none = lambda leaf: leaf is None  # noqa: E731
+    if jax.tree.structure(broadcast, is_leaf=none) != jax.tree.structure(personal, is_leaf=none):
+        raise ValueError(
+            f"`personal` needs an algorithm that broadcasts the parameters and nothing else, and `{name}` broadcasts "
+            f"{jax.tree.structure(broadcast)}. Keep the leaves in the algorithm's own client state instead."
         )
 
 

@@ -124,7 +124,8 @@ def as_key(key: Any, name: str) -> jax.Array:
         return key
     if dtype == jnp.uint32 and shape == (2,):
         return jax.random.wrap_key_data(key)
-    raise TypeError(f"`{name}` is {key!r}; expected one random key, such as jax.random.key(0).")
+    given = f"{dtype}{list(shape)}" if dtype is not None and shape is not None else repr(key)
+    raise TypeError(f"`{name}` is {given}; expected one random key, such as jax.random.key(0).")
 
 
 def _check_params(params: PyTree) -> None:

@@ -178,8 +178,8 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
 def _check_rounds_left(done: int, more: int, sampler: Sampler) -> None:
     if sampler.num_rounds is not None and done + more > sampler.num_rounds:
         raise ValueError(
-            f"{sampler.name} has cohorts for {sampler.num_rounds} rounds; {done} are done and {more} more were asked for. "
-            "Ask for fewer, or give it more rounds."
+            f"{sampler.name} has cohorts for {sampler.num_rounds} rounds; {done} are done and {more} more were asked "
+            "for. Ask for fewer, or give it more rounds."
         )
 
 

@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import optax
 
+from fedjaxlite import checks
 from fedjaxlite.variables import Variables, trainable, with_trainable
 
 PyTree = Any
@@ -25,6 +26,9 @@ def apply_delta(
       `(params, optimizer_state)`. Of `Variables`, only the trainable part goes through the optimizer; the state (the
       statistics of BatchNorm) becomes the clients' mean.
 
+    Raises:
+      ValueError: for a delta that does not fit the parameters, naming the leaf.
+
     Example:
       >>> import jax.numpy as jnp
       >>> optimizer = optax.sgd(0.5)
@@ -32,6 +36,14 @@ def apply_delta(
       >>> float(params)
       2.0
     """
+    checks.same_structure(
+        delta,
+        params,
+        what="the mean update",
+        than="the parameters",
+        remedy="Return one delta for each parameter from `client_update`.",
+        any_dtype=True,
+    )
     delta = jax.tree.map(lambda d, p: d.astype(p.dtype), delta, params)
     updates, optimizer_state = server_optimizer.update(trainable(delta), optimizer_state, trainable(params))
     stepped = with_trainable(params, optax.apply_updates(trainable(params), updates))

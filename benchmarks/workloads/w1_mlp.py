@@ -1,11 +1,10 @@
 """W1: the 2NN of McMahan et al. (2017) on MNIST-shaped examples, everyone in every round."""
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w1_mlp as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed, weights
 
 _SHAPES = {"full": (20, 600, 10, 200), "small": (8, 200, 10, 200), "tiny": (3, 8, 4, 5)}
 
@@ -18,7 +17,7 @@ def build(size: str) -> Problem:
     model = fl.models.mlp(features=(hidden, hidden, 10), input_shape=(side, side, 1))
     return Problem(
         loss_fn=fl.losses.cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),

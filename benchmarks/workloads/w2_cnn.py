@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w2_cnn as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed, weights
 
 # clients, examples, B, side of the images, filters, hidden
 _SHAPES: dict[str, tuple[Any, ...]] = {
@@ -24,7 +23,7 @@ def build(size: str) -> Problem:
     model = fl.models.cnn(input_shape=(side, side, 1), filters=filters, hidden=hidden)
     return Problem(
         loss_fn=fl.losses.cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),

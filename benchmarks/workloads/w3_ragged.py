@@ -2,12 +2,11 @@
 
 import statistics
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w3_ragged as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed, weights
 
 _SHAPES = {"full": (500, 1000), "small": (100, 400), "tiny": (6, 25)}
 _MEDIAN, _SIGMA, _BATCH = 20.0, 1.3, 10
@@ -29,7 +28,7 @@ def build(size: str) -> Problem:
     model = fl.models.logistic(num_classes=10, input_shape=(60,))
     return Problem(
         loss_fn=fl.losses.cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.full(len(sizes)),
         rows=batches(population.offsets, range(len(sizes)), _BATCH),

@@ -2,12 +2,11 @@
 
 from typing import Any
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w4_lstm as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, packed, weights
 
 # clients, sequences, time steps, B, vocabulary, hidden
 _SHAPES = {"full": (8, 40, 80, 4, 90, 256), "small": (4, 12, 80, 4, 90, 256), "tiny": (2, 4, 5, 2, 7, 3)}
@@ -29,7 +28,7 @@ def build(size: str) -> Problem:
     model = fl.models.char_lstm(vocab_size=vocab_size, hidden=hidden)
     return Problem(
         loss_fn=fl.losses.sequence_cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.full(num_clients),
         rows=batches(population.offsets, range(num_clients), batch_size),

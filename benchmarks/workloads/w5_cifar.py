@@ -5,12 +5,11 @@ Granqvist et al. (2024), https://arxiv.org/abs/2404.06430: simple CNN with dropo
 
 from typing import Any
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w5_cifar as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed, weights
 
 # users, cohort, examples, B, side of the images, filters, hidden
 _SHAPES: dict[str, tuple[Any, ...]] = {
@@ -29,7 +28,7 @@ def build(size: str, dropout: tuple[float, float] = (0.25, 0.5)) -> Problem:
     )
     return Problem(
         loss_fn=fl.losses.cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.uniform(cohort),
         rows=batches(population.offsets, range(cohort), batch_size),

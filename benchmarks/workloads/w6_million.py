@@ -4,12 +4,11 @@ What a round costs is to depend on the cohort, not on the population: the same r
 the cohort's size beside it.
 """
 
-import jax
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import w6_million as limit
-from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed
+from fedjaxlite.benchmarks.problem import Problem, Workload, batches, dense_layers, images, packed, weights
 
 # population, cohort, examples a client, features
 _SHAPES = {"full": (1_000_000, 10_000, 8, 32), "small": (50_000, 1_000, 8, 32), "tiny": (60, 6, 4, 3)}
@@ -25,7 +24,7 @@ def build(size: str) -> Problem:
     chosen = np.random.default_rng(0).choice(num_clients, cohort, replace=False)
     return Problem(
         loss_fn=fl.losses.cross_entropy(model),
-        params=model.init(jax.random.key(0)),
+        params=weights(model),
         population=population,
         sampler=fl.sampling.uniform(cohort),
         rows=batches(population.offsets, chosen, num_examples),

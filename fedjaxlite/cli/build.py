@@ -102,7 +102,7 @@ def job(settings: Settings) -> Job:
         execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
     )
     evaluate: dict[str, Any] = {"test": fl.evaluate(loss_fn, data.test)}
-    params, config = model.init(keys(settings)["model"]), {}
+    params, config = jax.jit(model.init)(keys(settings)["model"]), {}
     if data.public is not None:
         params, record = warm_start(
             loss_fn,

@@ -1,0 +1,155 @@
+"""Execution: who is trained where, what is placed where, and donation."""
+
+from typing import Any
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import fedjaxlite as fl
+from fedjaxlite.execution import resolve
+from fedjaxlite.schedule import balanced, owned
+
+PEOPLE = helpers.regression((4, 9, 1, 6, 2))
+PARAMS = helpers.linear_params()
+
+
+class TestSchedules:
+    @given(
+        sizes=st.lists(st.integers(0, 300), min_size=1, max_size=40),
+        idle=st.sets(st.integers(0, 39)),
+        lanes=st.sampled_from([1, 2, 5, 16]),
+        num_devices=st.sampled_from([1, 2, 4, 7]),
+    )
+    def test_every_active_client_is_trained_once_beside_clients_of_its_size(
+        self, sizes: list[int], idle: set[int], lanes: int, num_devices: int
+    ) -> None:
+        work = np.float32(sizes)
+        active = np.array([i not in idle for i in range(len(sizes))])
+        trained: list[int] = []
+        loads = []
+        for device in range(num_devices):
+            part = balanced(work, active, lanes=lanes, device=device, num_devices=num_devices)
+            mine = np.asarray(part.order)[int(part.start) : int(part.start) + int(part.size)]
+            assert (np.diff(work[mine]) <= 0).all()  # the largest first: a wave holds clients of nearly one size
+            trained += mine.tolist()
+            loads.append(sum(4 + work[mine[i : i + lanes]].max() for i in range(0, len(mine), lanes)))
+        assert sorted(trained) == np.flatnonzero(active).tolist()
+        if trained:
+            assert max(loads) <= sum(loads) / num_devices + 4 + work[active].max() + 1e-3
+
+    @given(owners=st.lists(st.integers(0, 3), min_size=1, max_size=30), seed=st.integers(0, 9))
+    def test_owners_train_their_own(self, owners: list[int], seed: int) -> None:
+        rng = np.random.default_rng(seed)
+        active, work = rng.random(len(owners)) < 0.7, rng.integers(1, 50, len(owners)).astype(np.float32)
+        for device in range(4):
+            part = owned(work, active, np.int32(owners), device=device)
+            mine = np.asarray(part.order)[int(part.start) : int(part.start) + int(part.size)]
+            assert sorted(mine.tolist()) == [i for i, o in enumerate(owners) if o == device and active[i]]
+            assert (np.diff(work[mine]) <= 0).all()
+
+
+class TestLayouts:
+    def test_what_is_left_open_is_filled_in(self) -> None:
+        layout = resolve(fl.Execution(), capacity=10)
+        assert (layout.lanes, layout.num_devices) == (1, 4)
+        assert layout.mesh.axis_names == ("clients",)
+        assert resolve(fl.Execution(lanes=16, devices=1), capacity=3).lanes == 3  # more lanes than slots stay empty
+        chosen = jax.devices()[1:3]
+        assert resolve(fl.Execution(devices=chosen), capacity=3).devices == tuple(chosen)
+
+    def test_states_live_with_their_owners_and_the_model_everywhere(self) -> None:
+        execution = fl.Execution(lanes=1, devices=jax.devices()[2:])
+        _, state, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, execution=execution)
+        bank = state.clients.algorithm.mean["w"]
+        assert bank.shape == (6, 3)  # 5 clients, rounded up to the two devices
+        assert [shard.data.shape for shard in bank.addressable_shards] == [(3, 3)] * 2
+        assert {shard.device for shard in bank.addressable_shards} == set(jax.devices()[2:])
+        assert state.params["w"].sharding.is_fully_replicated
+        assert np.asarray(state.clients.algorithm.times).tolist() == [1, 1, 1, 1, 1, 0]
+
+    def test_only_those_who_took_part_change_their_state(self) -> None:
+        sampler = fl.sampling.replay([[4, 1], [1, -1]])
+        for execution in (helpers.ONE, fl.Execution(lanes=2, devices=2)):
+            run, state, info = helpers.one_run(
+                helpers.local_momentum(), PEOPLE, PARAMS, sampler=sampler, execution=execution, num_rounds=2
+            )
+            assert np.asarray(state.clients.algorithm.times)[:5].tolist() == [0, 2, 0, 0, 1]
+            assert info.clients["times"].tolist() == [2, 0]
+            own = run.client_params(state, 1)
+            assert helpers.max_difference(own, state.params) > 1e-3
+            assert helpers.max_difference(run.client_params(state, 0), state.params) == 0
+
+    def test_a_population_of_another_size_is_compiled_anew(self) -> None:
+        run = fl.rounds(
+            helpers.fed_avg(), sampler=fl.sampling.uniform(3), aggregator=fl.mean(), execution=helpers.ONE
+        )
+        for people in (PEOPLE, helpers.regression((3, 3, 3, 3))):
+            state, _ = run.step(run.init(PARAMS, people, key=jax.random.key(0)), people)
+            assert np.isfinite(np.asarray(state.params["w"])).all()
+
+    def test_the_noise_key_comes_from_the_system_unless_given(self) -> None:
+        run = fl.rounds(helpers.fed_avg(), sampler=fl.sampling.full(5), aggregator=fl.mean(), execution=helpers.ONE)
+        init = lambda **keys: jax.random.key_data(run.init(PARAMS, PEOPLE, key=jax.random.key(0), **keys).keys.noise)  # noqa: E731
+        assert init().tolist() != init().tolist()
+        assert init(noise_key=jax.random.key(4)).tolist() == jax.random.key_data(jax.random.key(4)).tolist()
+
+
+class TestDonation:
+    @pytest.mark.parametrize("devices", [1, 2])
+    def test_the_state_is_taken_and_nothing_else(self, devices: int) -> None:
+        execution = fl.Execution(lanes=2, devices=devices, donate=True)
+        params = jax.tree.map(jnp.array, PARAMS)
+        run, first, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, params, execution=execution, num_rounds=0)
+        state, _ = run.step(first, PEOPLE)
+        state, _ = run.step(state, PEOPLE)
+        assert all(leaf.is_deleted() for leaf in jax.tree.leaves((first.server_state, first.clients)))
+        assert not any(leaf.is_deleted() for leaf in jax.tree.leaves(params))
+        kept = fl.Execution(lanes=2, devices=devices)
+        _, want, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, params, execution=kept, num_rounds=2)
+        assert helpers.max_difference(state.params, want.params) == 0
+
+    def test_a_state_that_was_taken_is_refused(self) -> None:
+        execution = fl.Execution(lanes=1, devices=1, donate=True)
+        run, first, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, execution=execution, num_rounds=0)
+        run.step(first, PEOPLE)
+        with pytest.raises(ValueError, match=r"`state` was given to an earlier step .*donate=True.*Go on from the state"):
+            run.step(first, PEOPLE)
+
+
+def test_a_pass_over_any_cohort_is_one_call() -> None:
+    """`federated_sum`: other cohorts of one capacity share a program; absent clients and spare slots count for nothing."""
+
+    def client_fn(shared: Any, data: fl.ClientData) -> fl.ClientOutput:
+        value = helpers.first_value(data, "y") * shared
+        return fl.ClientOutput(value, data.num_examples, info={"value": value})
+
+    first = np.array([PEOPLE.client(i)["y"][0] for i in range(5)])
+    for execution in (helpers.ONE, fl.Execution(lanes=2, devices=2)):
+        call = fl.federated_sum(client_fn, aggregator=fl.weighted_mean(), execution=execution)
+        for ids, reported in (([0, 3, -1], [1, 1, 0]), ([4, 2, 1], [1, 0, 1])):
+            cohort = fl.sampling.cohort(jnp.int32(ids), jnp.asarray(np.array(ids) >= 0))
+            cohort = cohort._replace(reported=jnp.asarray(np.array(reported, bool)))
+            aggregate, info = call(jnp.float32(2), PEOPLE, cohort, key=jax.random.key(0))
+            there = [i for i, r in zip(ids, reported, strict=True) if r]
+            want = np.average(2 * first[there], weights=np.array([4, 9, 1, 6, 2])[there])
+            assert float(aggregate.value) == pytest.approx(want, rel=1e-5)
+            assert (int(aggregate.num_clients), int(info.num_reported)) == (len(there), len(there))
+            assert info.clients["in_sum"].tolist() == [bool(r) for r in reported]
+            assert info.clients["id"].tolist() == ids
+
+
+def test_a_single_sum_has_no_place_for_client_state() -> None:
+    keeps = fl.Aggregator(init_client=lambda template: template, name="feedback")
+    call = fl.federated_sum(
+        lambda shared, data: fl.ClientOutput(shared),
+        aggregator=fl.chain(fl.mean(), keeps),
+        execution=helpers.ONE,
+    )
+    everyone = fl.sampling.full(5).sample(None, 0, PEOPLE)
+    with pytest.raises(ValueError, match=r"chain\(mean, feedback\) keeps state at clients, .*; use fl.rounds"):
+        call(jnp.float32(1), PEOPLE, everyone, key=jax.random.key(0))
