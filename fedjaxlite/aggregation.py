@@ -269,12 +269,14 @@ def map_prefix(fn: Callable[[Any, Any], Any], weight: Any, value: PyTree) -> PyT
 def multiply(message: Message) -> Message:
     """A message times its weight, in the group of its value: the summand of a weighted mean.
 
-    In integers mod 2^32 the weight becomes an integer too; a weight cap keeps the product in range.
+    Narrow floats (bfloat16, float16) become float32, in which sums are kept. In integers mod 2^32 the weight becomes an
+    integer too; a weight cap keeps the product in range.
     """
     integers = any(leaf.dtype == jnp.uint32 for leaf in jax.tree.leaves(message.value))
     to_group = (lambda w: jnp.round(w).astype(jnp.uint32)) if integers else (lambda w: w)
     weight = jax.tree.map(to_group, message.weight)
-    value = map_prefix(lambda w, leaf: leaf * w.astype(leaf.dtype), weight, message.value)
+    wide = lambda leaf: leaf if integers else leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
+    value = map_prefix(lambda w, leaf: wide(leaf) * w.astype(wide(leaf).dtype), weight, message.value)
     if not message.scalars:
         return Message(value, weight, {})
     one = jax.tree.leaves(weight)[0]  # scalars are refused beside a tree of weights

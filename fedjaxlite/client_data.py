@@ -204,6 +204,7 @@ def _loop(
     alone = wave.num_examples.shape[0] == 1 and wave.max_steps is None
 
     def guarded(index: jax.Array, carry: PyTree) -> PyTree:
+        index = jnp.asarray(index, jnp.int32)  # a Python int where jit is disabled
         new = body(index, carry)
         checks.same_structure(
             new,

@@ -174,9 +174,13 @@ def needs_floats(name: str, wire: Wire) -> None:
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """The L2 norm over all leaves, accumulated in float32."""
-    squares = [jnp.sum(jnp.square(leaf.astype(jnp.float32))) for leaf in jax.tree.leaves(tree)]
-    return jnp.sqrt(sum(squares, jnp.float32(0.0)))
+    """The L2 norm over all leaves, accumulated in float32 and relative to the largest entry, so that it cannot overflow."""
+    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    largest = jnp.float32(0.0)
+    for leaf in leaves:
+        largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
+    unit = jnp.where(largest > 0, largest, 1.0)
+    return unit * jnp.sqrt(sum((jnp.sum(jnp.square(leaf / unit)) for leaf in leaves), jnp.float32(0.0)))
 
 
 def _first(name: str, wire: Wire) -> None:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjaxlite import checks
-from fedjaxlite.aggregation import Aggregator, ClientInfo, Message, Wire
+from fedjaxlite.aggregation import Aggregator, Wire
 from fedjaxlite.algorithm import Algorithm
 from fedjaxlite.execution import Layout, place
 from fedjaxlite.federated import ClientState, PassInfo, output_template, run_pass, wire_of
@@ -199,26 +199,13 @@ def _one_round(
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
     """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
-    output, aggregator_state, wire = templates(program, params, population)
-
-    def encoded(state: Any) -> Message:
-        zero = jnp.int32(0)
-        info = ClientInfo(zero, jnp.float32(1), jax.random.key(0), jnp.bool_(True))
-        message = jax.tree.map(
-            lambda s: jnp.zeros(s.shape, s.dtype), Message(output.update, output.weight, output.scalars)
-        )
-        own = program.aggregator.init_client(output.update)
-        return program.aggregator.encode(state, own, message, info)[0]
-
-    message = jax.eval_shape(encoded, aggregator_state)
-    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(message.value))
-    value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(message.value)
+    _, _, wire = templates(program, params, population)
+    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
+    value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(wire.value)
     server_state = jax.eval_shape(program.algorithm.init, params)
     down = jax.eval_shape(lambda s: broadcast(program.algorithm, s), server_state)
     resident = jax.eval_shape(program.algorithm.resident, down)
-    return Traffic(
-        up=value + _num_bytes((message.weight, message.scalars)), down=_num_bytes(down) - _num_bytes(resident)
-    )
+    return Traffic(up=value + _num_bytes((wire.weight, wire.scalars)), down=_num_bytes(down) - _num_bytes(resident))
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -162,7 +162,8 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
         )
     if not isinstance(state, RoundState):
         raise TypeError(f"`state` is a {type(state).__name__}; expected the RoundState that `init` or a step returned.")
-    if any(isinstance(leaf, jax.Array) and leaf.is_deleted() for leaf in jax.tree.leaves(state)):
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not checks.is_traced(leaf)]
+    if any(leaf.is_deleted() for leaf in leaves):
         raise ValueError(
             "`state` was given to an earlier step under Execution(donate=True), which took over its memory. Go on from "
             "the state that that step returned, or run without donate."

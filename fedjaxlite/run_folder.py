@@ -62,7 +62,7 @@ def prepare(out_dir: str | os.PathLike[str], *, resume: bool) -> RunFolder:
       FileExistsError: it holds a run already, and `resume` is False.
     """
     folder = RunFolder(Path(out_dir).expanduser())
-    found = [p.name for p in (folder.records, folder.config, folder.checkpoints) if p.exists()]
+    found = _traces(folder)
     if found and not resume:
         raise FileExistsError(
             f"{str(folder.path)!r} holds a run already ({', '.join(found)}). Go on with it by resume=True (--resume on "
@@ -80,6 +80,18 @@ def prepare(out_dir: str | os.PathLike[str], *, resume: bool) -> RunFolder:
             "that can",
         ) from error
     return folder
+
+
+def _traces(folder: RunFolder) -> list[str]:
+    """The files that only a run which did some rounds leaves, or that are not of this library's making."""
+    found = []
+    if folder.records.exists() and folder.records.stat().st_size:
+        found.append(folder.records.name)
+    if folder.config.exists() and not folder.records.exists():
+        found.append(folder.config.name)
+    if folder.checkpoints.exists() and any(folder.checkpoints.iterdir()):
+        found.append(folder.checkpoints.name)
+    return found
 
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:

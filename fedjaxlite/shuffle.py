@@ -50,7 +50,7 @@ def shuffled(seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Arra
     scale = n.astype(jnp.float32)
 
     def swap_or_not(r: jax.Array, x: jax.Array) -> jax.Array:
-        round_key = _mix(base + r.astype(jnp.uint32) * jnp.uint32(_GOLDEN))
+        round_key = _mix(base + jnp.asarray(r, jnp.uint32) * jnp.uint32(_GOLDEN))
         # A float product instead of a remainder, which does not vectorise on CPUs. 24 bits are enough for K: it need
         # not reach every value for the round to be a permutation.
         uniform = (round_key >> 8).astype(jnp.float32) * jnp.float32(2.0**-24)

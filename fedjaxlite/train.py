@@ -9,11 +9,12 @@ from jax.experimental import multihost_utils
 
 from fedjaxlite import checkpoints, checks, curves, records, run_config, run_folder
 from fedjaxlite.checkpoints import Checkpoints
-from fedjaxlite.observers import History, as_observer, stop_at, to_jsonl, to_tensorboard
+from fedjaxlite.observers import History, Observer, Start, as_observer, stop_at, to_jsonl, to_tensorboard
 from fedjaxlite.population import Population
 from fedjaxlite.progress import progress as show_progress
 from fedjaxlite.records import Record
 from fedjaxlite.rounds import Rounds
+from fedjaxlite.run_folder import RunFolder
 from fedjaxlite.state import RoundState
 from fedjaxlite.training_loop import Measure, Pace, Run, piece_of, run_loop
 
@@ -113,28 +114,25 @@ def train(
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
     )
-    show = [show_progress()] if progress and jax.process_index() == 0 else []
+    show = (show_progress(),) if progress and jax.process_index() == 0 else ()
+    run = Run(rounds, population, measure, tuple(watching), pace, None)
     if out_dir is None:
         _check_round(state, num_rounds)
-        return run_loop(Run(rounds, population, measure, (*watching, *show), pace, None), state, [])
+        return run_loop(run._replace(observers=(*run.observers, *show)), state, [])
     folder = run_folder.prepare(out_dir, resume=resume)
     if jax.process_count() > 1:  # nobody writes before everybody has looked
         multihost_utils.sync_global_devices("fedjaxlite.train")
-    if jax.process_index() == 0:
-        watching += [to_jsonl(folder.records)] + ([to_tensorboard(folder.tensorboard)] if tensorboard else [])
     who = checkpoints.identity(rounds, state, population)
     kept = checkpoints.open_at(folder.checkpoints, who, keep=keep_checkpoints)
     try:
-        state, earlier = _resumed(kept, folder, state) if kept.latest() is not None else (state, [])
-        if not earlier:
+        resumed, earlier = kept.latest() is not None, []
+        if resumed:
+            state, earlier = _resumed(kept, folder, state)
+        else:
             _check_round(state, num_rounds)
-        if jax.process_index() == 0:
-            about = {} if earlier else run_config.describe(rounds, state, population, who)
-            run_config.write(
-                folder, about, config or {}, from_round=int(records.here(state.round)) if earlier else None
-            )
-        run = Run(rounds, population, measure, (*watching, *show), pace, kept)
-        history = run_loop(run, state, earlier)
+        writing = _writing(folder, who, config or {}, tensorboard=tensorboard, resumed=resumed)
+        watching = (*run.observers, *writing, *show)
+        history = run_loop(run._replace(observers=watching, kept=kept), state, earlier)
     finally:
         kept.close()
     if history.records and jax.process_index() == 0:
@@ -142,7 +140,24 @@ def train(
     return history
 
 
-def _resumed(kept: Checkpoints, folder: run_folder.RunFolder, like: RoundState) -> tuple[RoundState, list[Record]]:
+def _writing(
+    folder: RunFolder, who: checkpoints.Identity, config: Mapping[str, Any], *, tensorboard: bool, resumed: bool
+) -> tuple[Observer, ...]:
+    """The observers that write files; only the first process has them."""
+
+    def write_config(start: Start) -> None:
+        # An observer like the others, so that nothing is written where an evaluation or an observer refuses to start.
+        about = {} if resumed else run_config.describe(start.rounds, start.state, start.population, who)
+        done = int(records.here(start.state.round))
+        run_config.write(folder, about, config, from_round=done if resumed else None)
+
+    if jax.process_index() != 0:
+        return ()
+    extra = (to_tensorboard(folder.tensorboard),) if tensorboard else ()
+    return (Observer(start=write_config), to_jsonl(folder.records), *extra)
+
+
+def _resumed(kept: Checkpoints, folder: RunFolder, like: RoundState) -> tuple[RoundState, list[Record]]:
     """The newest state, and the records up to it."""
     state = kept.restore(like)
     found = records.read(folder.records) if folder.records.exists() else []

@@ -74,7 +74,7 @@ def run_waves(
     capacity = inputs.cohort.ids.shape[0]
 
     def one_wave(index: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
-        lane = index * lanes + jnp.arange(lanes, dtype=jnp.int32)
+        lane = jnp.asarray(index, jnp.int32) * lanes + jnp.arange(lanes, dtype=jnp.int32)
         alive = lane < schedule.size
         # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
         slot = schedule.order[jnp.where(alive, schedule.start + lane, 0)]

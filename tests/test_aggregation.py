@@ -68,6 +68,16 @@ class TestMeans:
         assert run.params(state)["a"] == pytest.approx((1 - 4 + 12 + 32) / 10)
         assert run.params(state)["b"]["c"] == pytest.approx(11 / 4)
 
+    @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+    def test_narrow_floats_are_summed_in_float32(self, dtype: Any) -> None:
+        people = helpers.one_value_each([1.0] * 300, sizes=[301] * 300)
+        algorithm = helpers.sender(lambda data: dtype(1.5))._replace(
+            server_update=lambda params, aggregate, key: params + aggregate.value.astype(params.dtype)
+        )
+        run, state, _ = helpers.one_run(algorithm, people, dtype(0))
+        assert float(run.params(state)) == 1.5
+        assert run.traffic(dtype(0), people) == (2 + 4, 2)
+
     def test_the_samplers_scale_multiplies_the_weight(self) -> None:
         def sample(key: Any, number: Any, population: Any) -> fl.Cohort:
             scale = jnp.float32([1.0, 0.5, 2.0, 3.0])

@@ -337,6 +337,19 @@ def test_a_folder_with_a_run_is_refused(tmp_path) -> None:
         go(out_dir=tmp_path)
 
 
+def test_a_run_that_did_not_begin_leaves_its_folder_free(tmp_path) -> None:
+    with pytest.raises(TypeError, match="the evaluation 'test' returned a float"):
+        go(out_dir=tmp_path, evaluate=lambda params: 3.0)
+    assert not (tmp_path / "config.toml").exists()
+
+    def fail(record, state):
+        raise RuntimeError("mine")
+
+    with pytest.raises(RuntimeError, match="mine"):
+        go(out_dir=tmp_path, observers=[fail])
+    assert len(go(out_dir=tmp_path).records) == 4
+
+
 def test_a_folder_that_cannot_be_written_is_refused(tmp_path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(OSError, match=r"which cannot be written to: .*Give a folder that can"):
