@@ -1,5 +1,6 @@
 """Ours and the limits, each as a function without arguments to be timed."""
 
+import functools
 import itertools
 import math
 import time
@@ -12,7 +13,7 @@ import numpy as np
 import fedjaxlite as fl
 from fedjaxlite.benchmarks.limits import loops
 from fedjaxlite.benchmarks.problem import Problem
-from fedjaxlite.benchmarks.timing import seconds
+from fedjaxlite.benchmarks.timing import take_turns
 
 
 class Setting(NamedTuple):
@@ -49,34 +50,43 @@ def settings(lanes: Sequence[int], num_devices: int, tiny: bool) -> list[Setting
     return [Setting(*both) for both in itertools.product(lanes, counts)]
 
 
-def best(prepare: Callable[[Setting], Callable[[], Any]], candidates: Sequence[Setting], trials: int = 2) -> Contender:
-    """Compiles a program in every setting, and keeps the one with the best time in a few trials.
+def best(prepare: Callable[[Setting], Callable[[], Any]], candidates: Sequence[Setting], trials: int = 3) -> Contender:
+    """Compiles a program in every setting, times them in turns, and keeps the one with the best single time.
 
     Args:
       prepare: makes the program of a setting; what it does before the first call counts as compiling.
       candidates: the settings.
-      trials: timed calls of each.
+      trials: turns.
 
     Returns:
-      the fastest Contender.
+      the fastest Contender; the others are forgotten.
     """
-    found: Contender | None = None
+    runs: dict[Setting, Callable[[], Any]] = {}
+    first: dict[Setting, float] = {}
     for setting in candidates:
         start = time.perf_counter()
-        run = prepare(setting)
-        jax.block_until_ready(run())
-        first = time.perf_counter() - start
-        trial = min(seconds(run) for _ in range(trials))
-        if found is None or trial < found.trial_seconds:
-            found = Contender(setting, run, max(first - trial, 0.0), trial)
-    if found is None:
-        raise ValueError("there is no setting to try.")
-    return found
+        runs[setting] = prepare(setting)
+        jax.block_until_ready(runs[setting]())
+        first[setting] = time.perf_counter() - start
+    trial = {setting: min(times) for setting, times in take_turns(runs, trials).items()}
+    chosen = min(trial, key=lambda setting: trial[setting])
+    return Contender(chosen, runs[chosen], max(first[chosen] - trial[chosen], 0.0), trial[chosen])
 
 
-def ours(problem: Problem, setting: Setting, population: fl.Population | None = None) -> Callable[[], fl.PassInfo]:
+def placements(population: fl.Population) -> Callable[[int], fl.Population]:
+    """`on(num_devices)`: the population on the first devices, with one copy for all programs that run there."""
+
+    @functools.cache
+    def on(num_devices: int) -> fl.Population:
+        devices = jax.devices()[:num_devices]
+        mesh = jax.sharding.Mesh(np.asarray(devices), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
+        return jax.device_put(population, devices[0] if num_devices == 1 else jax.NamedSharding(mesh, jax.P()))
+
+    return on
+
+
+def ours(problem: Problem, setting: Setting, population: fl.Population) -> Callable[[], fl.PassInfo]:
     """A round of fedjaxlite; every call goes on from the state of the one before."""
-    population = problem.population if population is None else population
     run = fl.rounds(
         problem.algorithm,
         sampler=problem.sampler,
@@ -94,21 +104,41 @@ def ours(problem: Problem, setting: Setting, population: fl.Population | None = 
     return step
 
 
-def plain(problem: Problem, setting: Setting) -> Callable[[], Any]:
+def plain(problem: Problem, population: fl.Population) -> Callable[[], Any]:
     """The plain limit: one scan over all batches, on one device."""
-    del setting  # there is nothing to choose
-    features = {name: jax.device_put(array) for name, array in problem.population.features.items()}
-    rows = jax.device_put(problem.rows)
-    params, key = jax.device_put(problem.to_limit(problem.params)), jax.random.key(3)
     run = loops.one_scan(problem.plain_loss, problem.learning_rate)
-    return lambda: run(params, features, rows, key)
+    params, rows, key = jax.device_put((problem.to_limit(problem.params), problem.rows, jax.random.key(3)))
+    return lambda: run(params, dict(population.features), rows, key)
 
 
-def fastest(problem: Problem, setting: Setting) -> Callable[[], Any]:
+def fastest(problem: Problem, setting: Setting, population: fl.Population) -> Callable[[], Any]:
     """The faster limit: the loss written for speed, models side by side, spread over devices."""
     rows = loops.chains(problem.rows, setting.devices, setting.lanes)
     place = loops.split_scan(problem.fast_loss, problem.learning_rate, jax.devices()[: setting.devices])
-    return place(problem.to_limit(problem.params), dict(problem.population.features), rows, jax.random.key(3))
+    return place(problem.to_limit(problem.params), dict(population.features), rows, jax.random.key(3))
+
+
+def everyone(problem: Problem, candidates: Sequence[Setting], mine: Contender) -> dict[str, Contender]:
+    """The limits, and ours on the companions, each in its best setting; ours itself was found before.
+
+    Args:
+      problem: the workload.
+      candidates: what to try for the faster limit.
+      mine: ours; the companions run in its setting.
+
+    Returns:
+      Contenders by name: "ours", "plain", "fastest", and the companions' names.
+    """
+    on = placements(problem.population)
+    found = {
+        "ours": mine,
+        "plain": best(lambda setting: plain(problem, on(setting.devices)), [Setting(1, 1)]),
+        "fastest": best(lambda setting: fastest(problem, setting, on(setting.devices)), candidates),
+    }
+    for name, population in problem.companions.items():
+        data = placements(population)(mine.setting.devices)
+        found[name] = best(lambda setting, data=data: ours(problem, setting, data), [mine.setting])
+    return found
 
 
 def check_steps(info: fl.PassInfo, problem: Problem, name: str) -> int:

@@ -82,32 +82,21 @@ def measure(workload: Workload, size: str, repeats: int, say: Say = lambda line:
     before = memory.resident()
     problem = workload.build(size)
     candidates = contenders.settings(problem.lanes, jax.device_count(), size == "tiny")
-    ours = contenders.best(lambda setting: contenders.ours(problem, setting), candidates)
+    on = contenders.placements(problem.population)
+    ours = contenders.best(lambda setting: contenders.ours(problem, setting, on(setting.devices)), candidates)
+    del on  # its copies for settings that were not chosen go before memory is looked at
     info, peak = _peak(ours, before)
     steps = contenders.check_steps(info, problem, workload.name)
-    clients = int(info.num_reported)
     say(f"  ours: lanes x devices {ours.setting}, compiled in {ours.compile_seconds:.1f} s; {steps} steps a round")
-
-    limits = {
-        "plain": contenders.best(lambda setting: contenders.plain(problem, setting), [Setting(1, 1)]),
-        "fastest": contenders.best(lambda setting: contenders.fastest(problem, setting), candidates),
-    }
-    say(f"  fastest limit: lanes x devices {limits['fastest'].setting}")
-    companions = {
-        name: contenders.best(
-            lambda setting, data=population: contenders.ours(problem, setting, data), [ours.setting], trials=1
-        )
-        for name, population in problem.companions.items()
-    }
-    everyone = {"ours": ours, **limits, **companions}
+    everyone = contenders.everyone(problem, candidates, ours)
+    say(f"  fastest limit: lanes x devices {everyone['fastest'].setting}")
     times = timing.take_turns({name: contender.run for name, contender in everyone.items()}, repeats)
-    result = _result(workload, problem, everyone, times, clients)
+    result = _result(workload, problem, everyone, times, int(info.num_reported))
     result["settings_tried"] = [setting._asdict() for setting in candidates]
     result["memory"] = peak._asdict()
-    result["limits"] = list(limits)
-    result["companions"] = list(companions)
-    for name in (*limits, *companions):
-        ratio = timing.Spread(**result["ours_over"][name])
+    result["companions"] = list(problem.companions)
+    for name, values in result["ours_over"].items():
+        ratio = timing.Spread(**values)
         say(f"  ours / {name}: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
     return result
 

@@ -2,8 +2,8 @@
 
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 
@@ -45,7 +45,10 @@ def seconds(run: Callable[[], Any]) -> float:
     return time.perf_counter() - start
 
 
-def take_turns(runs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+Name = TypeVar("Name", bound=Hashable)
+
+
+def take_turns(runs: Mapping[Name, Callable[[], Any]], turns: int) -> dict[Name, list[float]]:
     """Times every program once in every turn, in the order given.
 
     Args:
@@ -55,7 +58,7 @@ def take_turns(runs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, l
     Returns:
       by name, the seconds of each turn.
     """
-    times: dict[str, list[float]] = {name: [] for name in runs}
+    times: dict[Name, list[float]] = {name: [] for name in runs}
     for _ in range(turns):
         for name, run in runs.items():
             times[name].append(seconds(run))

@@ -174,7 +174,7 @@ def needs_floats(name: str, wire: Wire) -> None:
 
 
 def global_norm(tree: PyTree) -> jax.Array:
-    """The L2 norm over all leaves, accumulated in float32 and relative to the largest entry, so that it cannot overflow."""
+    """The L2 norm over all leaves, in float32 and relative to the largest entry, so that no square overflows."""
     leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     largest = jnp.float32(0.0)
     for leaf in leaves:

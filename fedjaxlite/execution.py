@@ -141,8 +141,13 @@ def over_devices(
         return body(jax.lax.axis_index(AXIS), state, data, sharded)
 
     everywhere, split = jax.P(), jax.P(AXIS)
-    specs = {"in_specs": (everywhere, everywhere, split), "out_specs": (everywhere, split)}
-    mapped = jax.shard_map(local, mesh=layout.mesh, **specs, check_vma=False)
+    mapped = jax.shard_map(
+        local,
+        mesh=layout.mesh,
+        in_specs=(everywhere, everywhere, split),
+        out_specs=(everywhere, split),
+        check_vma=False,
+    )
     return jax.jit(mapped, donate_argnums=donate)
 
 
@@ -193,7 +198,7 @@ def place(tree: PyTree, layout: Layout, *, sharded: bool = False) -> PyTree:
 def _place_global(leaf: Any, target: jax.NamedSharding) -> Any:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf  # made by an earlier round of the same processes
-    if jnp.issubdtype(getattr(leaf, "dtype", None), jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         data = _place_global(jax.random.key_data(leaf), target)
         return jax.random.wrap_key_data(data, impl=str(jax.random.key_impl(leaf)))
     value = np.asarray(leaf)

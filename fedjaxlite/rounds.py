@@ -134,7 +134,7 @@ def rounds(
         return algorithm.client_params(broadcast(algorithm, state.server_state), own)
 
     def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
-        program_of = compiled(num_rounds)
+        program_of: Any = compiled(num_rounds)
         program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
         return program_of.lower(state._replace(clients=()), data, state.clients)
 

@@ -92,7 +92,7 @@ def train(
       >>> algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=None)
       >>> run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.weighted_mean())
       >>> state = run.init(jnp.float32(0), data, key=jax.random.key(0))
-      >>> history = fl.train(run, state, data, num_rounds=3, evaluate=fl.evaluate(loss, data), progress=False)
+      >>> history = train(run, state, data, num_rounds=3, evaluate=fl.evaluate(loss, data), progress=False)
       >>> [round(record["test_loss"], 2) for record in history.records]
       [6.74, 4.67, 3.92]
     """

@@ -91,7 +91,9 @@ class TestMeans:
             assert float(run.params(state)) == pytest.approx(want)
 
     def test_wrong_arguments(self) -> None:
-        with pytest.raises(ValueError, match=r"`over` is 0; expected a finite number above 0.*expected number of clients"):
+        with pytest.raises(
+            ValueError, match=r"`over` is 0; expected a finite number above 0.*expected number of clients"
+        ):
             fl.mean(over=0)
         with pytest.raises(ValueError, match="`weight_cap` is 0; expected an int of at least 1"):
             fl.weighted_mean(weight_cap=0)
@@ -187,9 +189,11 @@ class TestQuantization:
         state, _ = chain.init(wire(template, capacity=40))
         encode = jax.jit(
             jax.vmap(
-                lambda i: chain.encode(
-                    state, ((), (), ()), message(jax.random.normal(jax.random.key(i), (1000,)), i), info(i)
-                )[0].value
+                lambda i: (
+                    chain.encode(
+                        state, ((), (), ()), message(jax.random.normal(jax.random.key(i), (1000,)), i), info(i)
+                    )[0].value
+                )
             )
         )
         elements = np.asarray(encode(jnp.arange(40)))
@@ -246,7 +250,10 @@ class TestOrders:
             fl.mean(), fl.quantize(bits=8), text=r"`quantize` needs a bound on the entries.*Put fl.clip_by_global_norm"
         )
         self.refuses(
-            fl.mean(), fl.clip_by_global_norm(np.inf), fl.quantize(bits=8), text="`quantize` needs a bound on the entries"
+            fl.mean(),
+            fl.clip_by_global_norm(np.inf),
+            fl.quantize(bits=8),
+            text="`quantize` needs a bound on the entries",
         )
 
     def test_two_quantizers(self) -> None:
@@ -310,7 +317,11 @@ class TestStacks:
     def test_a_stack_sees_values_weights_and_presence_in_cohort_order(self) -> None:
         def pack(values: Any, weights: Any, present: Any) -> Any:
             place = jnp.float32([1, 10, 100, 1000])
-            return {"v": (values["v"] * place).sum() + 0.1 * (weights * place).sum() + 0.01 * present.sum().astype(jnp.float32)}
+            return {
+                "v": (values["v"] * place).sum()
+                + 0.1 * (weights * place).sum()
+                + 0.01 * present.sum().astype(jnp.float32)
+            }
 
         run, state, _ = helpers.one_run(
             helpers.sender(lambda data: {"v": helpers.first_value(data)}),
@@ -332,7 +343,9 @@ class TestStacks:
 
     def test_a_function_that_keeps_the_axis_is_refused(self) -> None:
         keep = fl.stack(lambda values, weights, present: values)
-        with pytest.raises(ValueError, match=r"the value that `stack` returned has float32\[4\] at the root.*Reduce the"):
+        with pytest.raises(
+            ValueError, match=r"the value that `stack` returned has float32\[4\] at the root.*Reduce the"
+        ):
             helpers.one_run(
                 helpers.sender(helpers.first_value), PEOPLE, jnp.float32(0), aggregator=fl.chain(fl.mean(), keep)
             )
@@ -343,7 +356,9 @@ class TestStacks:
             weight=lambda data: {"a": jnp.int32(1), "b": jnp.int32(2)},
         )
         chain = fl.chain(fl.weighted_mean(), fl.stack(median))
-        with pytest.raises(ValueError, match=r"`stack` needs one weight per client, and this .* tree of them. Use fl.mean"):
+        with pytest.raises(
+            ValueError, match=r"`stack` needs one weight per client, and this .* tree of them. Use fl.mean"
+        ):
             helpers.one_run(tree, PEOPLE, {"a": jnp.float32(0), "b": jnp.float32(0)}, aggregator=chain)
 
 

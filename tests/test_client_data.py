@@ -110,14 +110,14 @@ class TestLoops:
         count = lambda data, steps: int(fl.repeat(data, steps, lambda i, c: c + i + 1, jnp.int32(0)))  # noqa: E731
         assert count(view(0), 4) == 10
         assert count(view(0, work=0.5), 4) == 3
-        empty = fl.Population.from_clients(
-            [{"x": np.float32([1])}, {"x": np.zeros(0, np.float32)}], allow_empty=True
-        )
+        empty = fl.Population.from_clients([{"x": np.float32([1])}, {"x": np.zeros(0, np.float32)}], allow_empty=True)
         assert count(view(1, population=empty), 4) == 0
 
     def test_a_carry_that_changes_is_refused(self) -> None:
         batches = view(0).batches(batch_size=1, epochs=1)
-        with pytest.raises(ValueError, match=r"the carry that a local step returned has float32\[\] at the root, where"):
+        with pytest.raises(
+            ValueError, match=r"the carry that a local step returned has float32\[\] at the root, where"
+        ):
             batches.scan(lambda c, batch, mask, key: c.astype(jnp.float32), jnp.int32(0))
         with pytest.raises(ValueError, match=r"has an extra leaf at \['b'\]"):
             batches.scan(lambda c, batch, mask, key: {**c, "b": c["a"]}, {"a": jnp.int32(0)})
@@ -209,7 +209,9 @@ class TestShuffles:
             buckets = drawn * 5 // n
             counts = np.bincount(buckets[:, 0] * 5 + buckets[:, 1], minlength=25)
             size = n // 5
-            expected = np.where(np.eye(5, dtype=bool), size * (size - 1), size * size).reshape(-1) / (n * (n - 1)) * 40_000
+            expected = (
+                np.where(np.eye(5, dtype=bool), size * (size - 1), size * size).reshape(-1) / (n * (n - 1)) * 40_000
+            )
             assert stats.chi2.sf(((counts - expected) ** 2 / expected).sum(), 24) > CUTOFF
 
     def test_epochs_clients_and_rounds_are_independent(self) -> None:

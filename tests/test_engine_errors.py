@@ -43,7 +43,9 @@ class TestComposition:
             compose(3)
         with pytest.raises(TypeError, match=r"`sampler` is 10; expected a Sampler, such as fl.sampling.uniform\(10\)"):
             compose(sampler=10)
-        with pytest.raises(TypeError, match=r"`aggregator` is 'mean'; expected an Aggregator, such as fl.weighted_mean"):
+        with pytest.raises(
+            TypeError, match=r"`aggregator` is 'mean'; expected an Aggregator, such as fl.weighted_mean"
+        ):
             compose(aggregator="mean")
         with pytest.raises(TypeError, match=r"`execution` is \{'lanes': 4\}; expected an fl.Execution"):
             compose(execution={"lanes": 4})
@@ -72,7 +74,9 @@ class TestComposition:
 
 class TestInit:
     def test_a_cohort_larger_than_the_population(self) -> None:
-        with pytest.raises(ValueError, match=r"`cohort_size` is 5, but the population has 4 clients. Use a cohort_size of 4"):
+        with pytest.raises(
+            ValueError, match=r"`cohort_size` is 5, but the population has 4 clients. Use a cohort_size of 4"
+        ):
             init(sampler=fl.sampling.uniform(5))
 
     def test_a_poisson_capacity_that_overflows(self) -> None:
@@ -80,7 +84,9 @@ class TestInit:
             init(sampler=fl.sampling.poisson(rate=0.5, capacity=2))
 
     def test_data_that_are_no_population(self) -> None:
-        with pytest.raises(TypeError, match=r"`population` is a dict; expected a Population. Make one with fl.Population"):
+        with pytest.raises(
+            TypeError, match=r"`population` is a dict; expected a Population. Make one with fl.Population"
+        ):
             init(population={"x": np.ones(3)})
 
     def test_params_that_hold_no_arrays(self) -> None:
@@ -131,8 +137,12 @@ class TestLosses:
             self.run(lambda p, batch, key: (helpers.linear_loss(p, batch, key), fl.LossAux(example_weight=jnp.ones(2))))
 
     def test_a_model_state_without_a_place(self) -> None:
-        with pytest.raises(TypeError, match=r"`LossAux.state`\), but the params are a dict without a place .*Variables"):
-            self.run(lambda p, batch, key: (helpers.linear_loss(p, batch, key), fl.LossAux(state={"mean": jnp.ones(3)})))
+        with pytest.raises(
+            TypeError, match=r"`LossAux.state`\), but the params are a dict without a place .*Variables"
+        ):
+            self.run(
+                lambda p, batch, key: (helpers.linear_loss(p, batch, key), fl.LossAux(state={"mean": jnp.ones(3)}))
+            )
 
     def test_no_function_at_all(self) -> None:
         with pytest.raises(TypeError, match="`loss_fn` is None; expected a function"):
@@ -154,13 +164,17 @@ class TestFedAvg:
             init(helpers.fed_avg(epochs=0))
 
     def test_optimizers(self) -> None:
-        with pytest.raises(TypeError, match=r"`client_optimizer` is 0.1; expected an optax optimizer, such as optax.sgd"):
+        with pytest.raises(
+            TypeError, match=r"`client_optimizer` is 0.1; expected an optax optimizer, such as optax.sgd"
+        ):
             algorithms.fed_avg(helpers.linear_loss, client_optimizer=0.1)  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"`server_optimizer` is 0.1; expected an optax optimizer"):
             helpers.fed_avg(server_optimizer=0.1)
         with pytest.raises(ValueError, match=r"`client_optimizer` steps uphill: its learning rate is below 0"):
             helpers.fed_avg(-0.1)
-        with pytest.raises(ValueError, match=r"`client_optimizer` changed nothing in \d+ steps: its learning rate is 0"):
+        with pytest.raises(
+            ValueError, match=r"`client_optimizer` changed nothing in \d+ steps: its learning rate is 0"
+        ):
             helpers.fed_avg(0.0)
         with pytest.raises(ValueError, match=r"`server_optimizer` steps uphill"):
             helpers.fed_avg(server_optimizer=optax.sgd(-1.0))
@@ -168,13 +182,19 @@ class TestFedAvg:
 
 class TestClientUpdates:
     def test_an_update_that_does_not_fit_the_parameters(self) -> None:
-        with pytest.raises(ValueError, match=r"the mean update has no leaf at \['b'\]; expected the structure of the param"):
+        with pytest.raises(
+            ValueError, match=r"the mean update has no leaf at \['b'\]; expected the structure of the param"
+        ):
             init(with_update(lambda out: out._replace(update={"w": out.update["w"]})))
-        with pytest.raises(ValueError, match=r"the mean update has float32\[2\] at \['b'\], where the parameters have? "):
+        with pytest.raises(
+            ValueError, match=r"the mean update has float32\[2\] at \['b'\], where the parameters have? "
+        ):
             init(with_update(lambda out: out._replace(update={**out.update, "b": jnp.zeros((2,))})))
 
     def test_integers_are_not_averaged(self) -> None:
-        with pytest.raises(ValueError, match=r"the update has int32\[\] at \['n'\]; expected floats.*Leave the leaf out"):
+        with pytest.raises(
+            ValueError, match=r"the update has int32\[\] at \['n'\]; expected floats.*Leave the leaf out"
+        ):
             init(with_update(lambda out: out._replace(update={**out.update, "n": jnp.int32(1)})))
 
     def test_something_else_than_a_client_output(self) -> None:
@@ -182,7 +202,9 @@ class TestClientUpdates:
             init(with_update(lambda out: out.update))
 
     def test_a_weight_that_is_no_prefix(self) -> None:
-        with pytest.raises(ValueError, match=r"(?s)the weight is no tree prefix of the update: .*Give one number, or one"):
+        with pytest.raises(
+            ValueError, match=r"(?s)the weight is no tree prefix of the update: .*Give one number, or one"
+        ):
             init(with_update(lambda out: out._replace(weight={"w": jnp.float32(1)})))
         with pytest.raises(ValueError, match=r"weights, scalars and info are scalars; got float32\[3\] at the root"):
             init(with_update(lambda out: out._replace(weight=jnp.ones(3))))
@@ -198,12 +220,22 @@ class TestClientUpdates:
         momentum = helpers.local_momentum()
         for change, text in (
             (lambda own: own._replace(mean={"w": own.mean["w"]}), r"has no leaf at \.mean\['b'\]"),
-            (lambda own: own._replace(times=own.times.astype(jnp.float32)), r"has float32\[\] at \.times, where `init_client"),
-            (lambda own: (own, own), r"has no leaf at \.mean\['b'\]; expected the structure of `init_client\(params\)`"),
+            (
+                lambda own: own._replace(times=own.times.astype(jnp.float32)),
+                r"has float32\[\] at \.times, where `init_client",
+            ),
+            (
+                lambda own: (own, own),
+                r"has no leaf at \.mean\['b'\]; expected the structure of `init_client\(params\)`",
+            ),
         ):
             what = f"the client_state that `client_update` returned {text}"
             with pytest.raises(ValueError, match=what):
-                init(with_update(lambda out, change=change: out._replace(client_state=change(out.client_state)), momentum))
+                init(
+                    with_update(
+                        lambda out, change=change: out._replace(client_state=change(out.client_state)), momentum
+                    )
+                )
 
     def test_a_server_state_that_changes(self) -> None:
         base = helpers.fed_avg()
@@ -213,14 +245,18 @@ class TestClientUpdates:
 
     def test_a_server_state_without_params(self) -> None:
         bare = helpers.fed_avg()._replace(
-            init=lambda params: {"model": params}, params=fl.Algorithm(None, None, None).params  # type: ignore[arg-type]
+            init=lambda params: {"model": params},
+            params=fl.Algorithm(None, None, None).params,  # type: ignore[arg-type]
         )
-        with pytest.raises(AttributeError, match=r"a dict without a field `params`; name the field so, or give the Algo"):
+        with pytest.raises(
+            AttributeError, match=r"a dict without a field `params`; name the field so, or give the Algo"
+        ):
             init(bare)
 
     def test_too_few_static_steps(self) -> None:
         with pytest.raises(
-            ValueError, match=r"`Execution\(max_steps=1\)` is less than the 2 local steps of the largest client \(9 examples"
+            ValueError,
+            match=r"`Execution\(max_steps=1\)` is less than the 2 local steps of the largest client \(9 examples",
         ):
             init(execution=helpers.ONE._replace(max_steps=1))
 
@@ -231,7 +267,9 @@ class TestSteps:
         state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
         with pytest.raises(TypeError, match="the data of a step are a dict; expected the Population that `init` got"):
             run.step(state, dict(PEOPLE.features))
-        with pytest.raises(TypeError, match="`state` is a dict; expected the RoundState that `init` or a step returned"):
+        with pytest.raises(
+            TypeError, match="`state` is a dict; expected the RoundState that `init` or a step returned"
+        ):
             run.step(PARAMS, PEOPLE)  # type: ignore[arg-type]
         with pytest.raises(ValueError, match="`num_rounds` is 0; expected an int of at least 1"):
             run.steps(state, PEOPLE, 0)
@@ -241,7 +279,9 @@ class TestSteps:
         three = {"population": people, "sampler": fl.sampling.full(3)}
         one = init(helpers.local_momentum(), **three)
         run = compose(helpers.local_momentum(), sampler=three["sampler"], execution=fl.Execution(lanes=1, devices=2))
-        with pytest.raises(ValueError, match=r"keeps 3 client states, which 2 devices cannot share equally.*this run's `init`"):
+        with pytest.raises(
+            ValueError, match=r"keeps 3 client states, which 2 devices cannot share equally.*this run's `init`"
+        ):
             run.step(one, people)
 
     def test_many_rounds_of_one_prepared_cohort(self) -> None:
@@ -254,13 +294,17 @@ class TestSteps:
     def test_a_replay_that_has_ended(self) -> None:
         run = compose(sampler=fl.sampling.replay([[0, 1]]))
         state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
-        with pytest.raises(ValueError, match=r"replay\(1 rounds\) has cohorts for 1 rounds; 0 are done and 2 more were asked"):
+        with pytest.raises(
+            ValueError, match=r"replay\(1 rounds\) has cohorts for 1 rounds; 0 are done and 2 more were asked"
+        ):
             run.steps(state, PEOPLE, 2)
 
     def test_a_poisson_round_that_overflows_after_all(self) -> None:
         sampler = fl.sampling.poisson(rate=0.9, capacity=1, max_overflow=1.0)
         run = compose(helpers.sender(lambda data: jnp.float32(1)), sampler=sampler)
         state = run.init(jnp.float32(0), PEOPLE, key=jax.random.key(0))
-        with pytest.raises(RuntimeError, match=r"sampled clients found no slot in poisson\(0.9\)'s capacity of 1.*Raise `capa"):
+        with pytest.raises(
+            RuntimeError, match=r"sampled clients found no slot in poisson\(0.9\)'s capacity of 1.*Raise `capa"
+        ):
             for _ in range(3):
                 state, _ = run.step(state, PEOPLE)

@@ -60,7 +60,9 @@ class TestCentral:
         assert float(got["accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean())
 
     def test_wrong_data(self) -> None:
-        with pytest.raises(TypeError, match=r"`data` is a ndarray; expected a dict of arrays \[n, ...\], or a Population"):
+        with pytest.raises(
+            TypeError, match=r"`data` is a ndarray; expected a dict of arrays \[n, ...\], or a Population"
+        ):
             fl.evaluate(helpers.linear_loss, np.ones(3))
         with pytest.raises(ValueError, match=r"features of \{'x': 2, 'y': 3\} rows; expected the same number"):
             fl.evaluate(helpers.linear_loss, {"x": np.ones(2), "y": np.ones(3)})
@@ -111,9 +113,7 @@ class TestClients:
             assert summary[f"{name}_gini"] == pytest.approx(differences)
 
     def test_a_client_without_examples_has_no_loss(self) -> None:
-        people = fl.Population.from_clients(
-            [{"x": np.float32([2])}, {"x": np.zeros(0, np.float32)}], allow_empty=True
-        )
+        people = fl.Population.from_clients([{"x": np.float32([2])}, {"x": np.zeros(0, np.float32)}], allow_empty=True)
         square = lambda params, batch, key: (params - batch["x"]) ** 2  # noqa: E731
         report = fl.evaluate_clients(square, people, execution=fl.Execution(lanes=2, devices=1))(jnp.float32(0))
         assert report.metrics["loss"][0] == 4
@@ -159,7 +159,9 @@ class TestFineTuning:
             np.testing.assert_allclose(after.metrics["loss"][i], own_loss(test.client(i), model).mean(), rtol=1e-4)
 
     def test_populations_of_other_clients_are_refused(self) -> None:
-        with pytest.raises(ValueError, match=r"`train` has 4 clients and `test` 2; expected the same clients in the same"):
+        with pytest.raises(
+            ValueError, match=r"`train` has 4 clients and `test` 2; expected the same clients in the same"
+        ):
             fl.evaluate_personalized(
                 helpers.linear_loss, PEOPLE, helpers.regression((2, 2)), client_optimizer=optax.sgd(0.1)
             )

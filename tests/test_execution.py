@@ -85,9 +85,7 @@ class TestLayouts:
             assert helpers.max_difference(run.client_params(state, 0), state.params) == 0
 
     def test_a_population_of_another_size_is_compiled_anew(self) -> None:
-        run = fl.rounds(
-            helpers.fed_avg(), sampler=fl.sampling.uniform(3), aggregator=fl.mean(), execution=helpers.ONE
-        )
+        run = fl.rounds(helpers.fed_avg(), sampler=fl.sampling.uniform(3), aggregator=fl.mean(), execution=helpers.ONE)
         for people in (PEOPLE, helpers.regression((3, 3, 3, 3))):
             state, _ = run.step(run.init(PARAMS, people, key=jax.random.key(0)), people)
             assert np.isfinite(np.asarray(state.params["w"])).all()
@@ -117,7 +115,9 @@ class TestDonation:
         execution = fl.Execution(lanes=1, devices=1, donate=True)
         run, first, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, execution=execution, num_rounds=0)
         run.step(first, PEOPLE)
-        with pytest.raises(ValueError, match=r"`state` was given to an earlier step .*donate=True.*Go on from the state"):
+        with pytest.raises(
+            ValueError, match=r"`state` was given to an earlier step .*donate=True.*Go on from the state"
+        ):
             run.step(first, PEOPLE)
 
 

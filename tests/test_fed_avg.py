@@ -91,9 +91,7 @@ def test_client_drift_ends_where_theory_says() -> None:
     @jax.jit
     def fixed_point(local_steps: Any) -> jax.Array:
         algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.1), batch_size=1, steps=local_steps)
-        run = fl.rounds(
-            algorithm, sampler=fl.sampling.full(2), aggregator=fl.mean(), execution=helpers.ONE
-        )
+        run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.mean(), execution=helpers.ONE)
         state = run.init(jnp.float32(0.3), data, key=jax.random.key(0))
         return run.steps(state, data, 80)[0].params
 

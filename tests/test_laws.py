@@ -264,7 +264,9 @@ def test_reverse_mode_reads_no_absent_clients_data() -> None:
     execution = fl.Execution(lanes=2, devices=1, max_steps=8)
 
     def loss_after(params: Any, data: fl.Population) -> jax.Array:
-        return (helpers.one_run(helpers.fed_avg(), data, params, sampler=sampler, execution=execution)[1].params["w"]).sum()
+        return (
+            helpers.one_run(helpers.fed_avg(), data, params, sampler=sampler, execution=execution)[1].params["w"]
+        ).sum()
 
     gradient = jax.jit(jax.grad(loss_after))
     want, got = gradient(helpers.linear_params(), population), gradient(helpers.linear_params(), bad)

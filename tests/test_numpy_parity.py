@@ -75,7 +75,9 @@ def numpy_client(
     return model, total
 
 
-def numpy_fed_avg(population: fl.Population, state: Any, cohorts: list[list[int]]) -> tuple[dict[str, np.ndarray], list]:
+def numpy_fed_avg(
+    population: fl.Population, state: Any, cohorts: list[list[int]]
+) -> tuple[dict[str, np.ndarray], list]:
     params = {name: value.astype(np.float64) for name, value in first_params().items()}
     losses = []
     for round_number, cohort in enumerate(cohorts):

@@ -51,9 +51,7 @@ class TestFrozen:
 class TestPersonal:
     def reference(self, num_rounds: int) -> tuple[np.ndarray, list[float]]:
         """FedPer by hand: everyone trains both leaves, averages w, keeps b."""
-        gradient = jax.jit(
-            jax.grad(lambda p, x, y: helpers.linear_loss(p, {"x": x, "y": y}, None).mean())
-        )
+        gradient = jax.jit(jax.grad(lambda p, x, y: helpers.linear_loss(p, {"x": x, "y": y}, None).mean()))
         common, own = PARAMS["w"], [PARAMS["b"]] * 6
         sizes = np.array([4, 9, 1, 6, 2, 3], np.float64)
         for _ in range(num_rounds):
@@ -117,7 +115,9 @@ class TestErrors:
             return base._replace(client_update=client_update)
 
         algorithm = fl.partition_params(two_parts, helpers.linear_loss, personal=is_b)
-        with pytest.raises(ValueError, match=r"`personal` needs an algorithm whose update is a delta of the parameters"):
+        with pytest.raises(
+            ValueError, match=r"`personal` needs an algorithm whose update is a delta of the parameters"
+        ):
             helpers.one_run(algorithm, PEOPLE, PARAMS)
 
     def test_a_broadcast_that_is_more_than_the_parameters(self) -> None:

@@ -46,7 +46,9 @@ def test_a_prepared_cohort_holds_its_own_clients_in_cohort_order() -> None:
 
 def test_what_does_not_fit_is_refused() -> None:
     cohort = fl.sampling.full(6).sample(None, 0, PEOPLE)
-    with pytest.raises(ValueError, match=r"`num_examples` is 51, and this cohort has 52. Raise it .* at most 6 x 30 here"):
+    with pytest.raises(
+        ValueError, match=r"`num_examples` is 51, and this cohort has 52. Raise it .* at most 6 x 30 here"
+    ):
         fl.prepare_cohort(PEOPLE, cohort, num_examples=51)
     with pytest.raises(ValueError, match="`num_examples` is 0; expected an int of at least 1"):
         fl.prepare_cohort(PEOPLE, cohort, num_examples=0)

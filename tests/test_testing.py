@@ -33,7 +33,9 @@ def test_an_algorithm_that_reads_its_neighbours_breaks_the_layout_law() -> None:
 
 def test_an_algorithm_that_reads_other_clients_data_breaks_the_padding_law() -> None:
     case = held(lambda data: data.features["x"].sum(), layouts=())
-    with pytest.raises(AssertionError, match=r"law 2 \(padding\): NaN in the examples of clients \[3, 4\].* differs: got 0"):
+    with pytest.raises(
+        AssertionError, match=r"law 2 \(padding\): NaN in the examples of clients \[3, 4\].* differs: got 0"
+    ):
         testing.check_padding(case)
 
 
@@ -116,9 +118,7 @@ class TestAggregators:
         self.refuses(fl.chain(fl.mean(), shift), r"nobody reported: \[0\]\['b'\] differs: got 1.0, expected 0.0")
 
     def test_a_bound_that_is_not_kept(self) -> None:
-        boast = fl.Aggregator(
-            init=lambda wire: ((), wire._replace(bounds=fl.Bounds(l2=1e-3, linf=1e-3))), name="boast"
-        )
+        boast = fl.Aggregator(init=lambda wire: ((), wire._replace(bounds=fl.Bounds(l2=1e-3, linf=1e-3))), name="boast")
         self.refuses(fl.chain(fl.mean(), boast), r"a message of l2 norm .* is beyond the wire's bound 0.001")
 
     def test_a_message_of_another_shape_than_the_wire_says(self) -> None:
@@ -186,13 +186,18 @@ class TestSamplers:
         always = lambda key, r: self.cohort([1, 2, 3])  # noqa: E731
         for facts, text in (
             ({"max_participations": 2}, "client 1 takes part in 60 of 60 rounds; the accounting allows 2"),
-            ({"kind": "cyclic", "min_separation": 2}, "client 1 takes part in 60 of 60 rounds; the accounting allows 30"),
+            (
+                {"kind": "cyclic", "min_separation": 2},
+                "client 1 takes part in 60 of 60 rounds; the accounting allows 30",
+            ),
             ({"kind": "without_replacement", "cohort_size": 3}, "the accounting says 0.3333 a round"),
         ):
             with pytest.raises(AssertionError, match=text):
                 testing.check_sampler(self.sampler(always, **facts), 9, num_rounds=60)
         early = lambda key, r: self.cohort([1, 2, 3], (jnp.asarray(r) % 6 < 2) & jnp.ones(3, bool))  # noqa: E731
-        with pytest.raises(AssertionError, match="takes part in rounds 0 and 1; the accounting promises a separation of 3"):
+        with pytest.raises(
+            AssertionError, match="takes part in rounds 0 and 1; the accounting promises a separation of 3"
+        ):
             testing.check_sampler(self.sampler(early, kind="cyclic", min_separation=3), 9, num_rounds=30)
 
     def test_a_right_sampler_passes(self) -> None:

@@ -108,9 +108,12 @@ def _check_shapes(got: dict[str, Any], want: dict[str, Any], what: str) -> None:
     for name, tree in got.items():
         if jax.tree.structure(tree) != jax.tree.structure(want[name]):
             raise AssertionError(
-                f"{what}: `{name}` has the structure {jax.tree.structure(tree)}, expected {jax.tree.structure(want[name])}."
+                f"{what}: `{name}` has the structure {jax.tree.structure(tree)}, expected "
+                f"{jax.tree.structure(want[name])}."
             )
-        for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(want[name]), strict=True):
+        for (path, a), b in zip(
+            jax.tree_util.tree_flatten_with_path(tree)[0], jax.tree.leaves(want[name]), strict=True
+        ):
             floats = jnp.issubdtype(a.dtype, jnp.floating) and jnp.issubdtype(b.dtype, jnp.floating)
             if np.shape(a) != tuple(b.shape) or (a.dtype != b.dtype and not floats):
                 raise AssertionError(

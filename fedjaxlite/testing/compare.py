@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from fedjaxlite.checks import path_str
@@ -32,7 +33,7 @@ def host(tree: PyTree) -> PyTree:
 
 
 def _host_leaf(leaf: Any) -> np.ndarray:
-    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
         leaf = jax.random.key_data(leaf)
     return np.asarray(leaf)
 
@@ -62,7 +63,8 @@ def assert_close(got: PyTree, want: PyTree, *, what: str, tolerance: Tolerance =
             f"{what}: the tree structure differs: got {jax.tree.structure(got)}, expected {jax.tree.structure(want)}."
         )
     worst: tuple[float, str] | None = None
-    for (path, a), b in zip(jax.tree_util.tree_flatten_with_path(host(got))[0], jax.tree.leaves(host(want)), strict=True):
+    got_leaves, want_leaves = jax.tree_util.tree_flatten_with_path(host(got))[0], jax.tree.leaves(host(want))
+    for (path, a), b in zip(got_leaves, want_leaves, strict=True):
         found = _difference(path_str(path), a, b, what, tolerance)
         if found is not None and (worst is None or found[0] > worst[0]):
             worst = found

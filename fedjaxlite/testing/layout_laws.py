@@ -79,7 +79,7 @@ def check_nonfinite(case: Case) -> None:
     """
     run, state, victim = _prepared_run(case)
     everyone = list(range(case.population.num_clients))
-    after, info = run.step(state, _cohort(case, everyone + [-1]))
+    after, info = run.step(state, _cohort(case, [*everyone, -1]))
     what = f"law 7 (non-finite): a NaN in the update of client {victim}"
     counts = (int(info.num_nonfinite), int(info.num_reported), bool(info.clients["in_sum"][victim]))
     if counts != (1, len(everyone), False):
@@ -94,7 +94,7 @@ def check_nonfinite(case: Case) -> None:
     assert_close(own(after), own(state), what=f"{what}: the client's own state")
     wire = run.wire(case.params, case.population)
     if not (wire.noised or wire.masked):
-        absent, _ = run.step(state, _cohort(case, everyone + [-1], absent=victim))
+        absent, _ = run.step(state, _cohort(case, [*everyone, -1], absent=victim))
         what = f"{what}, against a round in which the client does not report"
         got, want = (case.visible(s)["server_state"] for s in (after, absent))
         assert_close(got, want, what=what, tolerance=case.tolerance)

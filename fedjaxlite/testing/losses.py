@@ -94,7 +94,8 @@ def _refuse_undeclared(loss_fn: Any, i: int, j: int, change: float, allowed: flo
     if not getattr(loss_fn, "cross_example", False):
         name = getattr(loss_fn, "name", getattr(loss_fn, "__name__", type(loss_fn).__name__))
         raise AssertionError(
-            f"cross-example law: the loss `{name}` of row {i} changes by {change:.3g} when row {j} is replaced (tolerance "
-            f"{allowed:.3g}), but it is not declared cross_example. If that is meant (BatchNorm), declare it with "
+            f"cross-example law: the loss `{name}` of row {i} changes by {change:.3g} when row {j} is replaced "
+            f"(tolerance {allowed:.3g}), but it is not declared cross_example. If that is meant "
+            "(BatchNorm), declare it with "
             "fl.losses.declare(loss_fn, cross_example=True); else remove what mixes the rows."
         )

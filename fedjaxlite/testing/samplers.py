@@ -68,7 +68,8 @@ def _check_form(sampler: fl.Sampler, drawn: Any, num_clients: int, what: str) ->
         array = getattr(drawn, name)
         if array.shape[1:] != (c,) or array.dtype != dtype:
             raise AssertionError(
-                f"{what}: `{name}` is {array.dtype}{list(array.shape[1:])}; expected {np.dtype(dtype)}[{c}], the capacity."
+                f"{what}: `{name}` is {array.dtype}{list(array.shape[1:])}; expected {np.dtype(dtype)}[{c}], the "
+                "capacity."
             )
     ids, selected, spare = drawn.ids, drawn.selected, ~drawn.selected
     rules = {
@@ -84,11 +85,13 @@ def _check_form(sampler: fl.Sampler, drawn: Any, num_clients: int, what: str) ->
         rules["a scale differs from 1 although `scaled` is False"] = drawn.scale != 1
     for text, broken in rules.items():
         if broken.any():
-            r, slot = np.argwhere(broken)[0]
-            row = jax.tree.map(lambda x: x[r, slot].item(), drawn._replace(overflow=None))
+            r, slot = (int(i) for i in np.argwhere(broken)[0])
+            row = jax.tree.map(lambda x, at=(r, slot): x[at].item(), drawn._replace(overflow=None))
             raise AssertionError(f"{what}: {text}: round {r}, slot {slot}: {row}.")
     if drawn.overflow.any() and not sampler.may_overflow:
-        raise AssertionError(f"{what}: overflow in round {int(np.argmax(drawn.overflow))} although may_overflow is False.")
+        raise AssertionError(
+            f"{what}: overflow in round {int(np.argmax(drawn.overflow))} although may_overflow is False."
+        )
 
 
 def _repeated(ids: np.ndarray, selected: np.ndarray) -> np.ndarray:
@@ -132,6 +135,6 @@ def _check_accounting(sampler: fl.Sampler, drawn: Any, num_clients: int, what: s
     i = int(np.abs(counts - num_rounds * rate).argmax())
     if abs(counts[i] - num_rounds * rate) > spread:
         raise AssertionError(
-            f"{what}: client {i} takes part in {counts[i]} of {num_rounds} rounds; the accounting says {rate:.4g} a round, "
-            f"{num_rounds * rate:.1f} plus or minus {spread:.1f} at six standard deviations."
+            f"{what}: client {i} takes part in {counts[i]} of {num_rounds} rounds; the accounting says {rate:.4g} a "
+            f"round, {num_rounds * rate:.1f} plus or minus {spread:.1f} at six standard deviations."
         )
