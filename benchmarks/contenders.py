@@ -104,6 +104,12 @@ def ours(problem: Problem, setting: Setting, population: fl.Population) -> Calla
     return step
 
 
+def find_ours(problem: Problem, candidates: Sequence[Setting]) -> Contender:
+    """Ours in its best setting; copies of the data for other settings are gone when this returns."""
+    on = placements(problem.population)
+    return best(lambda setting: ours(problem, setting, on(setting.devices)), candidates)
+
+
 def plain(problem: Problem, population: fl.Population) -> Callable[[], Any]:
     """The plain limit: one scan over all batches, on one device."""
     run = loops.one_scan(problem.plain_loss, problem.learning_rate)

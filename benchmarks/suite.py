@@ -13,7 +13,7 @@ import jax
 import fedjaxlite as fl
 from fedjaxlite import checks
 from fedjaxlite.benchmarks import contenders, machine, memory, report, timing
-from fedjaxlite.benchmarks.contenders import Contender, Setting
+from fedjaxlite.benchmarks.contenders import Contender
 from fedjaxlite.benchmarks.problem import Problem, Workload
 from fedjaxlite.benchmarks.workloads import WORKLOADS
 
@@ -82,9 +82,7 @@ def measure(workload: Workload, size: str, repeats: int, say: Say = lambda line:
     before = memory.resident()
     problem = workload.build(size)
     candidates = contenders.settings(problem.lanes, jax.device_count(), size == "tiny")
-    on = contenders.placements(problem.population)
-    ours = contenders.best(lambda setting: contenders.ours(problem, setting, on(setting.devices)), candidates)
-    del on  # its copies for settings that were not chosen go before memory is looked at
+    ours = contenders.find_ours(problem, candidates)
     info, peak = _peak(ours, before)
     steps = contenders.check_steps(info, problem, workload.name)
     say(f"  ours: lanes x devices {ours.setting}, compiled in {ours.compile_seconds:.1f} s; {steps} steps a round")

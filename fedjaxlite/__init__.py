@@ -11,6 +11,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fedjaxlite import losses as losses
+from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
 from fedjaxlite.aggregation import Aggregator as Aggregator
@@ -51,6 +52,7 @@ from fedjaxlite.losses import LossAux as LossAux
 from fedjaxlite.lowering import lower as lower
 from fedjaxlite.optimizers import check_optimizer as check_optimizer
 from fedjaxlite.partitioned import partition_params as partition_params
+from fedjaxlite.plan import plan as plan
 from fedjaxlite.population import Population as Population
 from fedjaxlite.prepared import PreparedCohort as PreparedCohort
 from fedjaxlite.prepared import prepare_cohort as prepare_cohort
@@ -63,10 +65,12 @@ from fedjaxlite.sampling import Sampler as Sampler
 from fedjaxlite.server import apply_delta as apply_delta
 from fedjaxlite.stacking import stack as stack
 from fedjaxlite.state import RoundState as RoundState
+from fedjaxlite.train import train as train
 from fedjaxlite.variables import Variables as Variables
 from fedjaxlite.variables import trainable as trainable
 from fedjaxlite.variables import with_state as with_state
 from fedjaxlite.variables import with_trainable as with_trainable
+from fedjaxlite.warm_start import warm_start as warm_start
 
 if TYPE_CHECKING:
     from fedjaxlite import algorithms as algorithms
@@ -74,9 +78,6 @@ if TYPE_CHECKING:
     from fedjaxlite import models as models
     from fedjaxlite import privacy as privacy
     from fedjaxlite import testing as testing
-    from fedjaxlite.plan import plan as plan
-    from fedjaxlite.train import train as train
-    from fedjaxlite.warm_start import warm_start as warm_start
 
 __version__ = "0.1.0"
 
@@ -126,6 +127,7 @@ __all__ = [
     "lower",
     "mean",
     "models",
+    "observers",
     "partition",
     "partition_params",
     "plan",
@@ -150,14 +152,9 @@ __all__ = [
 
 # Loaded on first use: some of them stand above the engine, and all of them are optional to a given program.
 _LAZY_MODULES = ("algorithms", "datasets", "models", "privacy", "testing")
-_LAZY_NAMES = {"plan": "fedjaxlite.plan", "train": "fedjaxlite.train", "warm_start": "fedjaxlite.warm_start"}
 
 
 def __getattr__(name: str) -> Any:
     if name in _LAZY_MODULES:
         return importlib.import_module(f"fedjaxlite.{name}")
-    if name in _LAZY_NAMES:
-        value = getattr(importlib.import_module(_LAZY_NAMES[name]), name)
-        globals()[name] = value  # importing the submodule bound the module itself to this name
-        return value
     raise AttributeError(f"module 'fedjaxlite' has no attribute {name!r}; see fedjaxlite.__all__ for what it has.")
