@@ -100,15 +100,14 @@ def test_client_drift_ends_where_theory_says() -> None:
 
 
 def test_clients_weigh_by_their_examples() -> None:
-    values, sizes = [0.0, 1.0, 4.0], [1, 2, 5]
     loss = lambda p, batch, key: (p - batch["x"]) ** 2 / 2  # noqa: E731
     algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(1.0), batch_size=None)
-    people = helpers.one_value_each(values, sizes)
+    people = helpers.one_value_each([0.0, 1.0, 4.0], [1, 2, 5])
     means = [
         float(helpers.one_run(algorithm, people, jnp.float32(9), aggregator=aggregator)[1].params)
-        for aggregator in (fl.weighted_mean(), fl.mean(), fl.weighted_mean(weight_cap=2))
+        for aggregator in (fl.weighted_mean(), fl.mean())
     ]
-    assert means == pytest.approx([22 / 8, 5 / 3, 10 / 5])
+    assert means == pytest.approx([22 / 8, 5 / 3])
 
 
 def test_optimizer_counters_count_real_steps_only() -> None:

@@ -19,15 +19,8 @@ def layout(lanes: int, devices: int, mapping: str = "shard_map", **more: Any) ->
     return fl.Execution(lanes=lanes, devices=devices, mapping=mapping, **more)
 
 
-EVERYDAY = (
-    layout(2, 1),
-    layout(5, 1),
-    layout(16, 1),
-    layout(1, 4),
-    layout(5, 4),
-    layout(2, 4, "pmap"),
-    layout(16, 4, "pmap"),
-)
+# Every number of lanes, one and all devices, both mappings; `-m slow` runs the whole product.
+EVERYDAY = (layout(2, 1), layout(16, 1), layout(1, 4), layout(5, 4), layout(2, 4, "pmap"))
 
 
 @lru_cache(maxsize=1)
@@ -42,7 +35,7 @@ def plain() -> testing.Case:
 def stateful() -> testing.Case:
     """Clients that keep state, whose banks are owned by devices; 13 clients do not divide by 2."""
     population = helpers.regression((*helpers.RAGGED, 4))
-    layouts = (layout(3, 1), layout(2, 2, "pmap"), layout(2, 2))
+    layouts = (layout(2, 2, "pmap"), layout(2, 2))
     return testing.case(helpers.local_momentum(), helpers.linear_params(), population, layouts=layouts)
 
 

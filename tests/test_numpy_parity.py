@@ -53,12 +53,17 @@ def numpy_gradient(params: dict[str, np.ndarray], x: np.ndarray, y: np.ndarray) 
     return loss, {"w1": x.T @ back, "b1": back.sum(0), "w2": hidden.T @ error, "b2": error.sum(0)}
 
 
-def epoch_order(client_key: jax.Array, round_number: int, client: int, epoch: int, n: int) -> np.ndarray:
-    """In which order a client uses its examples: a function of the run's client key, round, client and epoch."""
+@jax.jit
+def padded_order(client_key: jax.Array, round_number: Any, client: Any, epoch: Any, n: Any) -> jax.Array:
     key = jax.random.fold_in(jax.random.fold_in(client_key, round_number), client)
     key = jax.random.fold_in(jax.random.fold_in(key, SHUFFLE), 0)
-    seed = jax.random.bits(key, (2,), jnp.uint32)
-    return np.asarray(shuffled(seed, jnp.int32(epoch), jnp.arange(n, dtype=jnp.int32), jnp.int32(n)))
+    places = jnp.minimum(jnp.arange(max(SIZES), dtype=jnp.int32), n - 1)
+    return shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, places, n)
+
+
+def epoch_order(client_key: jax.Array, round_number: int, client: int, epoch: int, n: int) -> np.ndarray:
+    """In which order a client uses its examples: a function of the run's client key, round, client and epoch."""
+    return np.asarray(padded_order(client_key, *map(jnp.int32, (round_number, client, epoch, n))))[:n]
 
 
 def numpy_client(
