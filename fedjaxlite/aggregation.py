@@ -275,8 +275,13 @@ def multiply(message: Message) -> Message:
     integers = any(leaf.dtype == jnp.uint32 for leaf in jax.tree.leaves(message.value))
     to_group = (lambda w: jnp.round(w).astype(jnp.uint32)) if integers else (lambda w: w)
     weight = jax.tree.map(to_group, message.weight)
-    wide = lambda leaf: leaf if integers else leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
-    value = map_prefix(lambda w, leaf: wide(leaf) * w.astype(wide(leaf).dtype), weight, message.value)
+
+    def times(w: jax.Array, leaf: jax.Array) -> jax.Array:
+        narrow = not integers and jnp.finfo(leaf.dtype).bits < 32
+        leaf = leaf.astype(jnp.float32) if narrow else leaf
+        return leaf * w.astype(leaf.dtype)
+
+    value = map_prefix(times, weight, message.value)
     if not message.scalars:
         return Message(value, weight, {})
     one = jax.tree.leaves(weight)[0]  # scalars are refused beside a tree of weights

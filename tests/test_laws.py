@@ -181,13 +181,15 @@ def test_deterministic_sums_are_gathered_and_added_in_order() -> None:
 
 def test_a_round_runs_without_any_compilation() -> None:
     """For debugging inside a client: print, breakpoints and concrete values everywhere."""
-    population, seen = helpers.regression((2, 3)), []
+    population, seen = helpers.regression((1, 3)), []
 
     def loss(params: Any, batch: Any, key: Any) -> jax.Array:
         seen.append(float(batch["x"].sum()) if not isinstance(batch["x"], jax.core.Tracer) else None)
         return helpers.linear_loss(params, batch, key)
 
-    algorithm = fl.algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.02), batch_size=2)
+    algorithm = fl.algorithms.fed_avg(
+        loss, client_optimizer=optax.sgd(0.02), batch_size=2, shuffle=False, lower=False
+    )
     _, want, _ = helpers.one_run(algorithm, population, helpers.linear_params())
     assert not any(seen)
     with jax.disable_jit():
