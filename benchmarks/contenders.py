@@ -56,7 +56,7 @@ def best(prepare: Callable[[Setting], Callable[[], Any]], candidates: Sequence[S
     Args:
       prepare: makes the program of a setting; what it does before the first call counts as compiling.
       candidates: the settings.
-      trials: turns.
+      trials: turns, where there is more than one setting.
 
     Returns:
       the fastest Contender; the others are forgotten.
@@ -68,7 +68,8 @@ def best(prepare: Callable[[Setting], Callable[[], Any]], candidates: Sequence[S
         runs[setting] = prepare(setting)
         jax.block_until_ready(runs[setting]())
         first[setting] = time.perf_counter() - start
-    trial = {setting: min(times) for setting, times in take_turns(runs, trials).items()}
+    turns = trials if len(candidates) > 1 else 1  # then there is nothing to choose
+    trial = {setting: min(times) for setting, times in take_turns(runs, turns).items()}
     chosen = min(trial, key=lambda setting: trial[setting])
     return Contender(chosen, runs[chosen], max(first[chosen] - trial[chosen], 0.0), trial[chosen])
 

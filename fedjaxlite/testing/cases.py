@@ -79,17 +79,18 @@ class Case:
         key = jax.random.key(seed)
         return run.init(self.params, self.population, key=key, noise_key=jax.random.fold_in(key, 1))
 
-    def play(self, execution: fl.Execution, population: fl.Population | None = None) -> Outcome:
-        """Runs `num_rounds` rounds by `step`, on the case's population or on another of its shape."""
-        if population is None and execution in self._outcomes:
+    def play(self, execution: fl.Execution, population: fl.Population | None = None, first: Any = None) -> Outcome:
+        """Runs `num_rounds` rounds by `step`; on other data of the same shape, or from another state, where given."""
+        plain = population is None and first is None
+        if plain and execution in self._outcomes:
             return self._outcomes[execution]
-        run = self.rounds(execution)
-        state, infos = self.start(run), []
+        run, infos = self.rounds(execution), []
+        state = self.start(run) if first is None else first
         for _ in range(self.num_rounds):
             state, info = run.step(state, self.population if population is None else population)
             infos.append(info)
         outcome = Outcome(state, tuple(infos))
-        if population is None:
+        if plain:
             self._outcomes[execution] = outcome
         return outcome
 
