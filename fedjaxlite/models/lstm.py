@@ -102,7 +102,7 @@ def _tangent_scan(dz: jax.Array, gates: _Gates, recurrent: jax.Array, peepholes:
         cell_to_hidden = cell_to_hidden + gate_to_hidden * peepholes[2][None, None]
     size = recurrent.shape[0]
     # The backward loop runs the transpose of the product in `step`. That of `d_hidden @ recurrent` would contract the
-    # last axis of the matrix in every time step, 1.4 times slower on a CPU; that of a product with `transposed` is plain.
+    # last axis of the matrix in every time step, 1.4 times slower on a CPU; that of `transposed` is a plain product.
     transposed = recurrent.T
 
     def step(carry: tuple[Any, Any], inputs: tuple[Any, ...]) -> tuple[tuple[Any, Any], Any]:
