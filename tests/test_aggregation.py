@@ -213,6 +213,12 @@ class TestQuantization:
         assert (facts.group, facts.bits, facts.weight_cap) == ("mod32", 16, 200)
         assert facts.scalars["steps"].dtype == jnp.uint32
 
+    def test_it_runs_where_64_bits_are_the_default(self) -> None:
+        chain = fl.chain(fl.mean(), fl.clip_by_value(1.0), fl.quantize(bits=8))
+        with jax.enable_x64(True):
+            aggregate = through(chain, [np.float32([0.5, -0.25])], [1])
+        np.testing.assert_allclose(aggregate.value, [0.5, -0.25], atol=1 / 127)
+
     def test_an_unbounded_scalar_is_refused(self) -> None:
         chain = fl.chain(fl.mean(), fl.clip_by_value(1.0), fl.quantize(bits=8))
         algorithm = helpers.normalized()._replace(scalar_bounds={})

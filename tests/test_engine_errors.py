@@ -59,7 +59,11 @@ class TestComposition:
         [
             ({"lanes": 0}, ValueError, "`lanes` is 0; expected an int of at least 1"),
             ({"lanes": 2.0}, TypeError, "`lanes` is 2.0; expected an int of at least 1"),
-            ({"devices": 99}, ValueError, r"`devices` is 99; expected 1 to 4, the cpu devices .*On a CPU, fl.use_cpu_cores"),
+            (
+                {"devices": 99},
+                ValueError,
+                r"`devices` is 99; expected 1 to 4, the cpu devices .*On a CPU, fl.use_cpu_cores",
+            ),
             ({"devices": 0}, ValueError, "`devices` is 0; expected 1 to 4"),
             ({"devices": "all"}, TypeError, "`devices` is 'all'; expected an int, a sequence of jax devices, or None"),
             ({"devices": ()}, TypeError, r"`devices` is \(\); expected an int"),
@@ -283,6 +287,24 @@ class TestSteps:
             ValueError, match=r"keeps 3 client states, which 2 devices cannot share equally.*this run's `init`"
         ):
             run.step(one, people)
+
+    def test_a_population_with_more_clients_than_the_state_knows(self) -> None:
+        run = compose(helpers.local_momentum(), sampler=fl.sampling.uniform(2))
+        state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
+        with pytest.raises(ValueError, match=r"the state keeps 4 client states, .* 5 clients"):
+            run.step(state, helpers.regression((4, 9, 1, 6, 2)))
+
+    def test_a_population_smaller_than_the_cohort(self) -> None:
+        run = compose(sampler=fl.sampling.uniform(3))
+        state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
+        with pytest.raises(ValueError, match="`cohort_size` is 3, but the population has 2 clients"):
+            run.step(state, helpers.regression((4, 9)))
+
+    def test_a_client_that_does_not_exist(self) -> None:
+        run = compose(helpers.local_momentum())
+        state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
+        with pytest.raises(IndexError, match="client 4 is out of range"):
+            run.client_params(state, 4)
 
     def test_many_rounds_of_one_prepared_cohort(self) -> None:
         run = compose()

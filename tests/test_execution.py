@@ -84,6 +84,21 @@ class TestLayouts:
             state, _ = run.step(run.init(PARAMS, people, key=jax.random.key(0)), people)
             assert np.isfinite(np.asarray(state.params["w"])).all()
 
+    def test_a_run_goes_on_in_another_layout(self) -> None:
+        """Where no client keeps state, a state made on any devices is a state for all of them."""
+        want = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=2)[1].params
+        one, state, _ = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=1)
+        two = fl.rounds(
+            helpers.fed_avg(),
+            sampler=fl.sampling.full(5),
+            aggregator=fl.weighted_mean(),
+            execution=fl.Execution(lanes=2, devices=2),
+        )
+        onwards, _ = two.step(state, PEOPLE)
+        assert helpers.max_difference(onwards.params, want) < 1e-6
+        back, _ = one.step(two.init(PARAMS, PEOPLE, key=jax.random.key(0)), PEOPLE)
+        assert helpers.max_difference(back.params, state.params) < 1e-6
+
     def test_the_noise_key_comes_from_the_system_unless_given(self) -> None:
         run = fl.rounds(helpers.fed_avg(), sampler=fl.sampling.full(5), aggregator=fl.mean(), execution=helpers.ONE)
         init = lambda **keys: jax.random.key_data(run.init(PARAMS, PEOPLE, key=jax.random.key(0), **keys).keys.noise)  # noqa: E731

@@ -188,9 +188,7 @@ def test_a_round_runs_without_any_compilation() -> None:
         seen.append(float(batch["x"].sum()) if not isinstance(batch["x"], jax.core.Tracer) else None)
         return helpers.linear_loss(params, batch, key)
 
-    algorithm = fl.algorithms.fed_avg(
-        loss, client_optimizer=optax.sgd(0.02), batch_size=2, shuffle=False, lower=False
-    )
+    algorithm = fl.algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.02), batch_size=2, shuffle=False, lower=False)
     _, want, _ = helpers.one_run(algorithm, population, helpers.linear_params())
     assert not any(seen)
     with jax.disable_jit():
