@@ -180,6 +180,7 @@ def test_deterministic_sums_are_gathered_and_added_in_order() -> None:
     testing.assert_close(again, got.state, what="twice")
 
 
+@pytest.mark.slow  # every operation compiles by itself
 def test_a_round_runs_without_any_compilation() -> None:
     """For debugging inside a client: print, breakpoints and concrete values everywhere."""
     population, seen = helpers.regression((1, 3)), []
