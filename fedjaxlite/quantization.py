@@ -86,7 +86,7 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
 
 def _to_levels(leaf: jax.Array, bound: Any, levels: int, key: Any) -> jax.Array:
     scaled = leaf * (jnp.float32(levels) / bound)
-    rounded = jnp.round(scaled) if key is None else jnp.floor(scaled + jax.random.uniform(key, leaf.shape))
+    rounded = jnp.round(scaled) if key is None else jnp.floor(scaled + jax.random.uniform(key, leaf.shape, jnp.float32))
     # Through int32 and its bits: a negative float cast to uint32 would become 0.
     integer = jnp.clip(rounded, -levels, levels).astype(jnp.int32)
     return jax.lax.bitcast_convert_type(integer, jnp.uint32)

@@ -109,9 +109,11 @@ def rounds(
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
         prepared = isinstance(data, PreparedCohort)
         _check_data(data.population if prepared else data, state, program)
-        if sampler.num_rounds is not None and not prepared and not checks.is_traced(state.round):
-            _check_rounds_left(int(state.round.addressable_data(0)), num_rounds or 1, sampler)
+        if not prepared:
+            _check_clients(data.num_clients, state, program)
+            _check_rounds_left(state, num_rounds or 1, sampler)
         data = data if checks.is_traced(data) else place_once(data)
+        state = state if checks.is_traced(state) else _moved(state, program.layout)
         (rest, info), clients = compiled(num_rounds)(state._replace(clients=()), data, state.clients)
         if not checks.is_traced(info):
             _settle(info, program)
@@ -130,6 +132,7 @@ def rounds(
         return run(state, population, int(num_rounds))
 
     def client_params(state: RoundState, client: int) -> PyTree:
+        _check_client(client, state)
         own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
         return algorithm.client_params(broadcast(algorithm, state.server_state), own)
 
@@ -176,8 +179,35 @@ def _check_data(population: Any, state: RoundState, program: Program) -> None:
         )
 
 
-def _check_rounds_left(done: int, more: int, sampler: Sampler) -> None:
-    if sampler.num_rounds is not None and done + more > sampler.num_rounds:
+def _check_clients(num_clients: int, state: RoundState, program: Program) -> None:
+    program.sampler.check(num_clients)
+    banks, devices = jax.tree.leaves(state.clients), program.layout.num_devices
+    if banks and banks[0].shape[0] != -(-num_clients // devices) * devices:
+        raise ValueError(
+            f"the state keeps {banks[0].shape[0]} client states, and the population has {num_clients} clients: it was "
+            "made for another population, or another number of devices. Make it with this run's `init`."
+        )
+
+
+def _check_client(client: Any, state: RoundState) -> None:
+    banks = jax.tree.leaves(state.clients.algorithm)
+    if banks and not checks.is_traced(client) and not 0 <= client < banks[0].shape[0]:
+        raise IndexError(f"client {client} is out of range; expected 0 to {banks[0].shape[0] - 1}.")
+
+
+def _moved(state: RoundState, layout: Layout) -> RoundState:
+    """The state on this layout's devices: one that was made on others may go on here, with the same numbers."""
+    if set(state.round.devices()) == set(layout.devices):
+        return state
+    clients = place(state.clients, layout, sharded=True)
+    return place(state._replace(clients=()), layout)._replace(clients=clients)
+
+
+def _check_rounds_left(state: RoundState, more: int, sampler: Sampler) -> None:
+    if sampler.num_rounds is None or checks.is_traced(state.round):
+        return
+    done = int(state.round.addressable_data(0))
+    if done + more > sampler.num_rounds:
         raise ValueError(
             f"{sampler.name} has cohorts for {sampler.num_rounds} rounds; {done} are done and {more} more were asked "
             "for. Ask for fewer, or give it more rounds."
