@@ -10,6 +10,7 @@ type is what secure aggregation can compute.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -43,12 +44,17 @@ class ClientInfo(NamedTuple):
         not finite.
       key: the client's key for encoding in this round.
       alive: bool scalar; False for a lane without a client, whose element is replaced by zero afterwards.
+      slot: int32 scalar, the client's place in the cohort. Only masks, which cancel, may depend on it.
+      noise: a key for noise that protects the client, a function of the run's noise key, the round and the id; None
+        where there is no run.
     """
 
     id: Any
     weight: Any
     key: Any
     alive: Any
+    slot: Any = 0
+    noise: Any = None
 
 
 class Bounds(NamedTuple):
@@ -80,9 +86,12 @@ class Wire(NamedTuple):
       bounds: this chain's bounds when it starts.
       headed: a mean stood at the head.
       noised, masked: a mechanism added noise; a mask hides single messages.
-      sensitivity: how much one client can change the sum, in L2, or None if unbounded.
-      dp_event: the event to account for, or None.
+      mechanisms: what the mechanisms say of their noise, for accountants; the engine does not look into them.
+      num_clients: int, N, or None if unknown.
+      participation: the sampler's `Accounting`, or None for a sum that no sampler draws.
       fold: "sum", or "stack" when a codec needs every message apart.
+
+    One client who weighs 1 changes the sum by at most `bounds.l2`, as it stands at the end of the chain.
     """
 
     value: PyTree
@@ -99,8 +108,9 @@ class Wire(NamedTuple):
     headed: bool = False
     noised: bool = False
     masked: bool = False
-    sensitivity: Any = None
-    dp_event: Any = None
+    mechanisms: tuple[Any, ...] = ()
+    num_clients: int | None = None
+    participation: Any = None
     fold: str = "sum"
 
 
@@ -139,6 +149,16 @@ def _same_bounds(state: Any, bounds: Bounds) -> tuple[Any, Bounds]:
     return state, bounds
 
 
+def _begin_nothing(state: Any, cohort: Any, key: Any) -> Any:
+    del cohort, key
+    return state
+
+
+def _tell_nothing(state: Any) -> Mapping[str, Any]:
+    del state
+    return {}
+
+
 class Aggregator(NamedTuple):
     """A codec: pure functions, of which `encode` runs on the client and the others on the server.
 
@@ -147,7 +167,7 @@ class Aggregator(NamedTuple):
       encode: `encode(state, client_state, message, client) -> (message, client_state)`, vmapped over clients. Never
         sees a value that depends on the rest of the cohort.
       decode: `decode(state, total, key) -> (total, state)`, once a round; in a chain from the last codec to the first.
-        Linear in the total, since the total is a weighted sum.
+        Linear in the total, since the total is a weighted sum. The state it returns has the structure of init's.
       init_client: `init_client(value_template) -> client_state`, what the codec keeps at each client (error feedback).
       prepare: `prepare(state, bounds) -> (state, bounds)`, before encoding and decoding: how this round's bounds change
         on the way down the chain, and a chance to take them over (a quantizer's range under an adaptive clip).
@@ -155,6 +175,12 @@ class Aggregator(NamedTuple):
       name: for messages and records.
       parts: a chain's codecs.
       hparams: for printing and for the record of a run.
+      begin: `begin(state, cohort, key) -> state`, once a round on the server before anyone encodes; what it returns is
+        the state that this round's prepare, encode and decode see, of any structure. Only masks may use the cohort.
+      metrics: `metrics(state) -> {name: scalar}`, what the codec tells of itself after a round (an adaptive clip norm);
+        a real server sees it too.
+      public_count: the number of clients that an algorithm is told of instead of those in the sum; set by a mean with a
+        fixed denominator, so that nothing the server does depends on a count that it should not know.
     """
 
     init: Callable[[Wire], tuple[Any, Wire]] = _stateless
@@ -166,6 +192,9 @@ class Aggregator(NamedTuple):
     name: str = "codec"
     parts: tuple["Aggregator", ...] = ()
     hparams: Mapping[str, Any] = {}
+    begin: Callable[[Any, Any, Any], Any] = _begin_nothing
+    metrics: Callable[[Any], Mapping[str, Any]] = _tell_nothing
+    public_count: Any = None
 
 
 def chain(*codecs: Aggregator) -> Aggregator:
@@ -193,6 +222,7 @@ def chain(*codecs: Aggregator) -> Aggregator:
     _check_order(flat)
     masks = next((i for i, codec in enumerate(flat) if codec.role == "mask"), len(flat))
     stacking = any(codec.role == "stack" for codec in flat)
+    public_count = flat[0].public_count
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         states = []
@@ -214,7 +244,8 @@ def chain(*codecs: Aggregator) -> Aggregator:
         for i, (codec, state, client_state) in enumerate(zip(flat, states, client_states, strict=True)):
             if i == masks and not stacking:
                 message = multiply(message)
-            info = client._replace(key=jax.random.fold_in(client.key, i))
+            noise = None if client.noise is None else jax.random.fold_in(client.noise, i)
+            info = client._replace(key=jax.random.fold_in(client.key, i), noise=noise)
             message, client_state = codec.encode(state, client_state, message, info)
             new_states.append(client_state)
         if masks == len(flat) and not stacking:
@@ -226,7 +257,8 @@ def chain(*codecs: Aggregator) -> Aggregator:
         new_states = list(states)
         for i in reversed(range(len(flat))):
             total, new_states[i] = flat[i].decode(states[i], total, jax.random.fold_in(key, i))
-        return Aggregate(total.value, total.weight, jnp.int32(-1), total.scalars), tuple(new_states)
+        count = jnp.int32(-1) if public_count is None else jnp.round(public_count).astype(jnp.int32)
+        return Aggregate(total.value, total.weight, count, total.scalars), tuple(new_states)
 
     def init_client(template: Any) -> Any:
         return tuple(codec.init_client(template) for codec in flat)
@@ -234,7 +266,22 @@ def chain(*codecs: Aggregator) -> Aggregator:
     names = ", ".join(codec.name for codec in flat)
     name = names if len(flat) == 1 else f"chain({names})"
     hparams = {codec.name: codec.hparams for codec in flat}
-    return Aggregator(init, encode, decode, init_client, prepare, "chain", name, flat, hparams)
+    return Aggregator(
+        *(init, encode, decode, init_client, prepare, "chain", name, flat, hparams),
+        begin=partial(_begin_all, flat),
+        metrics=partial(_metrics_of_all, flat),
+        public_count=public_count,
+    )
+
+
+def _begin_all(codecs: tuple[Aggregator, ...], states: Any, cohort: Any, key: Any) -> tuple[Any, ...]:
+    pairs = enumerate(zip(codecs, states, strict=True))
+    return tuple(codec.begin(state, cohort, jax.random.fold_in(key, i)) for i, (codec, state) in pairs)
+
+
+def _metrics_of_all(codecs: tuple[Aggregator, ...], states: Any) -> dict[str, Any]:
+    told = [(codec.name, codec.metrics(state)) for codec, state in zip(codecs, states, strict=True)]
+    return {f"{name}_{key}": value for name, own in told for key, value in own.items()}
 
 
 def _check_order(codecs: tuple[Aggregator, ...]) -> None:

@@ -17,20 +17,23 @@ def mean(*, over: Any = None) -> Aggregator:
 
     Args:
       over: a fixed denominator instead of the number of clients, as differential privacy requires: with a cohort of
-        varying size the sum is divided by the expected size, and one client's influence is exactly 1 / over.
+        varying size the sum is divided by the expected size, and one client's influence is exactly 1 / over. The
+        algorithm is told this number too, as weight and as number of clients: the true count is not public.
 
     Returns:
       an Aggregator that stands at the head of a chain. Each client weighs 1, or what an importance sampler gives it.
       Where nobody reported the mean is zero.
 
     Raises:
-      ValueError: if `over` is not a finite number above 0.
+      ValueError: if `over` is not a finite number above 0; when built, if it is less than half or more than twice the
+        number of clients that the sampler expects in a round.
     """
     if over is not None:
         checks.positive(over=over, remedy="It is the expected number of clients in a round.")
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         _first("mean", wire)
+        _check_over(over, wire)
         weight = jax.ShapeDtypeStruct((), jnp.float32)
         cap = None if wire.scaled else 1
         return (), wire._replace(weight=weight, weight_cap=cap, denominator=over, headed=True)
@@ -43,9 +46,11 @@ def mean(*, over: Any = None) -> Aggregator:
         del key
         weight = total.weight.astype(jnp.float32)
         denominator = weight if over is None else jnp.asarray(over, jnp.float32)
-        return _divide(total, weight, denominator), state
+        return _divide(total, denominator, denominator), state
 
-    return Aggregator(init=init, encode=encode, decode=decode, role="mean", name="mean", hparams={"over": over})
+    return Aggregator(
+        init=init, encode=encode, decode=decode, role="mean", name="mean", hparams={"over": over}, public_count=over
+    )
 
 
 def weighted_mean(*, weight_cap: int | None = None) -> Aggregator:
@@ -186,6 +191,17 @@ def global_norm(tree: PyTree) -> jax.Array:
 def _first(name: str, wire: Wire) -> None:
     if wire.headed:
         raise ValueError(f"`{name}` is not the first codec; a chain has one mean, at its head.")
+
+
+def _check_over(over: Any, wire: Wire) -> None:
+    if over is None or checks.is_traced(over) or wire.participation is None or wire.num_clients is None:
+        return
+    expected = wire.participation.expected_size(wire.num_clients)
+    if not expected / 2 <= float(over) <= expected * 2:
+        raise ValueError(
+            f"`mean(over={over!r})` divides by {over!r} where the sampler expects {expected:g} clients in a round of "
+            f"{wire.num_clients}; use fl.mean(over={expected:g}), and a server rate for what else is meant."
+        )
 
 
 def _divide(total: Message, weight: Any, denominator: Any) -> Message:

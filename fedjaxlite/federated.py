@@ -44,6 +44,7 @@ class PassInfo(NamedTuple):
       metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples.
       clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", and the
         algorithm's own `ClientOutput.info`.
+      aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
     """
 
     num_selected: Any
@@ -53,9 +54,10 @@ class PassInfo(NamedTuple):
     overflow: Any
     metrics: Mapping[str, Any]
     clients: Mapping[str, Any]
+    aggregator: Mapping[str, Any] = {}
 
 
-def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str) -> Any:
+def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, noise: Any) -> Any:
     """The work of one lane: the client's update, guarded against NaN, encoded, and zeroed where no client is.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
@@ -63,14 +65,15 @@ def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: A
     zeroed *after* encoding, since the code of zero need not be zero.
     """
 
-    def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array) -> Part:
+    def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array, slot: jax.Array) -> Part:
         output = client_fn(data, state.algorithm)
         message = Message(output.update, output.weight, dict(output.scalars))
         finite = all_finite((message, output.client_state))
         ok = alive & finite
         message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
         key = jax.random.fold_in(data.key, ENCODE)
-        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive)
+        own_noise = jax.random.fold_in(noise, data.id)
+        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, own_noise)
         element, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
         new_state = jax.tree.map(
@@ -117,6 +120,7 @@ def run_pass(
     rows: jax.Array,
     bank: ClientState,
     key: jax.Array,
+    noise: jax.Array,
     device: Any,
     layout: Layout,
 ) -> Pass:
@@ -132,10 +136,11 @@ def run_pass(
       rows: int32 `[K]`, each slot's index in `population`.
       bank: the states of this device's clients; a ClientState of empty trees ties no client to a device.
       key: the round's client key.
+      noise: the round's key for noise that clients draw.
       device: int32 scalar, this device's index.
       layout: lanes and devices.
     """
-    task = client_task(client_fn, aggregator, aggregator_state, fold)
+    task = client_task(client_fn, aggregator, aggregator_state, fold, noise)
     active = cohort.selected & cohort.reported
     sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
     work = sizes * cohort.work
@@ -217,7 +222,9 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
     return jax.eval_shape(one_client, dict(population.features), client_state)
 
 
-def wire_of(output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds: Mapping[str, float]) -> Wire:
+def wire_of(
+    output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds: Mapping[str, float], **facts: Any
+) -> Wire:
     """The wire at the head of a chain, from the shapes of a client's output; refuses what no chain can take."""
     for path, leaf in jax.tree_util.tree_flatten_with_path(output.update)[0]:
         if not jnp.issubdtype(leaf.dtype, jnp.floating):
@@ -243,7 +250,8 @@ def wire_of(output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds:
             "Give one weight, or put the scalars into the update as a part with a weight of its own."
         )
     scalars = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.float32), dict(output.scalars))
-    return Wire(output.update, output.weight, scalars, dict(scalar_bounds), capacity=capacity, scaled=scaled)
+    bounds = dict(scalar_bounds)
+    return Wire(output.update, output.weight, scalars, bounds, capacity=capacity, scaled=scaled, **facts)
 
 
 def as_chain(aggregator: Aggregator) -> Aggregator:

@@ -86,14 +86,17 @@ def _once(
 ) -> tuple[tuple[Aggregate, PassInfo], Any]:
     population, cohort, key = data
     output = output_template(lambda data, both: client_fn(both[0], data), population, (shared, ()))
-    wire = wire_of(output, capacity=cohort.ids.shape[0], scaled=scaled, scalar_bounds={})
+    capacity = cohort.ids.shape[0]
+    wire = wire_of(output, capacity=capacity, scaled=scaled, scalar_bounds={}, num_clients=population.num_clients)
     state, wire = aggregator.init(wire)
     own = aggregator.init_client(output.update)
     if jax.tree.leaves(own):
         raise ValueError(
             f"{aggregator.name} keeps state at clients, which a single sum has no place for; use fl.rounds."
         )
-    layout = with_lanes(layout, (shared, output.update), population, cohort.ids.shape[0])
+    layout = with_lanes(layout, (shared, output.update), population, capacity)
+    for_server, for_clients, to_begin = jax.random.split(jax.random.fold_in(key, population.num_clients), 3)
+    state = aggregator.begin(state, cohort, to_begin)
     result = run_pass(
         lambda data, state: client_fn(shared, data),
         aggregator=aggregator,
@@ -104,8 +107,11 @@ def _once(
         rows=cohort.ids,
         bank=ClientState((), own),
         key=key,
+        noise=for_clients,
         device=device,
         layout=layout,
     )
-    aggregate, _ = aggregator.decode(state, result.total, jax.random.fold_in(key, cohort.ids.shape[0]))
-    return (aggregate._replace(num_clients=result.num_clients), result.info), sharded
+    aggregate, state = aggregator.decode(state, result.total, for_server)
+    if aggregator.public_count is None:
+        aggregate = aggregate._replace(num_clients=result.num_clients)
+    return (aggregate, result.info._replace(aggregator=aggregator.metrics(state))), sharded

@@ -76,6 +76,8 @@ def templates(program: Program, params: PyTree, population: Population) -> tuple
         capacity=program.sampler.capacity,
         scaled=program.sampler.scaled,
         scalar_bounds=algorithm.scalar_bounds,
+        num_clients=population.num_clients,
+        participation=program.sampler.accounting,
     )
     state, wire = program.aggregator.init(wire)
     return output, state, wire
@@ -103,7 +105,7 @@ def first_state(program: Program, params: PyTree, population: Population, key: A
     clients = clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
     sample, client, server = jax.random.split(key, 3)
     noise = as_key(noise_key, "noise_key") if noise_key is not None else entropy_key()
-    keys = Keys(sample, client, server, noise)
+    keys = Keys(sample, client, server, noise, jnp.bool_(noise_key is None))
     state = RoundState(jnp.int32(0), server_state, aggregator_state, keys, ClientState((), ()))
     state = state if checks.is_traced(state) else place(_owned_copy(state), layout)
     return state._replace(clients=clients)
@@ -166,21 +168,32 @@ def _one_round(
     shared = broadcast(algorithm, state.server_state)
     layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
     this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
+    for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
+    opened = aggregator.begin(state.aggregator_state, cohort, to_begin)
     result = run_pass(
         lambda data, client_state: algorithm.client_update(shared, client_state, data, data.key),
         aggregator=aggregator,
-        aggregator_state=state.aggregator_state,
+        aggregator_state=opened,
         fold=fold,
         population=population,
         cohort=cohort,
         rows=rows,
         bank=clients,
         key=this_round(state.keys.client),
+        noise=for_clients,
         device=device,
         layout=layout,
     )
-    aggregate, aggregator_state = aggregator.decode(state.aggregator_state, result.total, this_round(state.keys.noise))
-    aggregate = aggregate._replace(num_clients=result.num_clients)
+    aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
+    checks.same_structure(
+        aggregator_state,
+        jax.eval_shape(lambda: state.aggregator_state),
+        what=f"the state that the decode of {aggregator.name} returned",
+        than="its `init(wire)`",
+        remedy="What `begin` adds for one round has to be dropped again.",
+    )
+    if aggregator.public_count is None:
+        aggregate = aggregate._replace(num_clients=result.num_clients)
     server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
     checks.same_structure(
         server_state,
@@ -190,7 +203,7 @@ def _one_round(
         remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
     )
     new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients)
-    return new, result.bank, result.info
+    return new, result.bank, result.info._replace(aggregator=aggregator.metrics(aggregator_state))
 
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:

@@ -1,5 +1,6 @@
 """Quantization: floats to integers mod 2^32, the group that secure aggregation sums in."""
 
+import math
 from typing import Any, NamedTuple
 
 import jax
@@ -11,10 +12,17 @@ from fedjaxlite.codecs import needs_floats
 
 
 class _Range(NamedTuple):
-    """What a quantizer maps onto its levels: the bound on an entry this round, and each scalar's own bound."""
+    """What a quantizer maps onto its levels.
+
+    Attributes:
+      linf: the bound on an entry, this round.
+      scalars: each scalar's own bound.
+      stretch: how much longer rounding can make a whole update, in units of `linf`.
+    """
 
     linf: Any
     scalars: dict[str, Any]
+    stretch: Any
 
 
 def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
@@ -29,7 +37,8 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
 
     Returns:
       an Aggregator. A decoded mean differs from the mean of the clipped entries by at most one step,
-      bound / (2^(bits-1) - 1), per entry; half a step for "nearest".
+      bound / (2^(bits-1) - 1), per entry; half a step for "nearest". The wire's bound on the L2 norm grows by as much
+      for every entry, times the root of their number: what noise has to cover.
 
     Raises:
       ValueError: for bits or rounding out of range; when built: without a bound on the entries, without a cap on
@@ -48,20 +57,22 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
     def init(wire: Wire) -> tuple[Any, Wire]:
         needs_floats("quantize", wire)
         _check_quantizable(wire, bits, levels)
+        entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(wire.value))
+        stretch = math.sqrt(entries) / levels * (1.0 if rounding == "stochastic" else 0.5)
         state = _Range(
             jnp.asarray(wire.bounds.linf, jnp.float32),
             {name: jnp.float32(wire.scalar_bounds[name]) for name in wire.scalars},
+            jnp.float32(stretch),
         )
         value, weight, scalars = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), (wire.value, wire.weight, wire.scalars)
         )
-        bounds = wire.bounds._replace(l2=None)  # rounding may lengthen a vector
         return state, wire._replace(
-            value=value, weight=weight, scalars=scalars, group="mod32", bits=bits, bounds=bounds
+            value=value, weight=weight, scalars=scalars, group="mod32", bits=bits, bounds=_widen(wire.bounds, stretch)
         )
 
     def prepare(state: _Range, bounds: Bounds) -> tuple[_Range, Bounds]:
-        return state._replace(linf=jnp.asarray(bounds.linf, jnp.float32)), bounds._replace(l2=None)
+        return state._replace(linf=jnp.asarray(bounds.linf, jnp.float32)), _widen(bounds, state.stretch)
 
     def encode(state: _Range, client_state: Any, message: Message, client: ClientInfo) -> tuple[Message, Any]:
         scalars = {name: (value, state.scalars[name]) for name, value in message.scalars.items()}
@@ -82,6 +93,11 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
 
     hparams = {"bits": bits, "rounding": rounding}
     return Aggregator(init, encode, decode, prepare=prepare, name="quantize", hparams=hparams)
+
+
+def _widen(bounds: Bounds, stretch: Any) -> Bounds:
+    # Every entry moves by less than one step, half of one where rounding is to the nearest.
+    return bounds if bounds.l2 is None else bounds._replace(l2=bounds.l2 + bounds.linf * stretch)
 
 
 def _to_levels(leaf: jax.Array, bound: Any, levels: int, key: Any) -> jax.Array:

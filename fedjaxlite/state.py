@@ -18,12 +18,15 @@ class Keys(NamedTuple):
       server: what the server draws.
       noise: what privacy mechanisms draw on the server. It comes from the operating system unless given, and is part
         of the state: whoever holds a checkpoint can subtract the noise.
+      secret: bool scalar, whether the noise key came from the operating system; else the run can be reproduced, and
+        whoever knows the key can subtract the noise.
     """
 
     sample: jax.Array
     client: jax.Array
     server: jax.Array
     noise: jax.Array
+    secret: jax.Array
 
 
 class RoundState(NamedTuple):

@@ -51,7 +51,7 @@ class Inputs(NamedTuple):
     key: jax.Array
 
 
-Task = Callable[[ClientData, PyTree, jax.Array, jax.Array], Part]
+Task = Callable[[ClientData, PyTree, jax.Array, jax.Array, jax.Array], Part]
 
 
 def run_waves(
@@ -60,7 +60,7 @@ def run_waves(
     """Trains one device's clients, L at a time.
 
     Args:
-      task: `task(data, state, alive, scale) -> Part` for one client; `alive` is False in an empty lane.
+      task: `task(data, state, alive, scale, slot) -> Part` for one client; `alive` is False in an empty lane.
       inputs: what the waves read.
       bank: pytree with a leading axis of this device's clients; updated in place.
       schedule: this device's clients.
@@ -116,12 +116,14 @@ def _train(
     work = jnp.where(alive, cohort.work[slot], 1.0)
     wave = Wave(cohort.ids[slot], num_examples, work, population.max_size, max_steps)
 
-    def one_lane(offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, state: Any) -> Part:
+    def one_lane(
+        offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, slot: Any, state: Any
+    ) -> Part:
         key = jax.random.fold_in(inputs.key, client)
         data = ClientData(population.features, offset, num_examples, client, work, key, wave)
-        return task(data, state, alive, scale)
+        return task(data, state, alive, scale, slot)
 
-    args = (offset, num_examples, work, cohort.ids[slot], cohort.scale[slot], alive, states)
+    args = (offset, num_examples, work, cohort.ids[slot], cohort.scale[slot], alive, slot, states)
     if lanes > 1:
         return jax.vmap(one_lane)(*args)
     # One lane needs no vmap: the compiler sees plain operations, and convolutions stay convolutions.
