@@ -86,12 +86,14 @@ def placements(population: fl.Population) -> Callable[[int], fl.Population]:
     return on
 
 
-def ours(problem: Problem, setting: Setting, population: fl.Population) -> Callable[[], fl.PassInfo]:
-    """A round of fedjaxlite; every call goes on from the state of the one before."""
+def ours(
+    problem: Problem, setting: Setting, population: fl.Population, aggregator: fl.Aggregator | None = None
+) -> Callable[[], fl.PassInfo]:
+    """A round of fedjaxlite, weighted by examples where not told otherwise; every call goes on from the last state."""
     run = fl.rounds(
         problem.algorithm,
         sampler=problem.sampler,
-        aggregator=fl.weighted_mean(),
+        aggregator=fl.weighted_mean() if aggregator is None else aggregator,
         execution=fl.Execution(lanes=setting.lanes, devices=setting.devices),
     )
     state = run.init(problem.params, population, key=jax.random.key(1), noise_key=jax.random.key(2))

@@ -44,7 +44,7 @@ class TestMeans:
         values, weights = [np.float32([1, 2]), np.float32([5, -4])], [1, 3]
         for codec, value, weight in (
             (fl.mean(), [3.0, -1.0], 2),
-            (fl.mean(over=8), [0.75, -0.25], 2),
+            (fl.mean(over=8), [0.75, -0.25], 8),
             (fl.weighted_mean(), [4.0, -2.5], 4),
             (fl.weighted_mean(weight_cap=2), [11 / 3, -2.0], 3),
         ):

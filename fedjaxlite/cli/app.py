@@ -26,6 +26,7 @@ _EXAMPLES = "\n\n".join(
         "fedjaxlite run",
         "fedjaxlite run --partition shards:2 --cohort 20 --server-optimizer adam --out runs/adam",
         "fedjaxlite run --clip-norm 1.0 --quantize-bits 8 --dropout 0.1",
+        "fedjaxlite run --clip-norm 0.5 --epsilon 8 --cohort 30",
         "fedjaxlite run --dataset mnist --model 2nn --partition iid --epochs 1 --rounds 200 --target-accuracy 0.97",
         "fedjaxlite run --dataset shakespeare --clients 50 --rounds 20",
         "fedjaxlite run --resume runs/adam --rounds 200",

@@ -9,7 +9,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.cli import parse
+from fedjaxlite.cli import parse, private_run
 from fedjaxlite.cli.settings import Settings
 from fedjaxlite.evaluate import loss_for
 from fedjaxlite.warm_start import warm_start
@@ -26,6 +26,7 @@ class Job(NamedTuple):
       evaluate: functions of the parameters by name.
       num_test: examples in the central test set.
       config: tables for config.toml.
+      observers: what looks on: the budget of a private run.
     """
 
     settings: Settings
@@ -35,6 +36,7 @@ class Job(NamedTuple):
     evaluate: Mapping[str, Any]
     num_test: int
     config: Mapping[str, Any]
+    observers: tuple[fl.observers.Observer, ...] = ()
 
 
 class Data(NamedTuple):
@@ -70,6 +72,12 @@ def filled(settings: Settings) -> Settings:
     """The settings with the data set's defaults, checked as far as no data are needed."""
     left_open = {n: v for n, v in defaults_for(settings.dataset).items() if getattr(settings, n) is None}
     settings = settings._replace(**left_open)
+    private = settings.noise_multiplier is not None or settings.epsilon is not None
+    settings = settings._replace(
+        sampler=settings.sampler or ("poisson" if private else "uniform"),
+        aggregator=settings.aggregator or ("mean" if private else "weighted"),
+    )
+    private_run.check(settings)
     if settings.clients is None and settings.partition != "natural":
         settings = settings._replace(clients=100)
     if settings.partition == "natural" and settings.dataset not in _NATURAL:
@@ -95,12 +103,17 @@ def job(settings: Settings) -> Job:
         batch_size=size,
         epochs=settings.epochs,
     )
-    rounds = fl.rounds(
-        algorithm,
-        sampler=parse.sampler(settings, data.train.num_clients),
-        aggregator=parse.aggregator(settings, data.train),
-        execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
-    )
+
+    def compose(settings: Settings) -> fl.Rounds:
+        return fl.rounds(
+            algorithm,
+            sampler=parse.sampler(settings, data.train.num_clients),
+            aggregator=parse.aggregator(settings, data.train),
+            execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
+        )
+
+    settings = private_run.calibrated(settings, compose, data.train.num_clients)
+    rounds = compose(settings)
     evaluate: dict[str, Any] = {"test": fl.evaluate(loss_fn, data.test)}
     params, config = jax.jit(model.init)(keys(settings)["model"]), {}
     if data.public is not None:
@@ -118,7 +131,9 @@ def job(settings: Settings) -> Job:
     if data.own_test is not None:
         evaluate["clients"] = fl.evaluate_clients(loss_fn, data.own_test, execution=rounds.execution)
     num_test = len(next(iter(data.test.values())))
-    return Job(settings, rounds, params, data.train, evaluate, num_test, config)
+    config = {**config, **private_run.table(settings)}
+    observers = private_run.observers(settings)
+    return Job(settings, rounds, params, data.train, evaluate, num_test, config, observers)
 
 
 def keys(settings: Settings) -> dict[str, jax.Array]:

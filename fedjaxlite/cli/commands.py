@@ -12,7 +12,7 @@ import typer
 
 import fedjaxlite as fl
 from fedjaxlite import run_config
-from fedjaxlite.cli import build
+from fedjaxlite.cli import build, private_run
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.datasets.folders import cache_folder
 from fedjaxlite.plan import plan as make_plan
@@ -44,6 +44,7 @@ def run(settings: Settings) -> None:
             evaluate=job.evaluate,
             evaluate_every=settings.evaluate_every,
             out_dir=out,
+            observers=job.observers,
             progress=settings.progress,
             resume=settings.resume is not None,
             target=target,
@@ -88,7 +89,9 @@ def _cores() -> int:
 
 def _as_before(settings: Settings) -> Settings:
     """A resumed run takes the devices and lanes it had, where nothing else is said: same layout, same bits."""
-    execution = run_config.read(Path(settings.resume or ".") / "config.toml").get("execution", {})
+    config = run_config.read(Path(settings.resume or ".") / "config.toml")
+    execution = config.get("execution", {})
+    settings = private_run.as_before(settings, config.get("privacy", {}))
     return settings._replace(
         devices=settings.devices or execution.get("devices"), lanes=settings.lanes or execution.get("lanes")
     )
@@ -114,6 +117,8 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
             f"test accuracy {final['test_accuracy']:.2%} on {job.num_test:,} examples after {final['round']} rounds "
             f"(best {best['test_accuracy']:.2%} at round {best['round']})"
         )
+    if "epsilon" in last:
+        typer.echo(f"epsilon {last['epsilon']:.4g} at delta {job.settings.delta:.3g}, per client")
     sent = [sum(record[name] for record in history.records) for name in ("bytes_up", "bytes_down")]
     typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}")
     written = [path.name for path in (folder.records, folder.config, folder.curves, folder.checkpoints)]

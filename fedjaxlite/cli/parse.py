@@ -97,21 +97,24 @@ def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
         "cyclic": lambda: fl.sampling.cyclic(cohort, num_clients // cohort),
         "available": lambda: fl.sampling.available(cohort, fl.sampling.diurnal(seed=settings.seed)),
     }
-    chosen = makers[settings.sampler]()
+    chosen = makers[settings.sampler or "uniform"]()
     chosen = fl.sampling.with_dropout(chosen, settings.dropout) if settings.dropout else chosen
     return fl.sampling.with_stragglers(chosen, settings.stragglers, _MIN_WORK) if settings.stragglers else chosen
 
 
 def aggregator(settings: Settings, population: fl.Population) -> Any:
-    """The chain of codecs."""
+    """The chain of codecs; with noise, equal weights over a fixed denominator."""
     positive(clip_norm=settings.clip_norm)
     if settings.quantize_bits is not None and settings.clip_norm is None:
         raise ValueError("--quantize-bits needs --clip-norm, which bounds the range that the bits cover.")
+    noise = settings.noise_multiplier
     if settings.aggregator == "mean":
-        parts = [fl.mean()]
+        parts = [fl.mean(over=None if noise is None else settings.cohort)]
     else:
         parts = [fl.weighted_mean(weight_cap=population.max_size if settings.quantize_bits else None)]
-    if settings.clip_norm is not None:
+    if noise is not None:
+        parts.append(fl.privacy.gaussian(clip_norm=settings.clip_norm, noise_multiplier=noise))
+    elif settings.clip_norm is not None:
         parts.append(fl.clip_by_global_norm(settings.clip_norm))
     if settings.quantize_bits is not None:
         parts.append(fl.quantize(bits=settings.quantize_bits))

@@ -10,7 +10,8 @@ import typer
 from fedjaxlite import run_config
 
 DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
-EVALUATION, MACHINE, OUTPUT = "Evaluation", "Execution", "Output"
+PRIVACY, EVALUATION = "Differential privacy", "Evaluation"
+MACHINE, OUTPUT = "Execution", "Output"
 
 MODELS = Literal["mlp", "2nn", "logistic", "cnn", "dropout-cnn", "cifar-cnn", "lstm"]
 SAMPLERS = Literal["uniform", "poisson", "cyclic", "available"]
@@ -89,20 +90,48 @@ class Settings(NamedTuple):
     ] = None
     cohort: Annotated[int, _option(WHO, "Clients a round (poisson: on average).", min=1, metavar="K")] = 10
     sampler: Annotated[
-        SAMPLERS,
-        _option(WHO, "uniform, poisson, cyclic, or available (along a simulated day of devices).", metavar="NAME"),
-    ] = "uniform"
+        SAMPLERS | None,
+        _option(
+            WHO,
+            "uniform, poisson, cyclic, or available (along a simulated day of devices).",
+            metavar="NAME",
+            show_default="uniform; poisson with noise",
+        ),
+    ] = None
     dropout: Annotated[float, _option(WHO, "Chance that a selected client does not report.", metavar="CHANCE")] = 0.0
     stragglers: Annotated[
         float, _option(WHO, "Chance that a client gets only part of its steps done.", metavar="CHANCE")
     ] = 0.0
     aggregator: Annotated[
-        Literal["weighted", "mean"],
-        _option(WIRE, "weighted by the clients' examples, or mean: all clients alike.", metavar="NAME"),
-    ] = "weighted"
+        Literal["weighted", "mean"] | None,
+        _option(
+            WIRE,
+            "weighted by the clients' examples, or mean: all clients alike.",
+            metavar="NAME",
+            show_default="weighted; mean with noise",
+        ),
+    ] = None
     clip_norm: Annotated[float | None, _option(WIRE, "Clip every update to this L2 norm.", metavar="NORM")] = None
     quantize_bits: Annotated[
         int | None, _option(WIRE, "Bits per entry, summed as integers; needs --clip-norm.", metavar="BITS")
+    ] = None
+    noise_multiplier: Annotated[
+        float | None,
+        _option(
+            PRIVACY,
+            "Gaussian noise of so many clip norms on the sum over clients; needs --clip-norm, fedjaxlite[privacy].",
+            metavar="Z",
+        ),
+    ] = None
+    epsilon: Annotated[
+        float | None,
+        _option(PRIVACY, "Choose the noise such that all --rounds together cost this epsilon.", metavar="EPS"),
+    ] = None
+    max_epsilon: Annotated[
+        float | None, _option(PRIVACY, "End the run before it costs more than this epsilon.", metavar="EPS")
+    ] = None
+    delta: Annotated[
+        float | None, _option(PRIVACY, "The delta that goes with epsilon.", metavar="DELTA", show_default="N^-1.1")
     ] = None
     evaluate_every: Annotated[int, _option(EVALUATION, "Rounds between evaluations.", min=1, metavar="N")] = 1
     target_accuracy: Annotated[
