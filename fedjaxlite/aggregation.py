@@ -63,10 +63,12 @@ class Bounds(NamedTuple):
     Attributes:
       l2: bound on the L2 norm over all leaves, a number or scalar array, or None if there is none.
       linf: bound on every entry, likewise.
+      l1: bound on the sum of absolute values over all leaves, likewise.
     """
 
     l2: Any = None
     linf: Any = None
+    l1: Any = None
 
 
 class Wire(NamedTuple):

@@ -120,7 +120,9 @@ def clip_by_global_norm(clip_norm: Any) -> Aggregator:
         return (), wire._replace(bounds=prepare((), wire.bounds)[1])
 
     def prepare(state: Any, bounds: Bounds) -> tuple[Any, Bounds]:
-        return state, bounds if unbounded else Bounds(_least(bounds.l2, clip_norm), _least(bounds.linf, clip_norm))
+        if unbounded:
+            return state, bounds
+        return state, bounds._replace(l2=_least(bounds.l2, clip_norm), linf=_least(bounds.linf, clip_norm))
 
     def encode(state: Any, client_state: Any, message: Message, client: ClientInfo) -> tuple[Message, Any]:
         del state, client

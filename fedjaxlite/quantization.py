@@ -17,12 +17,12 @@ class _Range(NamedTuple):
     Attributes:
       linf: the bound on an entry, this round.
       scalars: each scalar's own bound.
-      stretch: how much longer rounding can make a whole update, in units of `linf`.
+      stretch: how much longer rounding can make a whole update, by its norms, in units of `linf`.
     """
 
     linf: Any
     scalars: dict[str, Any]
-    stretch: Any
+    stretch: Bounds
 
 
 def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
@@ -58,11 +58,12 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
         needs_floats("quantize", wire)
         _check_quantizable(wire, bits, levels)
         entries = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(wire.value))
-        stretch = math.sqrt(entries) / levels * (1.0 if rounding == "stochastic" else 0.5)
+        step = (1.0 if rounding == "stochastic" else 0.5) / levels
+        stretch = Bounds(l2=math.sqrt(entries) * step, l1=entries * step)
         state = _Range(
             jnp.asarray(wire.bounds.linf, jnp.float32),
             {name: jnp.float32(wire.scalar_bounds[name]) for name in wire.scalars},
-            jnp.float32(stretch),
+            jax.tree.map(jnp.float32, stretch),
         )
         value, weight, scalars = jax.tree.map(
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), (wire.value, wire.weight, wire.scalars)
@@ -95,9 +96,10 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
     return Aggregator(init, encode, decode, prepare=prepare, name="quantize", hparams=hparams)
 
 
-def _widen(bounds: Bounds, stretch: Any) -> Bounds:
+def _widen(bounds: Bounds, stretch: Bounds) -> Bounds:
     # Every entry moves by less than one step, half of one where rounding is to the nearest.
-    return bounds if bounds.l2 is None else bounds._replace(l2=bounds.l2 + bounds.linf * stretch)
+    longer = lambda norm, more: None if norm is None else norm + bounds.linf * more  # noqa: E731
+    return bounds._replace(l2=longer(bounds.l2, stretch.l2), l1=longer(bounds.l1, stretch.l1))
 
 
 def _to_levels(leaf: jax.Array, bound: Any, levels: int, key: Any) -> jax.Array:
