@@ -65,7 +65,7 @@ def clip(value: PyTree, clip_norm: Any, *, order: int = 2) -> Clipped:
 
 def _clip_part(part: PyTree, clip_norm: Any, order: int) -> Clipped:
     part = jax.tree.map(_widen, part)
-    if not fl.checks.is_traced(clip_norm) and math.isinf(float(clip_norm)):
+    if _is_infinite(clip_norm):
         return Clipped(part, jnp.bool_(True))
     largest = jnp.float32(0.0)
     for leaf in jax.tree.leaves(part):
@@ -110,7 +110,11 @@ def _norm_of_columns(entries: jax.Array, order: int) -> jax.Array:
 
 
 def _widen(leaf: jax.Array) -> jax.Array:
-    return leaf.astype(jnp.float32) if jnp.finfo(leaf.dtype).bits < 32 else leaf
+    return leaf.astype(_wide(leaf.dtype))
+
+
+def _wide(dtype: Any) -> Any:
+    return jnp.float32 if jnp.finfo(dtype).bits < 32 else dtype
 
 
 def clip_scalars(scalars: Any, bounds: Any) -> dict[str, jax.Array]:
@@ -122,39 +126,38 @@ def clip_scalars(scalars: Any, bounds: Any) -> dict[str, jax.Array]:
     return cut
 
 
-def total_norm(clip_norm: Any) -> Any:
-    """The bound on a whole update from a tree of clip norms, the root of the sum of their squares; infinity passes.
+def total_norm(clip_norm: Any, *, order: int = 2) -> Any:
+    """The bound on a whole update from a tree of clip norms: the norm of the norms; infinity passes.
 
     Example:
-      >>> total_norm({"a": 3.0, "b": 4.0})
-      5.0
+      >>> total_norm({"a": 3.0, "b": 4.0}), total_norm({"a": 3.0, "b": 4.0}, order=1)
+      (5.0, 7.0)
     """
     norms = jax.tree.leaves(clip_norm)
-    return norms[0] if len(norms) == 1 else sum(norm * norm for norm in norms) ** 0.5
+    if len(norms) == 1:
+        return norms[0]
+    return sum(norms) if order == 1 else sum(norm * norm for norm in norms) ** 0.5
 
 
-def largest_norm(clip_norm: Any) -> Any:
-    """The largest of a tree of clip norms, which bounds every entry."""
-    norms = jax.tree.leaves(clip_norm)
-    bound = norms[0]
-    for norm in norms[1:]:
-        bound = jnp.maximum(bound, norm) if fl.checks.is_traced((bound, norm)) else max(bound, norm)
-    return bound
+def bounded(bounds: fl.Bounds, clip_norm: Any, *, order: int = 2) -> fl.Bounds:
+    """The bounds of an update that `clip` returned, from what they were before.
+
+    Bounds on norms are replaced and not tightened: an earlier codec may promise less exactly.
+    """
+    total = total_norm(clip_norm, order=order)
+    if _is_infinite(total):
+        return bounds
+    entry = jax.tree.leaves(clip_norm)[0]
+    for norm in jax.tree.leaves(clip_norm)[1:]:
+        entry = jnp.maximum(entry, norm) if fl.checks.is_traced((entry, norm)) else max(entry, norm)
+    if bounds.linf is not None:
+        traced = fl.checks.is_traced((entry, bounds.linf))
+        entry = jnp.minimum(entry, bounds.linf) if traced else min(entry, bounds.linf)
+    return fl.Bounds(l2=total, linf=entry, l1=total if order == 1 else None)
 
 
-def least(a: Any, b: Any) -> Any:
-    """The smaller of two bounds, of which None and infinity say nothing."""
-    if a is None or b is None:
-        b = a if b is None else b
-        return None if b is None or (not fl.checks.is_traced(b) and math.isinf(float(b))) else b
-    return jnp.minimum(a, b) if fl.checks.is_traced((a, b)) else min(a, b)
-
-
-def product(noise_multiplier: Any, sensitivity: Any) -> Any:
-    """Noise multiplier times sensitivity, where 0 times an infinite clip norm is no noise."""
-    if fl.checks.is_traced((noise_multiplier, sensitivity)):
-        return jnp.where(noise_multiplier == 0, 0.0, noise_multiplier * sensitivity)
-    return 0.0 if noise_multiplier == 0 else noise_multiplier * sensitivity
+def _is_infinite(clip_norm: Any) -> bool:
+    return not fl.checks.is_traced(clip_norm) and math.isinf(float(clip_norm))
 
 
 def check_noise_multiplier(noise_multiplier: Any) -> Any:
@@ -202,11 +205,14 @@ def check_prefix(name: str, clip_norm: Any, wire: fl.Wire) -> None:
     """Refuses a tree of clip norms that is no prefix of the update, and says what the update looks like."""
     try:
         jax.tree.map(lambda norm, part: None, clip_norm, wire.value)
-    except ValueError as error:
-        paths = [fl.checks.path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(wire.value)[0]]
+    except ValueError:
+        given, expected = (
+            ", ".join(fl.checks.path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
+            for tree in (clip_norm, wire.value)
+        )
         raise ValueError(
-            f"`clip_norm` of `{name}` is no tree prefix of the update: {error}. Give one number, or one for each part "
-            f"of an update with leaves at {', '.join(paths)}."
+            f"`clip_norm` of `{name}` has numbers at {given}, which is no tree prefix of the update. Give one number, "
+            f"or one for each part of an update with leaves at {expected}."
         ) from None
 
 
@@ -278,7 +284,7 @@ def refuse_order(name: str, wire: fl.Wire) -> None:
 
 def noised(wire: fl.Wire, mechanism: Mechanism, bounds: fl.Bounds) -> fl.Wire:
     """The wire that a mechanism leaves behind: its bounds, its noise, and leaves of at least 32 bits."""
-    wide = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32))  # noqa: E731
+    wide = lambda leaf: jax.ShapeDtypeStruct(leaf.shape, _wide(leaf.dtype))  # noqa: E731
     return wire._replace(
         value=jax.tree.map(wide, wire.value),
         bounds=bounds,
