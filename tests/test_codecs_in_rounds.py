@@ -96,7 +96,7 @@ def test_a_fixed_denominator_is_what_the_algorithm_is_told() -> None:
     """Whoever reports: neither weight nor number of clients tells how many they were."""
     told = helpers.sender(helpers.first_value)._replace(
         server_update=lambda params, aggregate, key: jnp.stack(
-            [aggregate.weight, jnp.float32(1) * aggregate.num_clients]
+            [aggregate.weight, aggregate.num_clients.astype(jnp.float32)]
         )
     )
     sampler = fl.sampling.uniform(4, dropout=0.5)

@@ -1,7 +1,8 @@
 """From the scores of an attack to a lower bound on epsilon that holds with a stated confidence."""
 
+import itertools
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -89,17 +90,43 @@ def epsilon_many_runs(scores_in: Any, scores_out: Any, *, delta: float, confiden
     both = np.concatenate([scores_in, scores_out])
     coins = np.concatenate([np.ones(scores_in.size, bool), np.zeros(scores_out.size, bool)])
     _checked(both, coins, delta, confidence)
-    threshold, above = _best_threshold(scores_in[::2], scores_out[::2], delta)
-    held_in, held_out = scores_in[1::2], scores_out[1::2]
-    hit = (held_in >= threshold) if above else (held_in < threshold)
-    alarm = (held_out >= threshold) if above else (held_out < threshold)
     level = (1 - confidence) / 2
-    # Under add-or-remove both orders of the two hypotheses have to hold.
-    if above:
-        rates = _lower(hit.sum(), hit.size, level), _upper(alarm.sum(), alarm.size, level)
-    else:
-        rates = _lower(alarm.sum(), alarm.size, level), _upper(hit.sum(), hit.size, level)
-    return max(0.0, _log_ratio(*rates, delta))
+    best = max(_bounds_of_events(scores_in[::2], scores_out[::2], delta, level, None))
+    found = _bounds_of_events(scores_in[1::2], scores_out[1::2], delta, level, best.threshold)
+    return max(0.0, next(bound.epsilon for bound in found if bound[2:] == best[2:]))
+
+
+class _Bound(NamedTuple):
+    """A bound by one event: scores on one side of a threshold, more likely under one of the hypotheses."""
+
+    epsilon: float
+    threshold: float
+    above: bool
+    more_often_in: bool
+
+
+def _bounds_of_events(
+    scores_in: np.ndarray, scores_out: np.ndarray, delta: float, level: float, threshold: float | None
+) -> list[_Bound]:
+    """For each kind of event, its bound at a threshold, or at the threshold where it is largest.
+
+    Differential privacy bounds the ratio both ways and for every event: both sides of a threshold, and either
+    hypothesis on top.
+    """
+    both = np.sort(np.concatenate([scores_in, scores_out]))
+    thresholds = np.unique(both) if threshold is None else np.array([threshold])
+    below = [np.searchsorted(np.sort(scores), thresholds, side="left") for scores in (scores_in, scores_out)]
+    bounds = []
+    for above, more_often_in in itertools.product((True, False), (True, False)):
+        counts = [
+            (scores.size - less if above else less, scores.size)
+            for scores, less in zip((scores_in, scores_out), below, strict=True)
+        ]
+        more, less = counts if more_often_in else counts[::-1]
+        found = _log_ratio(_lower(*more, level), _upper(*less, level), delta)
+        best = int(np.argmax(found))
+        bounds.append(_Bound(float(found[best]), float(thresholds[best]), above, more_often_in))
+    return bounds
 
 
 def _checked(scores: Any, included: Any, delta: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
@@ -122,7 +149,7 @@ def _refuted(right: int, guesses: int, num_canaries: int, delta: float, level: f
     low, high = 0.0, 30.0
     if _p_value(right, guesses, num_canaries, low, delta) > level:
         return 0.0
-    for _ in range(50):
+    for _ in range(30):
         middle = (low + high) / 2
         if _p_value(right, guesses, num_canaries, middle, delta) <= level:
             low = middle
@@ -143,30 +170,22 @@ def _p_value(right: int, guesses: int, num_canaries: int, epsilon: float, delta:
     return min(1.0, beta + 2 * num_canaries * delta * alpha)
 
 
-def _best_threshold(scores_in: np.ndarray, scores_out: np.ndarray, delta: float) -> tuple[float, bool]:
-    """The threshold whose rates, with one more error each, give the largest epsilon; and whether above it means in."""
-    best, chosen = -math.inf, (math.inf, True)
-    for threshold in np.unique(np.concatenate([scores_in, scores_out])):
-        hits, alarms = (scores_in >= threshold).sum(), (scores_out >= threshold).sum()
-        n_in, n_out = scores_in.size, scores_out.size
-        above = _log_ratio(hits / (n_in + 1), (alarms + 1) / (n_out + 1), delta)
-        below = _log_ratio((n_out - alarms) / (n_out + 1), (n_in - hits + 1) / (n_in + 1), delta)
-        if max(above, below) > best:
-            best, chosen = max(above, below), (float(threshold), above >= below)
-    return chosen
+def _log_ratio(true_rate: np.ndarray, false_rate: np.ndarray, delta: float) -> np.ndarray:
+    possible = true_rate > delta
+    return np.where(possible, np.log(np.where(possible, true_rate - delta, 1.0) / false_rate), -np.inf)
 
 
-def _log_ratio(true_rate: float, false_rate: float, delta: float) -> float:
-    return math.log((true_rate - delta) / false_rate) if true_rate > delta and false_rate > 0 else -math.inf
-
-
-def _lower(count: int, total: int, level: float) -> float:
+def _lower(count: Any, total: int, level: float) -> np.ndarray:
+    """Clopper and Pearson's lower bound on a rate."""
     from scipy import stats
 
-    return float(stats.beta.ppf(level, count, total - count + 1)) if count else 0.0
+    count = np.asarray(count)
+    return np.where(count > 0, stats.beta.ppf(level, np.maximum(count, 1), total - count + 1), 0.0)
 
 
-def _upper(count: int, total: int, level: float) -> float:
+def _upper(count: Any, total: int, level: float) -> np.ndarray:
+    """Clopper and Pearson's upper bound on a rate."""
     from scipy import stats
 
-    return float(stats.beta.ppf(1 - level, count + 1, total - count)) if count < total else 1.0
+    count = np.asarray(count)
+    return np.where(count < total, stats.beta.ppf(1 - level, count + 1, np.maximum(total - count, 1)), 1.0)

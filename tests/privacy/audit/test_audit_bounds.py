@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjaxlite.privacy import audit
+from fedjaxlite.privacy import accounting, audit
 from fedjaxlite.privacy.audit import bounds
 
 # Canaries at the quantiles of a normal distribution, shifted where they were included, delta 1e-6 at 95 %: what the
-# auditor of jax_privacy 2.0.0 gives for them (https://github.com/google-deepmind/jax_privacy, auditing tests), which
-# tries every threshold. Ours tries fewer or splits, so it may be below, but by little.
+# auditor of jax_privacy 2.0.0 gives for them by one run and by many (https://github.com/google-deepmind/jax_privacy, its
+# auditing tests), and what is true of a Gaussian mechanism with that shift. Ours abstains where jax_privacy guesses by
+# one threshold, and chooses its threshold on other runs where jax_privacy divides the error among all thresholds.
 PUBLISHED = {1.0: (1.13346, 1.78717), 2.0: (2.311945, 3.82795), 4.0: (4.395568, 6.41251)}
 
 
@@ -26,9 +27,10 @@ def test_published_values(shift: float) -> None:
     inside, outside = quantile_scores(shift)
     coins = np.arange(20_000) < 10_000
     found = audit.epsilon_one_run(np.concatenate([inside, outside]), coins, delta=1e-6)
-    assert 0.9 * one < found < 1.01 * one
+    true = accounting.gaussian_epsilon(noise_multiplier=1 / shift, rate=1.0, num_rounds=1, delta=1e-6)
+    assert one < found < true
     found = audit.epsilon_many_runs(inside, outside, delta=1e-6)
-    assert 0.85 * many < found < 1.06 * many
+    assert 0.95 * many < found < true
 
 
 def test_a_perfect_attack_has_a_closed_form() -> None:
@@ -53,19 +55,19 @@ def test_delta_weakens_the_bound_as_in_the_theorem() -> None:
 def test_bounds_hold_for_randomized_response(epsilon: float) -> None:
     """Guarantee: at most 5 % of audits of an epsilon-DP mechanism exceed epsilon.
 
-    Randomized response is as leaky as pure DP allows. 200 audits at a true error rate of 5 % exceed 22 of 200 with
-    probability below 0.1 %.
+    Randomized response is as leaky as pure DP allows. Of 100 audits with an error rate of 5 %, more than 14 fail with
+    probability 1e-4.
     """
     rng = np.random.default_rng(0)
     keep = 1 / (1 + math.exp(-epsilon))
     over_one = over_many = 0
-    for _ in range(200):
+    for _ in range(100):
         coins = rng.random(400) < 0.5
         told = np.where(rng.random(400) < keep, coins, ~coins) + 1e-3 * rng.random(400)
         over_one += audit.epsilon_one_run(told, coins, delta=0.0) > epsilon
         over_many += audit.epsilon_many_runs(told[coins], told[~coins], delta=0.0) > epsilon
-    assert over_one <= 22
-    assert over_many <= 22
+    assert over_one <= 14
+    assert over_many <= 14
 
 
 def test_no_attack_gives_zero() -> None:
