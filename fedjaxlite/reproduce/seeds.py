@@ -150,11 +150,20 @@ class Arguments(NamedTuple):
     out: Path | None = None
 
 
-def arguments(description: str | None) -> Arguments:
-    """The command line's Arguments."""
+def parser_of(description: str | None) -> argparse.ArgumentParser:
+    """The options that every script takes; a script may add its own."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds; intervals need two or more")
     parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; the figures mean nothing")
     parser.add_argument("--out", type=Path, default=None, help="folder for the tables as JSON")
-    given = parser.parse_args()
+    return parser
+
+
+def arguments(description: str | None) -> Arguments:
+    """The command line's Arguments."""
+    return from_options(parser_of(description).parse_args())
+
+
+def from_options(given: argparse.Namespace) -> Arguments:
+    """The Arguments among the options that were given."""
     return Arguments(given.seeds, given.smoke, given.out)
