@@ -13,6 +13,7 @@ from fedjaxlite.algorithms.apfl import apfl as apfl
 from fedjaxlite.algorithms.ditto import ditto as ditto
 from fedjaxlite.algorithms.fed_ala import fed_ala as fed_ala
 from fedjaxlite.algorithms.fed_avg import fed_avg as fed_avg
+from fedjaxlite.algorithms.fed_avg import fed_avg_of as fed_avg_of
 from fedjaxlite.algorithms.fed_avg import fed_sgd as fed_sgd
 from fedjaxlite.algorithms.fed_babu import fed_babu as fed_babu
 from fedjaxlite.algorithms.fed_bn import fed_bn as fed_bn
@@ -66,6 +67,7 @@ __all__ = [
     "fed_ala",
     "fed_avg",
     "fed_avg_m",
+    "fed_avg_of",
     "fed_babu",
     "fed_bn",
     "fed_dyn",

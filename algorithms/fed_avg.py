@@ -80,8 +80,6 @@ def fed_avg(
     """
     if epochs is None and steps is None:
         epochs = 1
-    server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
-    fl.check_optimizer(server_optimizer=server_optimizer)
     train = fl.local_sgd(
         loss_fn,
         client_optimizer=client_optimizer,
@@ -94,13 +92,43 @@ def fed_avg(
         remat=remat,
         micro_batch_size=micro_batch_size,
     )
+    hparams: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    if compute_dtype is not None:  # the two others leave the numbers as they are
+        hparams["compute_dtype"] = str(jnp.dtype(compute_dtype))
+    return fed_avg_of(train, server_optimizer=server_optimizer)._replace(name="fed_avg", hparams=hparams)
+
+
+def fed_avg_of(
+    local: Callable[..., fl.LocalResult], *, server_optimizer: optax.GradientTransformation | None = None
+) -> fl.Algorithm:
+    """Federated averaging around any local training, such as one that protects single examples.
+
+    Args:
+      local: `local(params, data) -> fl.LocalResult`, as `fl.local_sgd` or `privacy.dp_sgd` make it.
+      server_optimizer: optax optimizer that gets the mean delta for a gradient; None is SGD with rate 1.
+
+    Returns:
+      an `fl.Algorithm`. A client weighs as many as its result has examples.
+
+    Raises:
+      TypeError: if `local` is no function, or `server_optimizer` no optimizer.
+
+    Example:
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
+      >>> local = fl.local_sgd(loss, client_optimizer=optax.sgd(0.1), batch_size=10, epochs=5)
+      >>> fed_avg_of(local).name
+      'fed_avg_of'
+    """
+    fl.checks.is_callable(local=local, remedy="fl.local_sgd(loss, client_optimizer=...) makes one.")
+    server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
+    fl.check_optimizer(server_optimizer=server_optimizer)
 
     def init(params: Any) -> ServerState:
         return ServerState(params, server_optimizer.init(fl.trainable(params)))
 
     def client_update(shared: Any, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local training takes its keys from the client's view
-        result = train(shared, data)
+        result = local(shared, data)
         info = {**result.metrics, "local_steps": result.num_steps}
         return fl.ClientOutput(result.delta, result.num_examples, client_state=client_state, info=info)
 
@@ -109,10 +137,7 @@ def fed_avg(
         params, optimizer_state = fl.apply_delta(server_optimizer, state.params, aggregate.value, state.optimizer_state)
         return ServerState(params, optimizer_state)
 
-    hparams: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
-    if compute_dtype is not None:  # the two others leave the numbers as they are
-        hparams["compute_dtype"] = str(jnp.dtype(compute_dtype))
-    return fl.Algorithm(init, client_update, server_update, name="fed_avg", hparams=hparams)
+    return fl.Algorithm(init, client_update, server_update, name="fed_avg_of")
 
 
 def fed_sgd(

@@ -1,0 +1,239 @@
+"""Local training by differentially private SGD: what is protected is one example of one client.
+
+    every step   each of the client's examples with probability q            (Poisson batch)
+                 g  =  (sum of the examples' gradients, each clipped to C  +  N(0, (z C)^2 I)) / m
+                 w  <-  client_optimizer(w, g)
+
+The expected batch size m is one public number for all clients: dividing by what was drawn, or by a client's size, would
+tell how much data it has.
+
+Sources:
+  Abadi et al. (2016), "Deep Learning with Differential Privacy", https://arxiv.org/abs/1607.00133, algorithm 1.
+  Ponomareva et al. (2023), "How to DP-fy ML", https://arxiv.org/abs/2303.00654, section 5.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import fedjaxlite as fl
+from fedjaxlite.privacy import clipping
+from fedjaxlite.privacy.accounting.gaussians import gaussian_epsilon
+from fedjaxlite.privacy.noise import Spread, add_noise, product
+from fedjaxlite.privacy.per_example import clipped_sum, poisson_batches
+
+PyTree = Any
+_PURPOSE = 0x6470  # a fold_in of a client's key that nothing else uses
+
+
+class DPLocalTraining(NamedTuple):
+    """Local training with a guarantee for single examples; called like what `fl.local_sgd` returns.
+
+    Attributes:
+      run: `run(params, data, correct=None) -> fl.LocalResult`.
+      rate: q, the chance of an example in a step.
+      steps: of one round.
+      noise_multiplier: z.
+      max_overflow: the chance that the batch of a step has no room for an example.
+      unit: what is protected.
+    """
+
+    run: Callable[..., fl.LocalResult]
+    rate: float
+    steps: int
+    noise_multiplier: Any
+    max_overflow: float
+    unit: str = "example"
+
+    def __call__(self, params: PyTree, data: fl.ClientData, correct: Any = None) -> fl.LocalResult:
+        """`run`."""
+        return self.run(params, data, correct)
+
+
+def dp_sgd(
+    loss_fn: Callable[..., Any],
+    *,
+    client_optimizer: optax.GradientTransformation,
+    rate: float,
+    expected_batch_size: float,
+    steps: int,
+    clip_norm: Any,
+    noise_multiplier: Any,
+    max_overflow: float = 1e-18,
+    micro_batch_size: int | None = None,
+    lower: bool | Literal["auto"] = "auto",
+    compute_dtype: Any = None,
+    remat: bool | Callable[..., Any] = False,
+) -> DPLocalTraining:
+    """Local training that protects single examples, in the place of `fl.local_sgd`.
+
+    Args:
+      loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`, whose row i depends on example i alone.
+      client_optimizer: an optax optimizer; its state starts fresh in every call.
+      rate: q in (0, 1], the chance of each of a client's examples in each step; used to the multiple of 2^-32 below.
+      expected_batch_size: m above 0, what the sum of gradients is divided by; q times the size of a typical client.
+      steps: of one call. A straggler takes fewer.
+      clip_norm: C, the largest L2 norm of an example's gradient; infinity without noise only. May be a tracer.
+      noise_multiplier: z, the noise's standard deviation on the sum over C, at least 0. May be a tracer.
+      max_overflow: the largest chance of a step in which more examples are drawn than there is room for; room is made
+        for the population's largest client. Examples that find none are left out; the chance is part of delta.
+      micro_batch_size: examples at a time, whose gradients are in memory together. None for all of a batch.
+      lower: see `fl.value_and_grad`.
+      compute_dtype: see `fl.value_and_grad`.
+      remat: see `fl.value_and_grad`.
+
+    Returns:
+      a DPLocalTraining, to be called as `run(params, data, correct=None) -> fl.LocalResult`. `num_examples`, the weight
+      of federated averaging, is m / q for everybody: a client's own number is not public. The metrics are those of the
+      drawn examples, without noise: for simulations only.
+
+    Raises:
+      TypeError, ValueError: for numbers out of range, noise without a clip, and losses that are declared
+        cross_example; when traced, for losses that give a state.
+
+    Guarantees:
+      Unit: one example, added to or removed from one client. An example changes the sum of a step by at most C, also
+      where its gradient is not finite (it counts as zero). All steps are taken, and noise is added, whatever number of
+      examples a client has, none included. `dp_sgd_epsilon` is what a client's reports cost; it is not comparable to an
+      epsilon of whole clients, and the two are stated side by side, never added. Draws and noise come from the run's
+      noise key where the client's view holds one, else from its key, so from the `key` of `rounds.init`: then that has
+      to be secret. Noise is float32 (Mironov 2012).
+
+    Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133, algorithm 1, with Poisson batches in fact.
+
+    Example:
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
+      >>> train = dp_sgd(loss, client_optimizer=optax.sgd(0.1), rate=0.1, expected_batch_size=5, steps=20,
+      ...                clip_norm=1.0, noise_multiplier=1.0)
+      >>> train.unit, train.steps
+      ('example', 20)
+    """
+    options: dict[str, Any] = {"lower": lower, "compute_dtype": compute_dtype, "remat": remat}
+    fl.value_and_grad(loss_fn, **options)  # refuses now what it refuses
+    if micro_batch_size is not None:
+        fl.checks.positive_int(micro_batch_size=micro_batch_size, remedy="None takes each batch as one.")
+    _check(loss_fn, client_optimizer, rate, steps, max_overflow)
+    fl.checks.positive(expected_batch_size=expected_batch_size, remedy="It is `rate` times a typical client's size.")
+    z = clipping.check_noise_multiplier(noise_multiplier)
+    clip = clipping.check_clip_norm(clip_norm, z)
+
+    def run(params: PyTree, data: fl.ClientData, correct: Any = None) -> fl.LocalResult:
+        secret = _secret_key(data)
+        draw = poisson_batches(data, rate, max_overflow)
+        gradient = fl.value_and_grad(loss_fn, lanes=data.wave.num_lanes, **options)
+        clipped = lambda params, key, batch: clipped_sum(  # noqa: E731
+            gradient, params, *batch, key, clip_norm=clip, chunk_size=micro_batch_size
+        )
+
+        def step(index: jax.Array, carry: _Carry) -> _Carry:
+            for_batch, for_loss, for_noise = jax.random.split(jax.random.fold_in(secret, index), 3)
+            total, sums = clipped(carry.params, for_loss, draw(for_batch))
+            like = fl.trainable(carry.params)
+            grads = _noised_mean(total, product(z, clip), expected_batch_size, like, for_noise)
+            grads = grads if correct is None else correct(grads, carry.params)
+            updates, opt_state = client_optimizer.update(grads, carry.opt_state, like)
+            new = fl.with_trainable(carry.params, optax.apply_updates(like, updates))
+            return _Carry(new, opt_state, jax.tree.map(jnp.add, carry.sums, sums), carry.steps + 1)
+
+        shapes = jax.eval_shape(lambda: clipped(params, secret, draw(secret))[1])
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+        first = _Carry(params, client_optimizer.init(fl.trainable(params)), zeros, jnp.int32(0))
+        last = fl.repeat(_never_empty(data), steps, step, first)
+        weight = last.sums.pop("weight")
+        metrics = {name: value / jnp.where(weight > 0, weight, 1.0) for name, value in last.sums.items()}
+        delta = jax.tree.map(jnp.subtract, params, last.params)
+        size = jnp.int32(max(1, round(expected_batch_size / rate)))
+        return fl.LocalResult(last.params, delta, last.steps, size, metrics, last.opt_state)
+
+    return DPLocalTraining(run, rate, steps, noise_multiplier, max_overflow)
+
+
+def dp_sgd_epsilon(train: DPLocalTraining, *, participations: int, delta: float) -> float:
+    """What all reports of a client cost one of its examples, whichever client it is.
+
+    Args:
+      train: from `dp_sgd`.
+      participations: the most rounds that a client can be in, `sampler.accounting.participations(num_rounds)`.
+      delta: in (0, 1).
+
+    Returns:
+      epsilon for adding or removing one example, by privacy loss distributions of all steps of all reports; infinite
+      without noise. It holds against whoever sees the client's updates, the server included. Sampling of clients is
+      not made use of.
+
+    Raises:
+      TypeError, ValueError: for numbers out of range, or where overflows alone would cost more than a hundredth of
+        delta.
+      ModuleNotFoundError: without dp-accounting, of the extra "privacy".
+
+    Source: Koskela, Jälkö, Honkela (2020), https://arxiv.org/abs/1906.03049 (accounting); Chua et al. (2024),
+      https://arxiv.org/abs/2411.04205 (cut batches).
+
+    Example:
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
+      >>> train = dp_sgd(loss, client_optimizer=optax.sgd(0.1), rate=1.0, expected_batch_size=5, steps=1,
+      ...                clip_norm=1.0, noise_multiplier=1.0)
+      >>> round(dp_sgd_epsilon(train, participations=1, delta=1e-5), 3)
+      4.38
+    """
+    if not isinstance(train, DPLocalTraining):
+        raise TypeError(f"`train` is a {type(train).__name__}; expected what privacy.dp_sgd(...) returns.")
+    fl.checks.positive_int(participations=participations)
+    rounds = participations * train.steps
+    epsilon = gaussian_epsilon(
+        noise_multiplier=train.noise_multiplier, delta=0.99 * delta, rate=train.rate, num_rounds=rounds
+    )
+    overflow = rounds * train.max_overflow if train.rate < 1 else 0.0
+    if math.isfinite(epsilon) and (1 + math.exp(min(epsilon, 700.0))) * overflow > 0.01 * delta:
+        raise ValueError(
+            f"batches that overflow in {rounds} steps cost more than a hundredth of delta={delta!r} at epsilon="
+            f"{epsilon:.4g}; make privacy.dp_sgd with a `max_overflow` below {train.max_overflow!r}."
+        )
+    return epsilon
+
+
+class _Carry(NamedTuple):
+    params: PyTree
+    opt_state: Any
+    sums: Any
+    steps: jax.Array
+
+
+def _secret_key(data: fl.ClientData) -> jax.Array:
+    noise = getattr(data, "noise", None)
+    return jax.random.fold_in(data.key if noise is None else noise, _PURPOSE)
+
+
+def _noised_mean(total: PyTree, std: Any, divisor: float, like: PyTree, key: jax.Array) -> PyTree:
+    leaves, treedef = jax.tree.flatten(total)
+    zero = fl.Message(jax.tree.unflatten(treedef, leaves), jnp.float32(1.0), {})
+    noised = add_noise(zero, Spread(std, {}), key).value
+    return jax.tree.map(lambda leaf, param: (leaf / divisor).astype(param.dtype), noised, like)
+
+
+def _never_empty(data: fl.ClientData) -> fl.ClientData:
+    """The same view, of which the loop believes that it holds an example: without one, all steps are taken too."""
+    wave = data.wave._replace(num_examples=jnp.maximum(data.wave.num_examples, 1))
+    return dataclasses.replace(data, num_examples=jnp.maximum(data.num_examples, 1), wave=wave)
+
+
+def _check(loss_fn: Any, client_optimizer: Any, rate: Any, steps: Any, max_overflow: Any) -> None:
+    fl.check_optimizer(client_optimizer=client_optimizer)
+    if getattr(loss_fn, "cross_example", False):
+        raise ValueError(
+            "the loss is declared cross_example: the loss of a row depends on other rows (batch statistics), so no "
+            "gradient belongs to one example and clipping protects none. Use a model without them, such as GroupNorm "
+            "for BatchNorm."
+        )
+    if fl.checks.is_traced(rate):
+        raise TypeError("`rate` is traced; expected a concrete number, since the room for a batch follows from it.")
+    fl.checks.probability("It is the chance of each example in each step.", rate=rate)
+    if rate * 2**32 < 1:
+        raise ValueError(f"`rate` is {rate!r}; expected at least 2^-32, the resolution of the draw.")
+    fl.checks.positive_int(steps=steps)
+    fl.checks.probability("It bounds the chance that a batch has no room for an example.", max_overflow=max_overflow)
