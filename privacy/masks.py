@@ -52,7 +52,7 @@ def add_masks(words: jax.Array, masks: Masks, *, prg: Prg = chacha20, tile: int 
 
     Args:
       words: uint32 `[D]`.
-      masks: keys and signs; the first `count` rows are added.
+      masks: keys and signs; the first `number` rows are added.
       prg: the generator.
       tile: blocks that are made at a time; changes speed alone.
 
@@ -70,7 +70,7 @@ def add_masks(words: jax.Array, masks: Masks, *, prg: Prg = chacha20, tile: int 
         def add(i: Any, total: jax.Array) -> jax.Array:
             return total + masks.signs[i] * prg(masks.keys[i], number * tile, tile)
 
-        total = jax.lax.fori_loop(jnp.int32(0), masks.count, add, jnp.zeros((4, 4, tile), jnp.uint32))
+        total = jax.lax.fori_loop(jnp.int32(0), masks.number, add, jnp.zeros((4, 4, tile), jnp.uint32))
         return part + chacha.in_order(total)
 
     parts = jnp.pad(words, (0, num_tiles * length - size)).reshape(num_tiles, length)

@@ -43,17 +43,17 @@ class Roster(NamedTuple):
 
 
 class Masks(NamedTuple):
-    """Masks to add, of which only the first `count` rows are.
+    """Masks to add.
 
     Attributes:
       keys: uint32 `[M, 8]`.
       signs: uint32 `[M]`, 1 or 2^32 - 1.
-      count: int32 scalar.
+      number: int32 scalar, how many of the rows count, from the first.
     """
 
     keys: jax.Array
     signs: jax.Array
-    count: jax.Array
+    number: jax.Array
 
 
 def roster(cohort: fl.Cohort, key: jax.Array) -> Roster:

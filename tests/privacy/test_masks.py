@@ -150,7 +150,7 @@ class TestRing:
         found: dict[bytes, list[tuple[int, int]]] = {}
         for slot in (0, 1, 3, 4, 5):
             own = own_masks(ring, slot, 5)
-            assert int(own.count) == 5  # itself and the four others
+            assert int(own.number) == 5  # itself and the four others
             for i in range(5):
                 found.setdefault(np.asarray(own.keys[i]).tobytes(), []).append((slot, int(own.signs[i])))
         assert sorted(len(ends) for ends in found.values()) == [1] * 5 + [2] * 10

@@ -1,6 +1,8 @@
 """Secure sums in a chain and in rounds: bit for bit what is summed without masks, and what must not be built."""
 
+import json
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import helpers
@@ -10,7 +12,9 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
+from fedjaxlite.benchmarks import secure_aggregation
 from fedjaxlite.privacy import mask_rules
+from fedjaxlite.privacy.distributed import skellam
 from fedjaxlite.privacy.masks import mask
 from fedjaxlite.privacy.secure_sum import secure_sum
 
@@ -18,7 +22,8 @@ VALUES = (0.5, -0.25, 0.125, 0.3, -0.9, 0.7, 0.01, -0.6, 2.0)
 PEOPLE = helpers.one_value_each(VALUES, sizes=range(1, 10))
 """Nine clients of 1 to 9 examples; the last one's value is clipped."""
 CLIP = fl.clip_by_value(1.0)
-TEMPLATE = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32), "b": jax.ShapeDtypeStruct((), jnp.float32)}
+SCALAR = jax.ShapeDtypeStruct((), jnp.float32)
+TEMPLATE = {"w": jax.ShapeDtypeStruct((3, 2), jnp.float32), "b": SCALAR}
 
 
 def cohort(ids: Any = range(9), left: Any = ()) -> fl.Cohort:
@@ -142,7 +147,7 @@ class TestChain:
             {"delta": jnp.arange(1, 6, dtype=jnp.int32), "control": jnp.ones((5,), jnp.int32)},
             {},
         )
-        got = [self.opened(codec, fl.Wire(value, weight, {}, {}, capacity=5), sent) for codec in both(16)]
+        got = opened_both_ways(fl.Wire(value, weight, {}, {}, capacity=5), sent, fl.quantize(bits=16))
         assert same(got[0], got[1])
         assert (got[0].weight["delta"], got[0].weight["control"]) == (15, 5)
         mean = np.average(np.asarray(sent.value["delta"]["w"]), axis=0, weights=np.arange(1, 6))
@@ -154,37 +159,46 @@ class TestChain:
             {"w": scalar}, jax.ShapeDtypeStruct((), jnp.int32), {"steps": scalar}, {"steps": 8.0}, capacity=4
         )
         sent = fl.Message({"w": jnp.zeros((4,))}, jnp.array([1, 1, 2, 5]), {"steps": jnp.array([1.0, 2.0, 4.0, 8.0])})
-        got = [self.opened(codec, line, sent) for codec in both(16)]
+        got = opened_both_ways(line, sent, fl.quantize(bits=16))
         assert same(got[0], got[1])
         assert np.allclose(got[0].scalars["steps"], (1 + 2 + 8 + 40) / 9, atol=8 / (2**15 - 1))
 
-    @staticmethod
-    def opened(codec: fl.Aggregator, line: fl.Wire, sent: fl.Message) -> fl.Aggregate:
-        """What the server gets from clients who are all there, with `[K]` in front on every leaf of their messages."""
-        chain = fl.chain(fl.weighted_mean(weight_cap=5), CLIP, codec)
-        state, _ = chain.init(line)
-        key, slots = jax.random.key(3), jnp.arange(line.capacity, dtype=jnp.int32)
-        there = fl.sampling.cohort(slots + 7, jnp.ones(slots.shape, bool))
-        state = chain.begin(state, there, key)
-
-        @jax.jit
-        def total(sent: fl.Message) -> fl.Aggregate:
-            def one(slot: jax.Array, message: fl.Message) -> fl.Message:
-                own = jax.random.fold_in(key, slot)
-                info = fl.ClientInfo(slot + 7, jnp.float32(1), own, jnp.bool_(True), slot)
-                return chain.encode(state, ((),) * 4, message, info)[0]
-
-            masked = jax.vmap(one)(slots, sent)
-            return chain.decode(state, jax.tree.map(lambda leaf: leaf.sum(0, dtype=leaf.dtype), masked), key)[0]
-
-        return jax.device_get(total(sent))
+    def test_noise_of_the_clients_goes_through_the_mask(self) -> None:
+        """Distributed differential privacy: the masked sum decodes to the noised one, bit for bit."""
+        line = fl.Wire({"w": jax.ShapeDtypeStruct((3,), jnp.float32)}, SCALAR, {}, {}, capacity=5)
+        sent = fl.Message({"w": jnp.linspace(-1, 1, 15).reshape(5, 3)}, jnp.ones((5,)), {})
+        noise = skellam(clip_norm=1.0, noise_multiplier=0.5, bits=14, min_survivors=4)
+        got = opened_both_ways(line, sent, noise, head=(fl.mean(over=5),))
+        assert same(got[0], got[1])
+        error = np.abs(got[0].value["w"] - np.asarray(sent.value["w"]).mean(0))
+        assert np.all((error > 0) & (error < 6 * 0.5 / 5 * 1.5))  # six standard deviations of 0.5 / 5, and some more
 
 
-def both(bits: int) -> tuple[fl.Aggregator, fl.Aggregator]:
-    """A secure sum, and the same in its two parts with the mask that computes nothing."""
+def opened_both_ways(line: fl.Wire, sent: fl.Message, codec: fl.Aggregator, head: Any = None) -> list[fl.Aggregate]:
+    """What the server gets of clients who are all there, with masks and without; `[K]` in front on all they send."""
     bare = fl.Aggregator(role="mask", name="no mask")
-    plain = fl.Aggregator(name="plain", parts=(fl.quantize(bits=bits), bare))
-    return secure_sum(bits=bits, neighbors=2), plain
+    head = (fl.weighted_mean(weight_cap=5), CLIP) if head is None else head
+    return [opened(fl.chain(*head, codec, last), line, sent) for last in (mask(neighbors=2), bare)]
+
+
+def opened(chain: fl.Aggregator, line: fl.Wire, sent: fl.Message) -> fl.Aggregate:
+    state, _ = chain.init(line)
+    key, slots = jax.random.key(3), jnp.arange(line.capacity, dtype=jnp.int32)
+    there = fl.sampling.cohort(slots + 7, jnp.ones(slots.shape, bool))
+
+    @jax.jit
+    def total(sent: fl.Message) -> fl.Aggregate:
+        opened = chain.begin(state, there, key)
+
+        def one(slot: jax.Array, message: fl.Message) -> fl.Message:
+            own = jax.random.fold_in(key, slot)
+            info = fl.ClientInfo(slot + 7, jnp.float32(1), own, jnp.bool_(True), slot)
+            return chain.encode(opened, ((),) * len(chain.parts), message, info)[0]
+
+        masked = jax.vmap(one)(slots, sent)
+        return chain.decode(opened, jax.tree.map(lambda leaf: leaf.sum(0, dtype=leaf.dtype), masked), key)[0]
+
+    return jax.device_get(total(sent))
 
 
 class TestOverflow:
@@ -318,3 +332,13 @@ def test_defaults_are_everybody_in_small_cohorts_and_a_ring_in_large_ones() -> N
     assert 10 < mask_rules.default_neighbors(65) < mask_rules.default_neighbors(1000) < 100
     assert [mask_rules.default_min_survivors(n, n - 1, 0) for n in (2, 5, 10, 14, 1000)] == [2, 3, 6, 8, 8]
     assert mask_rules.default_min_survivors(10, 9, 7) == 9
+
+
+@pytest.mark.slow
+def test_the_benchmark_runs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    found = secure_aggregation.main(tmp_path / "out", turns=1, size="tiny")
+    assert json.loads((tmp_path / "out" / "secure_aggregation.json").read_text()) == found
+    assert set(found["sums"]) == {"plain", "algebraic", "2 neighbors", "all 3 others", "2 neighbors, a tenth leaves"}
+    printed = capsys.readouterr().out
+    for text in ("JAX ChaCha20", "host AES-256-CTR", "algebraic over quantized"):
+        assert text in printed
