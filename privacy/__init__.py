@@ -1,1 +1,72 @@
-"""Privacy for federated learning: clipping, noise, accounting and secure aggregation."""
+"""Privacy for federated learning: what the server may see, and what can be said of what it sees.
+
+    gaussian.py, laplace.py, adaptive_clip.py   noise on the sum: client-level DP
+    correlated.py                               noise that is correlated over rounds: DP-FTRL
+    distributed.py                              noise that clients add, for modular sums
+    local_dp.py, priv_unit.py                   noise on every update
+    dp_sgd.py                                   example-level DP inside a client
+    masks.py, secure_sum.py, secagg/            sums of which the server sees nothing else
+    accounting/                                 epsilon, from the program that runs
+    attacks/, audit/                            what leaks, measured
+
+Every mechanism is one codec of `fl.chain`: it clips in encode, noises where its trust model says, and leaves facts on
+the wire of which the accountant makes a guarantee.
+"""
+
+from fedjaxlite.privacy import accounting as accounting
+from fedjaxlite.privacy import attacks as attacks
+from fedjaxlite.privacy import audit as audit
+from fedjaxlite.privacy import secagg as secagg
+from fedjaxlite.privacy.accounting import Guarantee as Guarantee
+from fedjaxlite.privacy.accounting import Report as Report
+from fedjaxlite.privacy.accounting import calibrate as calibrate
+from fedjaxlite.privacy.accounting import epsilon as epsilon
+from fedjaxlite.privacy.accounting import report as report
+from fedjaxlite.privacy.accounting import running_epsilon as running_epsilon
+from fedjaxlite.privacy.accounting import stop_at_epsilon as stop_at_epsilon
+from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian as adaptive_gaussian
+from fedjaxlite.privacy.correlated import banded_gaussian as banded_gaussian
+from fedjaxlite.privacy.correlated import tree_gaussian as tree_gaussian
+from fedjaxlite.privacy.distributed import discrete_gaussian as discrete_gaussian
+from fedjaxlite.privacy.distributed import skellam as skellam
+from fedjaxlite.privacy.dp_sgd import dp_sgd as dp_sgd
+from fedjaxlite.privacy.dp_sgd import dp_sgd_epsilon as dp_sgd_epsilon
+from fedjaxlite.privacy.gaussian import gaussian as gaussian
+from fedjaxlite.privacy.laplace import laplace as laplace
+from fedjaxlite.privacy.local_dp import local_gaussian as local_gaussian
+from fedjaxlite.privacy.local_dp import local_laplace as local_laplace
+from fedjaxlite.privacy.masks import mask as mask
+from fedjaxlite.privacy.mechanisms import Mechanism as Mechanism
+from fedjaxlite.privacy.mechanisms import Release as Release
+from fedjaxlite.privacy.priv_unit import priv_unit as priv_unit
+from fedjaxlite.privacy.secure_sum import secure_sum as secure_sum
+
+__all__ = [
+    "Guarantee",
+    "Mechanism",
+    "Release",
+    "Report",
+    "accounting",
+    "adaptive_gaussian",
+    "attacks",
+    "audit",
+    "banded_gaussian",
+    "calibrate",
+    "discrete_gaussian",
+    "dp_sgd",
+    "dp_sgd_epsilon",
+    "epsilon",
+    "gaussian",
+    "laplace",
+    "local_gaussian",
+    "local_laplace",
+    "mask",
+    "priv_unit",
+    "report",
+    "running_epsilon",
+    "secagg",
+    "secure_sum",
+    "skellam",
+    "stop_at_epsilon",
+    "tree_gaussian",
+]

@@ -99,14 +99,13 @@ def composed(task: Task, kind: str, noise: Any, times: int = 1) -> fl.Rounds:
     return fl.rounds(algorithm, sampler=sampler, aggregator=chain, execution=seeds.ONE)
 
 
-def noise_for(task: Task, kind: str, epsilon: float, delta: float) -> float:
-    """The least noise multiplier with which the whole run costs epsilon."""
+def noise_for(task: Task, kind: str, times: int, epsilon: float, delta: float) -> float:
+    """The least noise multiplier with which the whole run costs epsilon, in a population that many times as large."""
     if not np.isfinite(epsilon):
         return 0.0
-    make = lambda noise: composed(task, kind, noise)  # noqa: E731
-    return float(
-        privacy.calibrate(make, task.train.num_clients, epsilon=epsilon, delta=delta, num_rounds=task.num_rounds)
-    )
+    make = lambda noise: composed(task, kind, noise, times)  # noqa: E731
+    people = times * task.train.num_clients
+    return float(privacy.calibrate(make, people, epsilon=epsilon, delta=delta, num_rounds=task.num_rounds))
 
 
 def main(given: seeds.Arguments = seeds.Arguments(), with_text: bool = False) -> dict[str, list[Any]]:  # noqa: B008
@@ -130,7 +129,7 @@ def main(given: seeds.Arguments = seeds.Arguments(), with_text: bool = False) ->
         )
         row = []
         for epsilon in epsilons:
-            noise = noise_for(task, kind, epsilon, delta)
+            noise = noise_for(task, kind, times, epsilon, delta)
             found = np.asarray(play(noise, task.train, given.num_seeds)[1])[:, -1]
             row.append(seeds.interval(100 * found))
         rows[kind + (f", x {times} (extrapolated)" if times > 1 else "")] = row
