@@ -186,7 +186,8 @@ def global_norm(tree: PyTree) -> jax.Array:
     largest = jnp.float32(0.0)
     for leaf in leaves:
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))
-    unit = jnp.where(largest > 0, largest, 1.0)
+    # Compilers divide by multiplying with 1 / unit, which processors take for 0 if it is below the normal numbers.
+    unit = jnp.clip(largest, jnp.finfo(jnp.float32).tiny, 2.0**126)
     return unit * jnp.sqrt(sum((jnp.sum(jnp.square(leaf / unit)) for leaf in leaves), jnp.float32(0.0)))
 
 

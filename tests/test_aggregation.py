@@ -116,6 +116,15 @@ class TestClips:
         free = through(fl.chain(fl.mean(), fl.clip_by_global_norm(np.inf)), [np.float32([1e20, -3])], [1])
         assert free.value.tolist() == [np.float32(1e20), -3]
 
+    @pytest.mark.parametrize("largest", [1e-42, 1e-30, 1e19, 3e38])
+    def test_norms_of_numbers_of_any_size(self, largest: float) -> None:
+        """Those too that have no reciprocal among the normal numbers."""
+        value = np.float32([largest, 0.0])
+        norm = np.float64(jax.jit(fl.global_norm)(jnp.asarray(value)))
+        assert norm == pytest.approx(largest, rel=1e-6, abs=1e-37)
+        cut = jax.jit(lambda v: through(fl.chain(fl.mean(), fl.clip_by_global_norm(1.0)), [v], [1]).value)
+        assert cut(value)[0] <= min(largest, 1.0) * (1 + 1e-6)
+
     def test_entries_are_cut_one_by_one(self) -> None:
         cut = through(fl.chain(fl.mean(), fl.clip_by_value(0.5)), [np.float32([0.2, -3, 0.6])], [1]).value
         np.testing.assert_allclose(cut, [0.2, -0.5, 0.5], rtol=1e-6)
