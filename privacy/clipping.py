@@ -48,7 +48,8 @@ def clip(value: PyTree, clip_norm: Any, *, order: int = 2) -> Clipped:
 
     Guarantees:
       The norm of what is returned, of any part and in exact arithmetic, is at most its clip norm, for up to 2^31
-      entries of any size. A part that holds NaN or infinity is returned as zeros, and does not fit.
+      entries of any size and clip norms from 1e-30 on. A part that holds NaN or infinity is returned as zeros, and does
+      not fit.
 
     Example:
       >>> import jax.numpy as jnp
@@ -70,13 +71,15 @@ def _clip_part(part: PyTree, clip_norm: Any, order: int) -> Clipped:
     largest = jnp.float32(0.0)
     for leaf in jax.tree.leaves(part):
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0).astype(jnp.float32))
-    # Relative to the largest entry no square overflows, and none vanishes that counts.
+    # Relative to the largest entry no square overflows, and none vanishes that counts. Compilers divide by multiplying
+    # with 1 / unit, which must not vanish either: processors take what is below the normal numbers for 0.
     finite = jnp.isfinite(largest)
-    unit = jax.lax.stop_gradient(jnp.where(largest > 0, largest, 1.0))  # it cancels in what is returned
+    unit = jnp.clip(largest, jnp.finfo(jnp.float32).tiny, 2.0**126)
+    unit = jax.lax.stop_gradient(unit)  # it cancels in what is returned
     relative = _norm([(leaf / unit.astype(leaf.dtype)).ravel() for leaf in jax.tree.leaves(part)], order)
     limit = jnp.asarray(clip_norm, jnp.float32) * jnp.float32(SHRINK)
     fits = finite & (unit * relative <= limit)
-    factor = limit / jnp.maximum(relative, 1.0)  # the largest entry is 1, so the norm is no less unless all are 0
+    factor = limit / jnp.maximum(relative, 1.0)  # a largest entry of 1 makes the norm no less; what is tiny fits
 
     def scaled(leaf: jax.Array) -> jax.Array:
         cut = leaf / unit.astype(leaf.dtype) * factor.astype(leaf.dtype)
@@ -91,20 +94,19 @@ def _norm(leaves: list[jax.Array], order: int) -> jax.Array:
     entries = jnp.concatenate(flat) if flat else jnp.zeros((0,), jnp.float32)
     while entries.size > BLOCK:
         entries = jnp.concatenate(_blocks(entries, order))
-    return _norm_of_columns(entries, order)
+    return _norm_of_rows(entries, order)
 
 
 def _blocks(entries: jax.Array, order: int) -> list[jax.Array]:
     """The norms of blocks of entries, and the entries that fill no block."""
     whole = entries.size // BLOCK * BLOCK
-    # Blocks are columns: a sum over rows is a sum of vectors, which processors do many at a time.
-    return [_norm_of_columns(entries[:whole].reshape(BLOCK, -1), order), entries[whole:]] if whole else [entries]
+    return [_norm_of_rows(entries[:whole].reshape(-1, BLOCK), order), entries[whole:]] if whole else [entries]
 
 
-def _norm_of_columns(entries: jax.Array, order: int) -> jax.Array:
+def _norm_of_rows(entries: jax.Array, order: int) -> jax.Array:
     if order == 1:
-        return jnp.sum(jnp.abs(entries), axis=0)
-    squares = jnp.sum(jnp.square(entries), axis=0)
+        return jnp.sum(jnp.abs(entries), axis=-1)
+    squares = jnp.sum(jnp.square(entries), axis=-1)
     # The root of 0 has no derivative, and rounds can be differentiated.
     return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1.0)), 0.0)
 
@@ -189,7 +191,7 @@ def check_clip_norm(clip_norm: Any, noise_multiplier: Any) -> Any:
         if fl.checks.is_traced(norm):
             norms.append(norm)
             continue
-        fl.checks.nonnegative(**{name: norm, "remedy": "It is the largest norm that an update may have."})
+        fl.checks.nonnegative("It is the largest norm that an update may have.", **{name: norm})
         if float(norm) == 0:
             raise ValueError(f"`{name}` is 0; expected a number above 0: a clip norm of 0 would erase every update.")
         if math.isinf(float(norm)) and (fl.checks.is_traced(noise_multiplier) or noise_multiplier > 0):
@@ -229,8 +231,9 @@ def refuse(name: str, wire: fl.Wire) -> None:
     """
     refuse_order(name, wire)
     if wire.denominator is None:
-        known = wire.participation is not None and wire.num_clients is not None
-        size = f"{wire.participation.expected_size(wire.num_clients):g}" if known else "..."
+        drawn, size = wire.participation, "..."
+        if drawn is not None and wire.num_clients is not None:
+            size = f"{drawn.expected_size(wire.num_clients):g}"
         raise ValueError(
             f"`{name}` needs a mean over a fixed number of clients, and the mean at the head of this chain divides by "
             "the clients' own weights or by how many report: one client could then change the result by more than the "
@@ -279,7 +282,7 @@ def refuse_order(name: str, wire: fl.Wire) -> None:
                 f"`{name}` needs a bound on the scalar {scalar!r}, which is clipped and noised as the update is; the "
                 "algorithm declares none. Add it to Algorithm.scalar_bounds."
             )
-        fl.checks.positive(**{f"scalar_bounds[{scalar!r}]": bound, "remedy": "Noise is scaled to it."})
+        fl.checks.positive("Noise is scaled to it.", **{f"scalar_bounds[{scalar!r}]": bound})
 
 
 def noised(wire: fl.Wire, mechanism: Mechanism, bounds: fl.Bounds) -> fl.Wire:
