@@ -1,6 +1,6 @@
 """Observers: what looks on while a run goes, round by round: progress, records, early stopping, and one's own.
 
-An observer is three functions. The loop knows nothing of what they do, so a running epsilon, a bandwidth budget or a
+An observer is a few functions. The loop knows nothing of what they do, so a running epsilon, a bandwidth budget or a
 live plot is an observer like those below.
 """
 
@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, cast
 
 from fedjaxlite import checks, records
+from fedjaxlite.aggregation import Wire
 from fedjaxlite.population import Population
 from fedjaxlite.program import Traffic
 from fedjaxlite.records import Record
@@ -30,6 +31,18 @@ class Stop(NamedTuple):
     extra: Mapping[str, float] = {}
 
 
+class LastRound(NamedTuple):
+    """What an observer returns to end the run at a round that it knows before the run begins.
+
+    Attributes:
+      round: the last round that may run, counted from the run's beginning.
+      reason: why; it becomes `History.stopped` if the run gets there before its own last round.
+    """
+
+    round: int
+    reason: str
+
+
 class Start(NamedTuple):
     """What observers are told before the first round.
 
@@ -37,10 +50,11 @@ class Start(NamedTuple):
       rounds: the composed run.
       state: the first state; after a resume, the restored one.
       population: the training data.
-      num_rounds: the round at which the run ends.
+      num_rounds: the round at which the run ends; in `Observer.last_round` the one that was asked for.
       traffic: bytes of one client in one round.
       records: the records of the rounds done before, after a resume.
       metrics: the evaluation of the first state, under the names that records use; empty without `evaluate`.
+      wire: the facts at the end of the aggregator's chain.
     """
 
     rounds: Rounds
@@ -50,6 +64,7 @@ class Start(NamedTuple):
     traffic: Traffic
     records: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, float]
+    wire: Wire | None = None
 
 
 class History(NamedTuple):
@@ -78,8 +93,12 @@ def _ignore_end(history: History) -> None:
     del history
 
 
+def _any_round(start: Start) -> None:
+    del start
+
+
 class Observer(NamedTuple):
-    """Three functions that a run calls; a plain function is taken for `round`.
+    """Functions that a run calls; a plain function is taken for `round`.
 
     Attributes:
       round: `round(record, state)`, after every round and in order. Returns None; or a dict of scalars, which are
@@ -89,6 +108,9 @@ class Observer(NamedTuple):
       end: `end(history)`, once, also after an error.
       every_round: asks for dispatches of a single round, so that a `Stop` takes effect at once and `state` is always
         that of the record.
+      last_round: `last_round(start)`, once, before any `start`. Returns None, or a LastRound beyond which no round
+        runs, whatever the rounds in a dispatch; a run that is resumed there has nothing left to do. It must give the
+        same round when the run is resumed. May raise, likewise.
 
     Example:
       >>> seen = []
@@ -102,6 +124,7 @@ class Observer(NamedTuple):
     start: Callable[[Start], None] = _ignore_start
     end: Callable[[History], None] = _ignore_end
     every_round: bool = False
+    last_round: Callable[[Start], LastRound | None] = _any_round
 
 
 def as_observer(value: Any, position: int) -> Observer:

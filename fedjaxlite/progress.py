@@ -84,7 +84,8 @@ def _headline(start: Start) -> str:
 def _metrics(record: Mapping[str, Any], shown: dict[str, str]) -> str:
     """Loss, the last evaluated accuracy, and warnings; `shown` remembers what only some rounds have."""
     if isinstance(record.get("loss"), float):
-        shown["loss"] = f"loss {record['loss']:.4f}"
+        unseen = " (simulation only)" if "loss" in record.get("simulation_only", ()) else ""
+        shown["loss"] = f"loss {record['loss']:.4f}{unseen}"
     for name, value in record.items():
         if name.endswith("_accuracy"):
             shown[name] = f"{name.replace('_', ' ')} {value:.2%}"

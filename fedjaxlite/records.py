@@ -24,7 +24,9 @@ OWN = ("round", "selected", "reported", "nonfinite", "examples", "bytes_up", "by
 Record = dict[str, Any]
 
 
-def of_dispatch(infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffic, seconds: float) -> list[Record]:
+def of_dispatch(
+    infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffic, seconds: float, noised: bool = False
+) -> list[Record]:
     """The records of the rounds of one dispatch.
 
     Args:
@@ -33,11 +35,14 @@ def of_dispatch(infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffi
       num_rounds: how many.
       traffic: bytes of one client in one round.
       seconds: wall time of the whole dispatch, shared equally.
+      noised: the chain holds a mechanism of privacy.
 
     Returns:
       one dict a round: "round", "selected", "reported", "nonfinite", "examples", the mean metrics of local training
-      ("loss" and what the algorithm gives; NaN where no client is in the sum), "bytes_up", "bytes_down", "seconds".
-      A metric whose name is one of these gets the prefix "train_".
+      ("loss" and what the algorithm gives; NaN where no client is in the sum), what the aggregator tells of itself (an
+      adaptive clip norm), "bytes_up", "bytes_down", "seconds". A metric whose name is one of these gets the prefix
+      "train_", or "aggregator_". With `noised`, "simulation_only" lists what was measured on the clients past the
+      noise: no guarantee covers it, and a real server would not see it.
     """
     infos = infos._replace(clients={})
     rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
@@ -50,17 +55,24 @@ def of_dispatch(infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffi
             f"train_{name}" if name in OWN else name: math.nan if nobody else float(values[i])
             for name, values in rows.metrics.items()
         }
-        record = {
+        told = {
+            f"aggregator_{name}" if name in OWN or name in metrics else name: float(values[i])
+            for name, values in rows.aggregator.items()
+        }
+        record: Record = {
             "round": first + i,
             "selected": selected,
             "reported": reported,
             "nonfinite": nonfinite,
             "examples": int(rows.num_examples[i]),
             **metrics,
+            **told,
             "bytes_up": traffic.up * reported,
             "bytes_down": traffic.down * selected,
             "seconds": seconds / num_rounds,
         }
+        if noised:
+            record["simulation_only"] = ["nonfinite", "examples", *metrics]
         records.append(record)
     return records
 

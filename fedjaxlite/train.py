@@ -71,9 +71,11 @@ def train(
 
     Returns:
       a History `(state, records, stopped)`. A record holds "round", "selected", "reported", "nonfinite", "examples",
-      the mean metrics of local training ("loss" ...), those of the evaluation, "bytes_up" and "bytes_down" (all
-      clients of the round together), "seconds" (the wall time of a dispatch over its rounds, without evaluation; the
-      first includes compilation) and "elapsed" (seconds of the run so far, with everything).
+      the mean metrics of local training ("loss" ...), what the aggregator tells of itself, the metrics of the
+      evaluation, "bytes_up" and "bytes_down" (all clients of the round together), "seconds" (the wall time of a
+      dispatch over its rounds, without evaluation; the first includes compilation) and "elapsed" (seconds of the run
+      so far, with everything). Where the aggregator adds noise for privacy, "simulation_only" lists what is in the
+      record but past the noise, so that no guarantee covers it.
 
     Raises:
       TypeError, ValueError: for arguments that do not fit, or a checkpoint of another run; before any training.

@@ -9,9 +9,8 @@ import jax
 
 from fedjaxlite import checks, records
 from fedjaxlite.checkpoints import Checkpoints
-from fedjaxlite.observers import History, Observer, Start, Stop
+from fedjaxlite.observers import History, LastRound, Observer, Start, Stop
 from fedjaxlite.population import Population
-from fedjaxlite.program import Traffic
 from fedjaxlite.records import Record
 from fedjaxlite.rounds import Rounds
 from fedjaxlite.state import RoundState
@@ -96,15 +95,18 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
     history, stopped, started = list(earlier), None, []
     saved, saved_at = done, time.monotonic()
     begin = time.monotonic() - (earlier[-1].get("elapsed", 0.0) if earlier else 0.0)
-    traffic = run.rounds.traffic(run.rounds.params(state), run.population)
     try:
-        metrics = run.measure(state) if run.measure else {}
-        start = Start(run.rounds, state, run.population, pace.num_rounds, traffic, tuple(earlier), metrics)
+        start = _first_look(run, state, earlier)
+        last = _last_round(run.observers, start)
+        run = run._replace(pace=pace._replace(num_rounds=last.round))
+        pace = run.pace
+        if done >= pace.num_rounds:
+            return History(state, history, last.reason)
         for observer in run.observers:
-            observer.start(start)
+            observer.start(start._replace(num_rounds=pace.num_rounds))
             started.append(observer)
         while done < pace.num_rounds and stopped is None:
-            state, new = _dispatch(run, state, pace.length(done), traffic, begin)
+            state, new = _dispatch(run, state, start, begin)
             done += len(new)
             for record in new:
                 history.append(record)
@@ -112,6 +114,7 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
             if run.kept and (stopped or pace.saves(done, time.monotonic() - saved_at)):
                 run.kept.save(state)
                 saved, saved_at = done, time.monotonic()
+        stopped = stopped or last.reason or None
     except BaseException as error:
         stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
         if isinstance(error, KeyboardInterrupt) and run.kept and done > saved and not _deleted(state):
@@ -123,18 +126,42 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
     return History(state, history, stopped)
 
 
-def _dispatch(
-    run: Run, state: RoundState, length: int, traffic: Traffic, begin: float
-) -> tuple[RoundState, list[Record]]:
+def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
+    """What observers are told before the first round."""
+    params = run.rounds.params(state)
+    traffic, wire = run.rounds.traffic(params, run.population), run.rounds.wire(params, run.population)
+    metrics = run.measure(state) if run.measure else {}
+    return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire)
+
+
+def _last_round(watching: tuple[Observer, ...], start: Start) -> LastRound:
+    """The first of the last rounds that observers ask for; the run's own, without a reason, where none is before it."""
+    last = LastRound(start.num_rounds, "")
+    for observer in watching:
+        asked = observer.last_round(start)
+        if asked is not None and asked.round < last.round:
+            last = asked
+    return last
+
+
+def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[RoundState, list[Record]]:
     """Runs some rounds, evaluates if it is time to, and makes their records."""
     done, before = int(records.here(state.round)), time.monotonic()
+    length = run.pace.length(done)
     if run.pace.piece == 1:
         state, infos = run.rounds.step(state, run.population)
     else:
         state, infos = run.rounds.steps(state, run.population, length)
     jax.block_until_ready((state, infos))
     seconds = time.monotonic() - before
-    new = records.of_dispatch(infos, first=done + 1, num_rounds=length, traffic=traffic, seconds=seconds)
+    new = records.of_dispatch(
+        infos,
+        first=done + 1,
+        num_rounds=length,
+        traffic=start.traffic,
+        seconds=seconds,
+        noised=start.wire is not None and start.wire.noised,
+    )
     for i, record in enumerate(new, start=1):
         record["elapsed"] = before - begin + seconds * i / length
     if run.measure and run.pace.evaluates(done + length):

@@ -138,6 +138,21 @@ def test_observers_hear_of_every_round_in_order_and_of_the_end() -> None:
     assert heard == [("start", 4, ["test_loss"]), (1, 2), (2, 2), (3, 4), (4, 4), ("end", 4)]
 
 
+def test_an_observer_can_name_the_last_round_before_the_run(tmp_path) -> None:
+    told = []
+    cap = Observer(last_round=lambda start: observers.LastRound(3, f"enough of {start.num_rounds}"))
+    late = Observer(last_round=lambda start: observers.LastRound(9, "too late to matter"))
+    watch = Observer(start=lambda start: told.append(start.num_rounds))
+    options = {"observers": [late, cap, watch], "out_dir": tmp_path}
+    history = go(evaluate=measured(), evaluate_every=2, **options)
+    assert [r["round"] for r in history.records] == [1, 2, 3]
+    assert (int(history.state.round), history.stopped, told) == (3, "enough of 4", [3])
+    assert "test_loss" in history.records[-1]
+    again = go(resume=True, **options)
+    assert (int(again.state.round), again.stopped, len(again.records)) == (3, "enough of 4", 3)
+    assert go(observers=[late]).stopped is None
+
+
 def test_an_observer_can_ask_for_single_rounds_and_stop_at_once() -> None:
     rounds_seen = []
 
