@@ -1,0 +1,110 @@
+"""The inverse of epsilon: how much noise, or how many rounds, for a budget."""
+
+from collections.abc import Callable
+from typing import Any
+
+import fedjaxlite as fl
+from fedjaxlite.privacy.accounting import conversions, search
+from fedjaxlite.privacy.accounting import facts as facts_of
+from fedjaxlite.privacy.accounting.epsilon import figures, of_facts, renyi_figure, warn_of_delta
+from fedjaxlite.privacy.accounting.events import event
+from fedjaxlite.privacy.accounting.facts import Facts
+
+
+def calibrate(
+    make_rounds: Callable[[float], Any],
+    population: Any,
+    *,
+    epsilon: float,
+    delta: float,
+    num_rounds: int,
+    params: Any = None,
+) -> float:
+    """The least noise multiplier for which a run stays within a budget.
+
+    Args:
+      make_rounds: `make_rounds(noise_multiplier)` composes the run, as `fl.rounds` returns it.
+      population: the training data, or the number of clients.
+      epsilon: the budget, above 0.
+      delta: in (0, 1), below one over the number of clients.
+      num_rounds: T.
+      params: as in `privacy.epsilon`.
+
+    Returns:
+      a noise multiplier, to five digits; `privacy.epsilon` of its run is at most `epsilon`.
+
+    Raises:
+      TypeError, ValueError: for arguments out of range, and where no noise is enough.
+      ModuleNotFoundError: dp-accounting is not installed.
+
+    Warns:
+      UserWarning: delta is one over the number of clients or more.
+
+    Example:
+      >>> import optax
+      >>> from fedjaxlite import algorithms, privacy
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2
+      >>> algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=None)
+      >>> def make_rounds(noise_multiplier):
+      ...     noised = privacy.gaussian(clip_norm=1.0, noise_multiplier=noise_multiplier)
+      ...     return fl.rounds(
+      ...         algorithm, sampler=fl.sampling.full(100), aggregator=fl.chain(fl.mean(over=100), noised)
+      ...     )
+      >>> round(calibrate(make_rounds, 100, epsilon=1.0, delta=1e-6, num_rounds=1), 4)
+      4.2247
+    """
+    fl.checks.is_callable(make_rounds=make_rounds)
+    fl.checks.positive("It is the budget.", epsilon=epsilon)
+    conversions.check_delta(delta)
+
+    def facts_at(noise_multiplier: float) -> Facts:
+        return facts_of.read(make_rounds(noise_multiplier), population, params)
+
+    facts = facts_at(1.0)
+    warn_of_delta(delta, facts.num_clients)
+    first = event(facts, num_rounds)
+    if 2 * first.overflow * first.compositions >= delta:
+        of_facts(facts, num_rounds, delta)  # refused: no noise can help
+    return search.least_noise(lambda z: min(figures(event(facts_at(z), num_rounds), float(delta))), float(epsilon))
+
+
+def max_rounds(
+    rounds: Any, population: Any, *, epsilon: float, delta: float, params: Any = None, at_most: int = 1_000_000
+) -> int:
+    """The most rounds that stay within a budget.
+
+    Args:
+      rounds: from `fl.rounds`.
+      population: the training data, or the number of clients.
+      epsilon: the budget, above 0.
+      delta: in (0, 1), below one over the number of clients.
+      params: as in `privacy.epsilon`.
+      at_most: where to stop looking; also no more than the sampler and the mechanism are made for.
+
+    Returns:
+      a number of rounds from 0, where the first round alone costs more, to `at_most`.
+
+    Raises:
+      TypeError, ValueError, ModuleNotFoundError: as `privacy.epsilon`.
+
+    Warns:
+      UserWarning: delta is one over the number of clients or more.
+    """
+    fl.checks.positive_int(at_most=at_most)
+    fl.checks.positive("It is the budget.", epsilon=epsilon)
+    conversions.check_delta(delta)
+    facts = facts_of.read(rounds, population, params)
+    warn_of_delta(delta, facts.num_clients)
+    return rounds_within(facts, float(epsilon), delta, at_most)
+
+
+def rounds_within(facts: Facts, budget: float, delta: float, at_most: int) -> int:
+    """As `max_rounds`, from facts."""
+    limits = (at_most, facts.sampler.num_rounds, facts.mechanism.options.get("num_rounds"))
+    most = min(int(limit) for limit in limits if limit is not None)
+    # Rényi divergences are quick for any number of rounds and give too few of them: a place to begin.
+    begin = search.most_rounds(lambda rounds: renyi_figure(event(facts, rounds), delta), budget, most)
+    found = search.most_rounds(lambda rounds: min(figures(event(facts, rounds), delta)), budget, most, max(begin, 1))
+    if found == 0:
+        of_facts(facts, 1, delta)  # says so where it is the sampler's capacity
+    return found

@@ -1,0 +1,140 @@
+"""From other accounts of privacy to epsilon: Rényi curves, concentrated DP, and compositions of (epsilon, delta)."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+import fedjaxlite as fl
+
+ORDERS = tuple(np.unique(np.concatenate([np.linspace(1.01, 11, 1000), np.geomspace(11, 1e4, 600)])).tolist())
+"""A fine grid of orders, for curves that are cheap at any order."""
+
+INTEGER_ORDERS = (*range(2, 65), *range(72, 129, 8), 160, 192, 256, 384, 512, 768, 1024)
+"""A grid of integers."""
+
+
+def rdp_epsilon(orders: Any, rdp: Any, delta: float, conversion: str = "cks20") -> float:
+    """The epsilon that a Rényi curve gives.
+
+    Args:
+      orders: `[n]`, above 1.
+      rdp: `[n]`, the Rényi divergence at each order, all rounds together.
+      delta: in (0, 1).
+      conversion: "cks20", or the looser "classic" of older papers.
+
+    Returns:
+      the smallest epsilon over the orders, at least 0. Both the conversion and the grid of orders change it, so a
+      figure by Rényi divergences is comparable only where both are said.
+
+    Source: "cks20" is proposition 12 of Canonne, Kamath, Steinke (2020), "The Discrete Gaussian for Differential
+    Privacy", https://arxiv.org/abs/2004.00010; "classic" is proposition 3 of Mironov (2017), "Rényi Differential
+    Privacy", https://arxiv.org/abs/1702.07476.
+
+    Example:
+      >>> orders = np.arange(2, 65)
+      >>> rho = 0.1 * orders
+      >>> round(rdp_epsilon(orders, rho, 1e-6), 3), round(rdp_epsilon(orders, rho, 1e-6, "classic"), 3)
+      (2.143, 2.451)
+    """
+    fl.checks.one_of(("cks20", "classic"), conversion=conversion)
+    orders, rdp = np.asarray(orders, np.float64), np.asarray(rdp, np.float64)
+    with np.errstate(all="ignore"):
+        if conversion == "classic":
+            epsilon = rdp - math.log(delta) / (orders - 1)
+        else:
+            epsilon = rdp + np.log1p(-1 / orders) - (math.log(delta) + np.log(orders)) / (orders - 1)
+            # Orders next to 1 bound nothing here, and are not numerically stable.
+            epsilon = np.where(orders > 1.01, epsilon, np.inf)
+            # A small divergence bounds the distance in total variation, so that delta alone is enough.
+            epsilon = np.where(delta**2 + np.expm1(-rdp) > 0, 0.0, epsilon)
+    epsilon = np.where(np.isnan(epsilon), np.inf, epsilon)
+    return max(0.0, float(epsilon.min()))
+
+
+def zcdp_epsilon(rho: float, delta: float) -> float:
+    """The epsilon of rho-zero-concentrated differential privacy, by the conversion of `rdp_epsilon` on a fine grid.
+
+    Args:
+      rho: at least 0.
+      delta: in (0, 1).
+
+    Raises:
+      TypeError, ValueError: arguments out of range.
+
+    Source: Canonne, Kamath, Steinke (2020), https://arxiv.org/abs/2004.00010, proposition 12 with RDP(a) = rho a.
+
+    Example:
+      >>> round(zcdp_epsilon(0.5, 1e-5), 4)
+      4.7284
+    """
+    fl.checks.nonnegative(rho=rho)
+    check_delta(delta)
+    orders = np.asarray(ORDERS)
+    return rdp_epsilon(orders, float(rho) * orders, delta)
+
+
+def composed_epsilon(epsilon: float, delta_each: float, compositions: int, delta: float) -> float:
+    """The epsilon of several adaptive releases, each (epsilon, delta_each)-differentially private and no more is known.
+
+    Args:
+      epsilon: of one release, at least 0.
+      delta_each: of one release, in [0, 1).
+      compositions: how many.
+      delta: what all of them together may spend, in (0, 1).
+
+    Returns:
+      the smallest epsilon that holds for every such composition; infinite where `delta_each` alone spends `delta`.
+
+    Guarantees:
+      It is at most the sum `compositions * epsilon` of basic composition (where `delta_each` is 0), and at most the
+      bound of advanced composition.
+
+    Source: Kairouz, Oh, Viswanath (2015), "The Composition Theorem for Differential Privacy",
+    https://arxiv.org/abs/1311.0776, theorem 3.3; here for any epsilon, not only the multiples of the theorem.
+
+    Example:
+      >>> composed_epsilon(1.0, 0.0, 1, 1e-9) <= 1.0
+      True
+      >>> composed_epsilon(0.1, 0.0, 100, 1e-6) < 100 * 0.1
+      True
+    """
+    if math.isinf(epsilon):
+        return math.inf
+    left = compositions * math.log1p(-delta_each)  # log of the chance that no release fails outright
+    if -math.expm1(left) >= delta:
+        return math.inf
+    failures = -math.expm1(math.log1p(-delta) - left)  # what is left of delta for randomized response of epsilon
+    if compositions * epsilon == 0:
+        return 0.0
+    # Randomized response is the worst such release: `told` of its k answers are true under one neighbor, k - told under
+    # the other.
+    told = np.arange(compositions + 1)
+    log_choose = _log_factorial(compositions) - _log_factorial(told) - _log_factorial(compositions - told)
+    log_true, log_false = -math.log1p(math.exp(-epsilon)), -epsilon - math.log1p(math.exp(-epsilon))
+    log_p = log_choose + told * log_true + (compositions - told) * log_false
+    loss = (2 * told - compositions) * epsilon
+
+    def spent(total: float) -> float:
+        above = loss > total
+        return float(np.sum(np.exp(log_p[above]) * -np.expm1(total - loss[above])))
+
+    low, high = 0.0, compositions * epsilon
+    if spent(low) <= failures:
+        return 0.0
+    for _ in range(100):
+        middle = (low + high) / 2
+        low, high = (middle, high) if spent(middle) > failures else (low, middle)
+    return high
+
+
+def _log_factorial(n: Any) -> Any:
+    return np.vectorize(math.lgamma, otypes=[np.float64])(np.asarray(n, np.float64) + 1)
+
+
+def check_delta(delta: Any) -> None:
+    """Refuses a delta outside of (0, 1)."""
+    remedy = "It is the chance that the guarantee fails; take less than one over the number of clients."
+    fl.checks.positive(remedy, delta=delta)
+    if not float(delta) < 1:
+        raise ValueError(f"`delta` is {delta!r}; expected a number in (0, 1). {remedy}")
