@@ -129,6 +129,6 @@ def _orders(orders: Any) -> np.ndarray:
     return order
 
 
-def _check(**numbers: float) -> None:
+def _check(**numbers: Any) -> None:
     for name, value in numbers.items():
-        fl.checks.nonnegative(**{name: value, "remedy": "It is in grid units."})
+        fl.checks.nonnegative("It is in grid units.", **{name: value})

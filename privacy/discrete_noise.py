@@ -70,7 +70,7 @@ def noise_bound(kind: str, variance: float) -> int:
 
     Example:
       >>> noise_bound("discrete_gaussian", 100.0), noise_bound("skellam", 100.0)
-      (117, 117)
+      (116, 122)
     """
     return _bound(kind, float(variance), BITS)
 
@@ -190,7 +190,7 @@ def noise_table(kind: str, variance: float) -> NoiseTable:
     Args:
       kind: "discrete_gaussian" or "skellam".
       variance: sigma^2 of the discrete Gaussian, mu of Skellam; a concrete number of at least 0. Costs a second for
-        every 10^5 columns, twice `noise_bound`, and is kept.
+        10^6 columns, twice `noise_bound`, and is kept.
 
     Returns:
       a NoiseTable.
@@ -201,7 +201,7 @@ def noise_table(kind: str, variance: float) -> NoiseTable:
 
     Example:
       >>> noise_table("skellam", 4.0).alias.shape
-      (64,)
+      (128,)
     """
     fl.checks.one_of(("discrete_gaussian", "skellam"), kind=kind)
     if fl.checks.is_traced(variance):

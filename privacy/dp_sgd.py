@@ -25,7 +25,7 @@ import fedjaxlite as fl
 from fedjaxlite.privacy import clipping
 from fedjaxlite.privacy.accounting.gaussians import gaussian_epsilon
 from fedjaxlite.privacy.noise import Spread, add_noise, product
-from fedjaxlite.privacy.per_example import clipped_sum, poisson_batches
+from fedjaxlite.privacy.per_example import Batch, clipped_sum, poisson_batches
 
 PyTree = Any
 _PURPOSE = 0x6470  # a fold_in of a client's key that nothing else uses
@@ -78,7 +78,8 @@ def dp_sgd(
       rate: q in (0, 1], the chance of each of a client's examples in each step; used to the multiple of 2^-32 below.
       expected_batch_size: m above 0, what the sum of gradients is divided by; q times the size of a typical client.
       steps: of one call. A straggler takes fewer.
-      clip_norm: C, the largest L2 norm of an example's gradient; infinity without noise only. May be a tracer.
+      clip_norm: C, the largest L2 norm of an example's gradient, a number or a tracer; infinity without noise only. Or
+        a tree prefix of the gradient with one for each part: C is then the root of the sum of their squares.
       noise_multiplier: z, the noise's standard deviation on the sum over C, at least 0. May be a tracer.
       max_overflow: the largest chance of a step in which more examples are drawn than there is room for; room is made
         for the population's largest client. Examples that find none are left out; the chance is part of delta.
@@ -121,20 +122,22 @@ def dp_sgd(
     fl.checks.positive(expected_batch_size=expected_batch_size, remedy="It is `rate` times a typical client's size.")
     z = clipping.check_noise_multiplier(noise_multiplier)
     clip = clipping.check_clip_norm(clip_norm, z)
+    std = product(z, clipping.total_norm(clip))
 
     def run(params: PyTree, data: fl.ClientData, correct: Any = None) -> fl.LocalResult:
         secret = _secret_key(data)
         draw = poisson_batches(data, rate, max_overflow)
         gradient = fl.value_and_grad(loss_fn, lanes=data.wave.num_lanes, **options)
-        clipped = lambda params, key, batch: clipped_sum(  # noqa: E731
-            gradient, params, *batch, key, clip_norm=clip, chunk_size=micro_batch_size
-        )
+
+        def clipped(params: PyTree, key: jax.Array, drawn: Batch) -> tuple[PyTree, dict[str, jax.Array]]:
+            batch, mask = drawn
+            return clipped_sum(gradient, params, batch, mask, key, clip_norm=clip, chunk_size=micro_batch_size)
 
         def step(index: jax.Array, carry: _Carry) -> _Carry:
             for_batch, for_loss, for_noise = jax.random.split(jax.random.fold_in(secret, index), 3)
             total, sums = clipped(carry.params, for_loss, draw(for_batch))
             like = fl.trainable(carry.params)
-            grads = _noised_mean(total, product(z, clip), expected_batch_size, like, for_noise)
+            grads = _noised_mean(total, std, expected_batch_size, like, for_noise)
             grads = grads if correct is None else correct(grads, carry.params)
             updates, opt_state = client_optimizer.update(grads, carry.opt_state, like)
             new = fl.with_trainable(carry.params, optax.apply_updates(like, updates))

@@ -83,7 +83,7 @@ def best_cap(dim: int, epsilon: float) -> Cap:
     Example:
       >>> cap = best_cap(100, 4.0)
       >>> cap.epsilon <= 4.0, round(cap.mean, 3)
-      (True, 0.297)
+      (True, 0.151)
     """
     caps = [_cap(dim, epsilon, share * epsilon) for share in np.linspace(0.0, 1.0, 101).tolist()]
     return max((cap for cap in caps if cap is not None), key=lambda cap: cap.mean)
@@ -112,23 +112,23 @@ class Levels(NamedTuple):
     """How a number in [0, 1] is randomized.
 
     Attributes:
-      count: k; the levels are 0, 1/k, ... 1.
+      top: k; the levels are 0, 1/k, ... 1.
       miss: the probability of another level than the number's own, in units of 2^-32; each is as likely.
     """
 
-    count: int
+    top: int
     miss: int
 
     @property
     def epsilon(self) -> float:
         """The log of the ratio of the probabilities of the own level and of another."""
-        return math.log((2**32 - self.miss) * self.count / self.miss)
+        return math.log((2**32 - self.miss) * self.top / self.miss)
 
     def estimate(self, level: Any) -> Any:
         """The number in [0, 1] whose expectation over the reported level is the number that was randomized."""
-        other = self.miss / 2**32 / self.count
+        other = self.miss / 2**32 / self.top
         keep = 1.0 - self.miss / 2**32
-        return (level / self.count - other * (self.count + 1) / 2) / (keep - other)
+        return (level / self.top - other * (self.top + 1) / 2) / (keep - other)
 
 
 def levels(epsilon: float) -> Levels:
@@ -137,11 +137,11 @@ def levels(epsilon: float) -> Levels:
     Source: Bhowmick et al. (2018), https://arxiv.org/abs/1812.00984, algorithm 4 (ScalarDP) and lemma 4.4.
 
     Example:
-      >>> levels(2.0).count, levels(2.0).epsilon <= 2.0
+      >>> levels(2.0).top, levels(2.0).epsilon <= 2.0
       (2, True)
     """
-    count = min(2**16, math.ceil(math.exp(epsilon / 3)))
-    return Levels(count, math.ceil(2**32 * count / (math.exp(epsilon) + count)))
+    top = min(2**16, math.ceil(math.exp(epsilon / 3)))
+    return Levels(top, math.ceil(2**32 * top / (math.exp(epsilon) + top)))
 
 
 def random_direction(cap: Cap, unit: jax.Array, key: jax.Array) -> jax.Array:
@@ -216,10 +216,10 @@ def _outside(cap: Cap, key: jax.Array) -> jax.Array:
 def random_level(spec: Levels, share: jax.Array, key: jax.Array) -> jax.Array:
     """ScalarDP: an unbiased noisy version of a number in [0, 1]; a float32 scalar, not in [0, 1] itself."""
     for_rounding, for_choice, for_other = jax.random.split(key, 3)
-    exact = jnp.clip(share, 0.0, 1.0) * spec.count
-    low = jnp.minimum(jnp.floor(exact), spec.count - 1.0)
+    exact = jnp.clip(share, 0.0, 1.0) * spec.top
+    low = jnp.minimum(jnp.floor(exact), spec.top - 1.0)
     level = low + (jax.random.uniform(for_rounding, (), jnp.float32) < exact - low).astype(jnp.float32)
-    other = jax.random.randint(for_other, (), 0, spec.count).astype(jnp.float32)
+    other = jax.random.randint(for_other, (), 0, spec.top).astype(jnp.float32)
     other = jnp.where(other >= level, other + 1.0, other)
     kept = jax.random.bits(for_choice, (), jnp.uint32) >= jnp.uint32(spec.miss)
     return spec.estimate(jnp.where(kept, level, other))
@@ -269,7 +269,7 @@ def priv_unit(*, clip_norm: Any, epsilon: float, norm_share: float = 0.2) -> fl.
         check_local("priv_unit", wire)
         entries = _check_entries(wire)
         options = {"epsilon": float(epsilon), "delta": 0.0}
-        longest = max(abs(for_norm.estimate(0)), abs(for_norm.estimate(for_norm.count))) / cap_of(entries).mean
+        longest = max(abs(for_norm.estimate(0)), abs(for_norm.estimate(for_norm.top))) / cap_of(entries).mean
         state = jnp.float32(longest)
         bounds = fl.Bounds(longest * clip, longest * clip)
         return state, clipping.noised(wire, Mechanism("priv_unit", (), TRUST, options=options), bounds)

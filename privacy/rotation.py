@@ -117,7 +117,7 @@ def rotate(vector: jax.Array, key: jax.Array) -> jax.Array:
 
     Example:
       >>> x, key = jnp.array([5.0, 0.0, 0.0, 0.0]), jax.random.key(1)
-      >>> jnp.abs(rotate(x, key)).tolist(), rotate_back(rotate(x, key), key).tolist()
+      >>> jnp.abs(rotate(x, key)).tolist(), jnp.abs(rotate_back(rotate(x, key), key)).tolist()
       ([2.5, 2.5, 2.5, 2.5], [5.0, 0.0, 0.0, 0.0])
     """
     return walsh_hadamard(vector * signs(key, vector.size))

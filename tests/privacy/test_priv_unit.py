@@ -102,15 +102,15 @@ def test_directions_are_unit_vectors_of_the_stated_mean() -> None:
 @pytest.mark.parametrize("epsilon", [0.3, 2.0, 6.0, 12.0])
 def test_levels_are_unbiased_and_private_by_enumeration(epsilon: float) -> None:
     spec = levels(epsilon)
-    other = spec.miss / 2**32 / spec.count
+    other = spec.miss / 2**32 / spec.top
     keep = 1 - spec.miss / 2**32
     assert math.log(keep / other) == pytest.approx(spec.epsilon)
     assert epsilon - 1e-3 < spec.epsilon <= epsilon
-    for own in range(spec.count + 1):
-        probabilities = np.full(spec.count + 1, other)
+    for own in range(spec.top + 1):
+        probabilities = np.full(spec.top + 1, other)
         probabilities[own] = keep
-        mean = (probabilities * spec.estimate(np.arange(spec.count + 1))).sum()
-        assert mean == pytest.approx(own / spec.count, abs=1e-9)
+        mean = (probabilities * spec.estimate(np.arange(spec.top + 1))).sum()
+        assert mean == pytest.approx(own / spec.top, abs=1e-9)
 
 
 def test_drawn_levels_have_these_probabilities() -> None:
@@ -123,7 +123,7 @@ def test_drawn_levels_have_these_probabilities() -> None:
             )
         )
         assert abs(drawn.mean() - share) < 4 * drawn.std() / math.sqrt(4000)
-        possible = spec.estimate(np.arange(spec.count + 1))
+        possible = spec.estimate(np.arange(spec.top + 1))
         assert np.abs(drawn[:, None] - possible[None, :]).min(1).max() < 1e-5
 
 
