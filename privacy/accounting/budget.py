@@ -83,6 +83,11 @@ def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> 
 
     Guarantees:
       `privacy.epsilon` of the rounds that were run, those before a resume included, is at most `epsilon`.
+
+    Example:
+      >>> from fedjaxlite import privacy
+      >>> watching = [privacy.stop_at_epsilon(epsilon=2.0, delta=1e-5)]
+      >>> # history = fl.train(rounds, state, train, num_rounds=1000, observers=watching); history.stopped
     """
     fl.checks.positive("It is the budget.", epsilon=epsilon)
     conversions.check_delta(delta)

@@ -89,6 +89,18 @@ def max_rounds(
 
     Warns:
       UserWarning: delta is one over the number of clients or more.
+
+    Example:
+      >>> import optax
+      >>> from fedjaxlite import algorithms, privacy
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2
+      >>> rounds = fl.rounds(
+      ...     algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=None),
+      ...     sampler=fl.sampling.full(100),
+      ...     aggregator=fl.chain(fl.mean(over=100), privacy.gaussian(clip_norm=1.0, noise_multiplier=20.0)),
+      ... )
+      >>> max_rounds(rounds, 100, epsilon=4.3772, delta=1e-5)
+      400
     """
     fl.checks.positive_int(at_most=at_most)
     fl.checks.positive("It is the budget.", epsilon=epsilon)

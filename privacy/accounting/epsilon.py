@@ -63,12 +63,24 @@ def epsilon(rounds: Any, population: Any, *, num_rounds: int, delta: float, para
 
     Guarantees:
       An upper bound for the mechanism with exact real-valued noise: every model and every aggregator metric of the
-      first T rounds, together, is (epsilon, delta)-differentially private for the neighbors in
-      `privacy.accounting.guarantee(...).event.relation`. Amplification by sampling is counted only under a theorem that holds for
-      the sampler and the mechanism. Metrics of local training and `PassInfo.clients` are not covered.
+      first T rounds, together, is (epsilon, delta)-differentially private for the neighbors that `privacy.report`
+      names. Amplification by sampling is counted only under a theorem that holds for the sampler and the mechanism.
+      Metrics of local training and `PassInfo.clients` are not covered.
 
     Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133; McMahan et al. (2018),
     https://arxiv.org/abs/1710.06963; Koskela et al. (2020), https://arxiv.org/abs/1906.03049.
+
+    Example:
+      >>> import optax
+      >>> from fedjaxlite import algorithms, privacy
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2
+      >>> rounds = fl.rounds(
+      ...     algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=None),
+      ...     sampler=fl.sampling.full(100),
+      ...     aggregator=fl.chain(fl.mean(over=100), privacy.gaussian(clip_norm=1.0, noise_multiplier=20.0)),
+      ... )
+      >>> round(epsilon(rounds, 100, num_rounds=400, delta=1e-5), 4)  # as one round of noise multiplier 1
+      4.3772
     """
     return guarantee(rounds, population, num_rounds=num_rounds, delta=delta, params=params).epsilon
 
@@ -88,6 +100,19 @@ def guarantee(rounds: Any, population: Any, *, num_rounds: int, delta: float, pa
 
     Raises:
       TypeError, ValueError, ModuleNotFoundError: as `epsilon`.
+
+    Example:
+      >>> import optax
+      >>> from fedjaxlite import algorithms, privacy
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2
+      >>> rounds = fl.rounds(
+      ...     algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=None),
+      ...     sampler=fl.sampling.uniform(10),
+      ...     aggregator=fl.chain(fl.mean(over=10), privacy.gaussian(clip_norm=1.0, noise_multiplier=4.0)),
+      ... )
+      >>> found = guarantee(rounds, 100, num_rounds=50, delta=1e-7)
+      >>> found.event.relation, found.event.noise_multiplier, found.epsilon == found.eps_rdp < found.eps_pld
+      ('replace_one', 2.0, True)
     """
     conversions.check_delta(delta)
     facts = facts_of.read(rounds, population, params)

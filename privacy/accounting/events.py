@@ -81,16 +81,20 @@ def event(facts: Facts, num_rounds: int) -> Event:
     if "epsilon" in options:
         return _local(facts, present)
     if "rdp" in options:
-        return _discrete(facts, present, relation, factor)
+        return _discrete(facts, present)
     if "squared_sensitivity" in options:
         squared = options["squared_sensitivity"](present, accounting.min_separation, num_rounds)
+        # Without a theorem for cut cohorts, nobody may get a place because another client is gone.
+        relation = "zero_out" if facts.sampler.may_overflow else relation
         noise = facts_of.noise_multiplier(facts) / factor / math.sqrt(facts_of.number(squared, "a sensitivity"))
         return Event("gaussian", relation, 1, present, noise)
     kind, noise = "laplace" if options.get("norm") == "l1" else "gaussian", facts_of.noise_multiplier(facts)
     if accounting.amplification and accounting.kind == "poisson":
         rate, overflow = _poisson(facts)
-        plain = Event(kind, relation, num_rounds, num_rounds, noise)
-        return plain._replace(amplification="poisson", rate=rate, overflow=overflow) if rate < 1 else plain
+        if rate < 1:
+            found = Event(kind, relation, num_rounds, num_rounds, noise)
+            return found._replace(amplification="poisson", rate=rate, overflow=overflow)
+        relation = "zero_out"  # everyone, with as many slots: a client more would have none
     cohort = _fixed_size(facts)
     if kind == "gaussian" and accounting.amplification and 0 < cohort[0] < cohort[1]:
         return Event(
@@ -114,7 +118,7 @@ def _displaces(facts: Facts) -> bool:
     accounting, capacity = facts.sampler.accounting, facts.sampler.capacity
     if accounting.kind == "weighted":  # by sizes, perhaps
         return True
-    if accounting.kind == "poisson":  # a deadline took the theorem away; the first reports are enough
+    if accounting.kind in ("poisson", "without_replacement"):  # where the theorem is gone, a deadline took it away
         return not accounting.amplification
     return accounting.cohort_size is not None and capacity > accounting.cohort_size
 
@@ -148,18 +152,16 @@ def _imagined(facts: Facts) -> float:
     return size
 
 
-def _discrete(facts: Facts, present: int, relation: str, factor: int) -> Event:
-    if relation == "replace_one":
-        # Its divergences are those of adding a client. A cohort of a fixed size does not depend on anyone's data, so a
-        # client can still be compared with one who sends nothing.
-        relation, factor = "zero_out", 1
-    if factor != 1:
+def _discrete(facts: Facts, present: int) -> Event:
+    # Clients bring the noise themselves, so without a client some of it would be missing: a client is compared with
+    # itself, sending zeros. That is possible where a client's place in a round does not depend on anyone's data.
+    if _displaces(facts):
         raise ValueError(
             f"no guarantee is known for {facts.mechanism.kind} noise with {facts.sampler.name}, where one client's "
             "data decide about another's place in the round. Use a sampler without a limit on reports, and without "
             "sizes as weights."
         )
-    return Event("rdp", relation, present, present, math.nan, rdp=facts.mechanism.options["rdp"])
+    return Event("rdp", "zero_out", present, present, math.nan, rdp=facts.mechanism.options["rdp"])
 
 
 def _local(facts: Facts, present: int) -> Event:

@@ -91,7 +91,7 @@ def report(
       ...     aggregator=fl.chain(fl.mean(over=100), privacy.gaussian(clip_norm=1.0, noise_multiplier=4.0)),
       ... )
       >>> print(str(report(rounds, 100, num_rounds=1, delta=1e-5)).splitlines()[1])
-        epsilon      0.946 at delta 1e-05
+        epsilon      0.9263 at delta 1e-05
     """
     conversions.check_delta(delta)
     facts = facts_of.read(rounds, population, params)
@@ -104,13 +104,13 @@ def report(
         relation=f"Neighbors ({found.event.relation}): {RELATIONS[found.event.relation]}.",
         mechanism=_mechanism(facts, found.event),
         sampling=_sampling(facts, found),
-        trust=facts.mechanism.trust,
+        trust=facts.mechanism.trust + (" Here a mask hides every message but the sum." if facts.wire.masked else ""),
         noise=_randomness(secret, in_floats=found.event.rdp is None),
         released=_released(rounds, state),
         not_released=(
             "Metrics of local training (the loss in the records), counts of examples and of non-finite reports, and "
             "PassInfo.clients are computed from the clients' data past the noise: simulation only. Evaluations on the "
-            "clients' own data likewise."
+            "clients' own data likewise. What clients keep (control variates, personal models) stays with them."
         ),
         secret=secret,
         warnings=tuple(_warnings(facts, found, secret)),
@@ -177,7 +177,9 @@ def _sampling(facts: Facts, found: Guarantee) -> str:
             f"No theorem of amplification by sampling is used: a client counts in {event.participations} of "
             f"{found.num_rounds} rounds, the most that it may be in."
         )
-    return f"{text} {accounting.note}".strip() if not found.extrapolated else text
+    if found.extrapolated or event.rdp is not None:  # the sampler's note is of other cohorts, or of other neighbors
+        return text
+    return f"{text} {accounting.note}".strip()
 
 
 def _randomness(secret: bool | None, *, in_floats: bool) -> str:

@@ -176,6 +176,7 @@ class TestSamplers:
     def test_poisson_sampling_at_rate_one_is_everyone(self) -> None:
         found = guarantee(run(poisson(1.0, N), noised(20.0)), N, num_rounds=400, delta=DELTA)
         assert found.eps_pld == pytest.approx(4.37718, rel=1e-5)
+        assert (found.event.relation, found.event.amplification) == ("zero_out", "none")
 
     @pytest.mark.parametrize(
         ("n", "size", "rounds", "delta", "want"),
@@ -310,6 +311,12 @@ class TestMechanisms:
         assert (found.event.compositions, found.event.participations) == (1, 1)
         assert found.event.noise_multiplier == pytest.approx(noise / math.sqrt(11))
 
+    def test_correlated_noise_is_not_amplified(self) -> None:
+        codec = tree_gaussian(clip_norm=1.0, noise_multiplier=7.0, num_rounds=8)
+        found = guarantee(run(poisson(), codec), N, num_rounds=8, delta=DELTA)
+        assert (found.event.amplification, found.event.relation, found.event.participations) == ("none", "zero_out", 8)
+        assert (7.0 / found.event.noise_multiplier) ** 2 == pytest.approx(8 + 4 * 4 + 2 * 16 + 64)
+
     def test_the_separation_of_a_sampler_is_what_a_tree_is_told(self) -> None:
         """Two of 40 rounds, 20 apart: in the first 32 they share the root (2^2) and no node of its five other levels."""
         codec = tree_gaussian(clip_norm=1.0, noise_multiplier=7.0, num_rounds=40)
@@ -347,6 +354,7 @@ class TestMechanisms:
         assert found.eps_pld == math.inf
         # Clients bring the noise themselves, so no theorem of amplification is used.
         assert (found.event.amplification, found.event.participations) == ("none", 1)
+        assert found.event.relation == "zero_out"
         twice = guarantee(run(poisson(), codec), N, num_rounds=2, delta=DELTA)
         assert found.epsilon < twice.epsilon < 2 * found.epsilon
 
@@ -354,15 +362,10 @@ class TestMechanisms:
         codec = mechanism(options={"rdp": skellam_rdp(l2=20.0, l1=400.0, variance=400.0)})
         found = guarantee(run(fl.sampling.uniform(10), codec), N, num_rounds=1, delta=DELTA)
         assert found.event.relation == "zero_out"
-        with pytest.raises(
-            ValueError, match="no guarantee is known for made_up noise with .*, where one client's data"
-        ):
-            epsilon(
-                run(fl.sampling.with_deadline(fl.sampling.full(N), reports=50), codec),
-                *(N,),
-                num_rounds=1,
-                delta=DELTA,
-            )
+        for sampler in (fl.sampling.full(N), fl.sampling.uniform(60)):
+            late = fl.sampling.with_deadline(sampler, reports=50)
+            with pytest.raises(ValueError, match="no guarantee is known for made_up noise with .*, where one client's"):
+                epsilon(run(late, codec), N, num_rounds=1, delta=DELTA)
 
     def test_noise_of_the_clients_own(self) -> None:
         """Each report is (1, 1e-6) by itself; four of them are a Gaussian of half the noise, exactly."""
@@ -403,6 +406,12 @@ class TestMonotone:
 
 
 class TestCalibration:
+    def test_the_noise_of_a_short_run(self) -> None:
+        make = lambda z: run(poisson(), noised(z))  # noqa: E731
+        found = calibrate(make, N, epsilon=2.0, delta=DELTA, num_rounds=4)
+        assert 2.0 * (1 - 1e-4) < epsilon(make(found), N, num_rounds=4, delta=DELTA) <= 2.0
+
+    @pytest.mark.slow
     def test_the_noise_of_a_known_run(self) -> None:
         """jax_privacy: 9.66 for epsilon 1 of 512 rounds at rate 0.1, delta 1e-6; 9.66 itself gives 1.00021."""
         make = lambda z: run(poisson(), noised(z))  # noqa: E731

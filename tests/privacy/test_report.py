@@ -98,7 +98,9 @@ def test_the_pages_of_other_mechanisms() -> None:
         options = {"rdp": skellam_rdp(l2=20.0, l1=400.0, variance=400.0)}
         return (), wire._replace(mechanisms=(Mechanism("skellam", (), "Nobody.", options=options),), noised=True)
 
-    discrete = page(fl.Aggregator(init))
+    discrete = page(fl.Aggregator(init), fl.sampling.uniform(10))
+    assert "Neighbors (zero_out)" in discrete
+    assert "replace" not in discrete
     assert "skellam: integer noise, accounted for by its own Rényi divergences" in discrete
     assert "integer orders 2 to 1024" in discrete
     assert "float32" not in discrete
