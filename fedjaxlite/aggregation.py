@@ -183,6 +183,7 @@ class Aggregator(NamedTuple):
         a real server sees it too.
       public_count: the number of clients that an algorithm is told of instead of those in the sum; set by a mean with a
         fixed denominator, so that nothing the server does depends on a count that it should not know.
+      num_rounds: how many rounds the codec is made for, or None for any number (noise planned for a whole run).
     """
 
     init: Callable[[Wire], tuple[Any, Wire]] = _stateless
@@ -197,6 +198,7 @@ class Aggregator(NamedTuple):
     begin: Callable[[Any, Any, Any], Any] = _begin_nothing
     metrics: Callable[[Any], Mapping[str, Any]] = _tell_nothing
     public_count: Any = None
+    num_rounds: int | None = None
 
 
 def chain(*codecs: Aggregator) -> Aggregator:
@@ -273,6 +275,7 @@ def chain(*codecs: Aggregator) -> Aggregator:
         begin=partial(_begin_all, flat),
         metrics=partial(_metrics_of_all, flat),
         public_count=public_count,
+        num_rounds=min((codec.num_rounds for codec in flat if codec.num_rounds is not None), default=None),
     )
 
 

@@ -111,7 +111,7 @@ def rounds(
         _check_data(data.population if prepared else data, state, program)
         if not prepared:
             _check_clients(data.num_clients, state, program)
-            _check_rounds_left(state, num_rounds or 1, sampler)
+            _check_rounds_left(state, num_rounds or 1, sampler, aggregator)
         data = data if checks.is_traced(data) else place_once(data)
         state = state if checks.is_traced(state) else _moved(state, program.layout)
         (rest, info), clients = compiled(num_rounds)(state._replace(clients=()), data, state.clients)
@@ -203,15 +203,19 @@ def _moved(state: RoundState, layout: Layout) -> RoundState:
     return place(state._replace(clients=()), layout)._replace(clients=clients)
 
 
-def _check_rounds_left(state: RoundState, more: int, sampler: Sampler) -> None:
-    if sampler.num_rounds is None or checks.is_traced(state.round):
+def _check_rounds_left(state: RoundState, more: int, sampler: Sampler, aggregator: Aggregator) -> None:
+    if checks.is_traced(state.round):
         return
-    done = int(state.round.addressable_data(0))
-    if done + more > sampler.num_rounds:
-        raise ValueError(
-            f"{sampler.name} has cohorts for {sampler.num_rounds} rounds; {done} are done and {more} more were asked "
-            "for. Ask for fewer, or give it more rounds."
-        )
+    for name, what, most in (
+        (sampler.name, "has cohorts for", sampler.num_rounds),
+        (aggregator.name, "is made for", aggregator.num_rounds),
+    ):
+        done = int(state.round.addressable_data(0)) if most is not None else 0
+        if most is not None and done + more > most:
+            raise ValueError(
+                f"{name} {what} {most} rounds; {done} are done and {more} more were asked for. Ask for fewer, or give "
+                "it more rounds."
+            )
 
 
 def _settle(info: PassInfo, program: Program) -> None:

@@ -203,9 +203,11 @@ def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: An
     if config is not None and not isinstance(config, Mapping):
         raise TypeError(f"`config` is a {type(config).__name__}; expected a dict of tables for config.toml.")
     rounds.sampler.check(population.num_clients)
-    most = rounds.sampler.num_rounds
-    if most is not None and num_rounds > most:
-        raise ValueError(f"`num_rounds` is {num_rounds}, but {rounds.sampler.name} knows {most} rounds; ask for fewer.")
+    for part in (rounds.sampler, rounds.aggregator):
+        if part.num_rounds is not None and num_rounds > part.num_rounds:
+            raise ValueError(
+                f"`num_rounds` is {num_rounds}, but {part.name} knows {part.num_rounds} rounds; ask for fewer."
+            )
 
 
 def _check_round(state: RoundState, num_rounds: int) -> None:

@@ -21,6 +21,10 @@ from fedjaxlite.privacy.accounting import Guarantee as Guarantee
 from fedjaxlite.privacy.accounting import Report as Report
 from fedjaxlite.privacy.accounting import calibrate as calibrate
 from fedjaxlite.privacy.accounting import epsilon as epsilon
+from fedjaxlite.privacy.accounting import gaussian_delta as gaussian_delta
+from fedjaxlite.privacy.accounting import gaussian_epsilon as gaussian_epsilon
+from fedjaxlite.privacy.accounting import guarantee as guarantee
+from fedjaxlite.privacy.accounting import max_rounds as max_rounds
 from fedjaxlite.privacy.accounting import report as report
 from fedjaxlite.privacy.accounting import running_epsilon as running_epsilon
 from fedjaxlite.privacy.accounting import stop_at_epsilon as stop_at_epsilon
@@ -57,10 +61,14 @@ __all__ = [
     "dp_sgd_epsilon",
     "epsilon",
     "gaussian",
+    "gaussian_delta",
+    "gaussian_epsilon",
+    "guarantee",
     "laplace",
     "local_gaussian",
     "local_laplace",
     "mask",
+    "max_rounds",
     "priv_unit",
     "report",
     "running_epsilon",

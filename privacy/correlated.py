@@ -56,7 +56,8 @@ def tree_gaussian(
     Args:
       clip_norm: C, as in `privacy.gaussian`.
       noise_multiplier: z, the standard deviation of one node's noise over C; 0 or above, or a tracer.
-      num_rounds: T, how many rounds the run may have. Later rounds release nothing.
+      num_rounds: T, how many rounds the run may have. More are refused; where a caller's jit hides their
+        number, they release nothing.
       restart_every: begin a new tree after so many rounds, at most T. Each tree's nodes then hold fewer rounds of a
         client, and the noise of every finished tree's root stays in the model. None for one tree.
       estimator: "honaker" uses all nodes below a sum, with up to half the variance for the same guarantee, and keeps
@@ -117,7 +118,8 @@ def banded_gaussian(*, clip_norm: Any, noise_multiplier: Any, num_rounds: int, b
     Args:
       clip_norm: C, as in `privacy.gaussian`.
       noise_multiplier: z, the standard deviation of the white noise over C; 0 or above, or a tracer.
-      num_rounds: T, how many rounds the run may have. Later rounds release nothing.
+      num_rounds: T, how many rounds the run may have. More are refused; where a caller's jit hides their
+        number, they release nothing.
       bands: b, at most T, and at most the separation of two rounds of one client. More bands mean less noise, and
         b - 1 float32 copies of the update as state.
 
@@ -215,7 +217,9 @@ def _codec(
         return {"rounds_left": jnp.maximum(num_rounds - state.round, 0)}
 
     hparams = {"clip_norm": clip_norm, "noise_multiplier": noise_multiplier, "num_rounds": num_rounds, **own}
-    return fl.Aggregator(init, encode, decode, prepare=prepare, name=name, hparams=hparams, metrics=metrics)
+    return fl.Aggregator(
+        init, encode, decode, prepare=prepare, name=name, hparams=hparams, metrics=metrics, num_rounds=num_rounds
+    )
 
 
 def _add(total: jax.Array, noise: jax.Array, width: Any) -> jax.Array:

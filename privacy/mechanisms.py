@@ -15,7 +15,7 @@ class Release(NamedTuple):
     Attributes:
       std: the noise's standard deviation on the *sum* over clients, in the units that hold in the first round.
       sensitivity: how much one client can change the quantity's sum, in L2, when added or removed. None for the value
-        itself: then it is `Wire.bounds.l2` at the end of the chain.
+        itself: then it is `Wire.bounds.l2` at the end of the chain, or `l1` for noise that is scaled to that norm.
     """
 
     std: Any

@@ -117,6 +117,18 @@ def test_a_denominator_is_held_against_the_sampler() -> None:
         composed(fl.mean(over=100)).wire(SLOTS, PEOPLE)
 
 
+def test_a_codec_that_is_made_for_some_rounds_refuses_more() -> None:
+    limited = fl.clip_by_value(1.0)._replace(name="planned", num_rounds=3)
+    run = composed(fl.chain(fl.mean(), limited))
+    state = run.init(SLOTS, PEOPLE, key=jax.random.key(0))
+    with pytest.raises(ValueError, match=r"chain\(mean, planned\) is made for 3 rounds; 0 are done and 4 more were"):
+        run.steps(state, PEOPLE, 4)
+    with pytest.raises(
+        ValueError, match=r"`num_rounds` is 4, but chain\(mean, planned\) knows 3 rounds; ask for fewer"
+    ):
+        fl.train(run, state, PEOPLE, num_rounds=4)
+
+
 def test_the_state_knows_whether_its_noise_is_secret() -> None:
     run = composed(fl.mean())
     assert bool(run.init(SLOTS, PEOPLE, key=jax.random.key(0)).keys.secret)

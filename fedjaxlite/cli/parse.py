@@ -93,7 +93,8 @@ def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
     rate = cohort / num_clients
     makers: Mapping[str, Callable[[], fl.Sampler]] = {
         "uniform": lambda: fl.sampling.uniform(cohort),
-        "poisson": lambda: fl.sampling.poisson(rate, fl.sampling.poisson_capacity(num_clients, rate)),
+        # Spare slots cost nothing, and a cohort that is cut costs delta.
+        "poisson": lambda: fl.sampling.poisson(rate, fl.sampling.poisson_capacity(num_clients + 1, rate, 1e-15)),
         "cyclic": lambda: fl.sampling.cyclic(cohort, num_clients // cohort),
         "available": lambda: fl.sampling.available(cohort, fl.sampling.diurnal(seed=settings.seed)),
     }

@@ -80,7 +80,7 @@ def composed(task: Task, kind: str, noise: Any, times: int = 1) -> fl.Rounds:
     both: dict[str, Any] = {"clip_norm": task.clip_norm, "noise_multiplier": noise}
     if kind == _GAUSSIAN:
         rate = task.cohort / task.train.num_clients
-        sampler = fl.sampling.poisson(rate, fl.sampling.poisson_capacity(task.train.num_clients, rate))
+        sampler = fl.sampling.poisson(rate, fl.sampling.poisson_capacity(task.train.num_clients + 1, rate, 1e-15))
         larger = None if times == 1 else times * task.cohort
         codec = privacy.gaussian(noise_cohort_size=larger, **both)
     else:
