@@ -104,7 +104,9 @@ def test_the_number_of_neighbors_is_that_of_another_implementation_or_a_little_l
 
 
 @pytest.mark.parametrize("server", ["semi-honest", "lying"])
-@pytest.mark.parametrize(("n", "corrupt", "dropout"), [(100, 0.1, 0.1), (300, 0.2, 0.1), (1000, 0.05, 0.05)])
+@pytest.mark.parametrize(
+    ("n", "corrupt", "dropout"), [(100, 0.1, 0.1), (300, 0.2, 0.1), (1000, 0.05, 0.05), (100, 0.0, 0.4)]
+)
 def test_the_derived_parameters_keep_their_promises_and_fewer_neighbors_do_not(n, corrupt, dropout, server):
     found = graph.derive(n, corrupt=corrupt, dropout=dropout, server=server)
     bad, gone = round(corrupt * n), round(dropout * n)

@@ -218,3 +218,25 @@ def test_fewer_than_the_smallest_sum_are_refused():
     assert secagg.run_in_memory(vectors, p, leaves={0: "mask"}, primitives=FAST).result.survivors == (1, 2, 3, 4, 5)
     with pytest.raises(errors.TooFew, match="4 clients sent a vector; expected at least 5"):
         secagg.run_in_memory(vectors, p, leaves={0: "mask", 1: "mask"}, primitives=FAST)
+
+
+def test_a_secret_with_too_few_holders_closes_the_round_before_any_share_is_asked_for():
+    asked = []
+
+    def network(message, to):
+        asked.extend([message] * isinstance(message, messages.UnmaskRequest))
+        return (message,)
+
+    p = secagg.parameters(num_clients=6, length=1, threshold=4, min_survivors=2)
+    vectors = secagg_stand_ins.vectors(range(6), 1)
+    leaves = dict.fromkeys((1, 3, 5), "mask")
+    with pytest.raises(
+        errors.TooFew, match="3 holders are left of the secret of the own mask of client 0; expected at least 4"
+    ):
+        secagg.run_in_memory(vectors, p, leaves=leaves, primitives=FAST, network=network)
+    assert not asked
+    # On a ring of two neighbors, a dropout has no third holder.
+    p = secagg.parameters(num_clients=6, length=1, neighbors=2, threshold=3, min_survivors=2)
+    with pytest.raises(errors.TooFew, match="2 holders are left of the secret of the .* expected at least 3"):
+        secagg.run_in_memory(vectors, p, leaves={3: "mask"}, primitives=FAST, network=network)
+    assert not asked

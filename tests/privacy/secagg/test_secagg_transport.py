@@ -48,8 +48,9 @@ async def served(clients, *, p=P, timeouts=QUICK, strangers=()):
         )
     )
     running = [asyncio.create_task(c) for c in clients(credentials, known, await port)]
-    outcomes = await asyncio.gather(*running, return_exceptions=True)
-    return (await asyncio.gather(serving, return_exceptions=True))[0], outcomes
+    async with asyncio.timeout(60):
+        outcomes = await asyncio.gather(*running, return_exceptions=True)
+        return (await asyncio.gather(serving, return_exceptions=True))[0], outcomes
 
 
 def client(u, credentials, known, port, *, p=P, on_sent=None, vector=None, timeouts=QUICK):
@@ -197,7 +198,7 @@ def test_a_round_of_too_few_is_called_off_and_everybody_told():
 
 
 def test_a_silent_client_is_left_behind():
-    timeouts = QUICK._replace(stage=0.7)
+    timeouts = QUICK._replace(stage=2)
 
     async def silent(credentials, port):
         reader, writer = await connect(credentials[4], port)
@@ -221,7 +222,7 @@ def test_a_client_that_refuses_tells_the_server_why(caplog):
         # Client 0 was given other parameters, so nobody's signature fits for it, nor its own for the server.
         return [client(u, credentials, known, port, p=other if u == 0 else P) for u in range(N)]
 
-    result, outcomes = asyncio.run(served(clients, timeouts=QUICK._replace(stage=0.7)))
+    result, outcomes = asyncio.run(served(clients, timeouts=QUICK._replace(stage=2)))
     assert result.survivors == (1, 2, 3, 4)
     assert isinstance(outcomes[0], (errors.SecureAggregationError, EOFError, OSError))
     assert "a signature of client 0 does not verify" in caplog.text
