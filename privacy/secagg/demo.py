@@ -177,24 +177,26 @@ def _join(
         if dies_after is not None and isinstance(message, dies_after):
             os.kill(os.getpid(), signal.SIGKILL)
 
-    asyncio.run(
-        transport.take_part(
-            params,
-            vector,
-            round_number=_ROUND,
-            me=me,
-            context=transport.client_context(credentials),
-            host="127.0.0.1",
-            port=port,
-            identity=identity,
-            timeouts=timeouts,
-            on_sent=on_sent,
-        )
+    taking_part = transport.take_part(
+        params,
+        vector,
+        round_number=_ROUND,
+        me=me,
+        context=transport.client_context(credentials),
+        host="127.0.0.1",
+        port=port,
+        identity=identity,
+        timeouts=timeouts,
+        on_sent=on_sent,
     )
+    try:
+        asyncio.run(taking_part)
+    except (SecureAggregationError, OSError, EOFError) as error:
+        sys.exit(f"client {me}: {type(error).__name__}: {error}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command: 0 where all sums agree, 1 where they do not."""
+    """The command: 0 where all sums agree, 1 where they do not or no sum could be opened."""
     parser = argparse.ArgumentParser(prog="python -m fedjaxlite.privacy.secagg.demo", description=__doc__)
     parser.add_argument("--clients", type=int, default=20, help="client processes")
     parser.add_argument("--kill", type=int, default=3, help="how many of them are killed")
@@ -203,15 +205,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--colluders", type=int, default=2, help="c, in a neighborhood")
     parser.add_argument("--seed", type=int, default=0, help="of the made-up updates; no key comes from it")
     options = parser.parse_args(arguments)
-    params = parameters(
-        num_clients=options.clients,
-        length=options.length,
-        neighbors=options.neighbors,
-        colluders=options.colluders,
-        server="lying",
-    )
-    vectors = quantized(options.clients, options.length, options.seed)
-    outcome = deploy(params, vectors, kill=options.kill, timeouts=transport.Timeouts())
+    try:
+        params = parameters(
+            num_clients=options.clients,
+            length=options.length,
+            neighbors=options.neighbors,
+            colluders=options.colluders,
+            server="lying",
+        )
+        vectors = quantized(options.clients, options.length, options.seed)
+    except ValueError as error:
+        parser.error(str(error))
+    try:
+        outcome = deploy(params, vectors, kill=options.kill, timeouts=transport.Timeouts())
+    except SecureAggregationError as error:
+        sys.stdout.write(f"no sum was opened: {type(error).__name__}: {error}\n")
+        return 1
     result = outcome.result
     sys.stdout.write(
         f"{options.clients} client processes, t = {params.threshold} of {params.neighbors + 1}; killed before: "

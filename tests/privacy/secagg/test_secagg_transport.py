@@ -265,3 +265,12 @@ def test_twenty_processes_three_killed_the_same_sum(capsys):
     assert "killed before: {0: 'mask', 1: 'confirm', 2: 'reveal'}" in said
     assert "sum of 19 survivors" in said
     assert "bit for bit: True" in said
+
+
+def test_the_demo_says_what_is_wrong_with_its_arguments(capsys):
+    with pytest.raises(SystemExit) as caught:
+        demo.main(["--clients", "5"])
+    assert caught.value.code == 2
+    assert "`min_survivors` is 8, more than the 5 clients" in capsys.readouterr().err
+    with pytest.raises(ValueError, match="`num_clients` is 70000, too many for 16 bits each"):
+        demo.quantized(70_000, 1, seed=0)
