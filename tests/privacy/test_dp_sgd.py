@@ -120,12 +120,12 @@ def test_batches_hold_each_example_with_the_same_chance() -> None:
 
 
 def test_a_batch_that_is_too_small_leaves_examples_out() -> None:
-    batch, mask = poisson_batches(view(PEOPLE, 1), 0.5, 1.0)(jax.random.key(0))
+    batch, mask = jax.eval_shape(poisson_batches(view(PEOPLE, 1), 0.5, 1.0), jax.random.key(0))
     assert mask.shape == batch["y"].shape == (fl.sampling.poisson_capacity(41, 0.5, 1.0),)
 
 
 def test_full_rate_holds_everybody() -> None:
-    batch, mask = poisson_batches(view(PEOPLE, 3), 1.0, 1e-6)(jax.random.key(0))
+    batch, mask = jax.jit(poisson_batches(view(PEOPLE, 3), 1.0, 1e-6))(jax.random.key(0))
     assert np.asarray(mask).sum() == 6
     assert np.asarray(batch["y"])[:6].tolist() == np.asarray(PEOPLE.features["y"])[45:51].tolist()
 
@@ -133,7 +133,8 @@ def test_full_rate_holds_everybody() -> None:
 def test_gradients_can_be_corrected_after_the_noise() -> None:
     zero = lambda params, batch, key: 0.0 * params.sum() + 0.0 * batch["y"]  # noqa: E731
     train = local(zero, noise_multiplier=0.0, steps=2)
-    result = train(jnp.ones((3,)), view(PEOPLE, 0), lambda grads, params: grads + params)
+    corrected = lambda params, data: train(params, data, lambda grads, params: grads + params)  # noqa: E731
+    result = trained(corrected, view(PEOPLE, 0), jnp.ones((3,)))
     np.testing.assert_allclose(result.params, 0.9**2, rtol=1e-6)
 
 

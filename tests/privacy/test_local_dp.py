@@ -11,6 +11,7 @@ import pytest
 from scipy import stats
 
 import fedjaxlite as fl
+from fedjaxlite import testing
 from fedjaxlite.privacy.local_dp import local_gaussian, local_laplace
 
 FALSE_ALARM = 1e-4
@@ -29,7 +30,8 @@ def report(codec: fl.Aggregator, update: Any, seed: int = 0, scalars: Any = None
     chain = fl.chain(fl.mean(), codec)
     state, _ = chain.init(wire(update, scalars=dict.fromkeys(scalars or {}, 2.0)))
     info = fl.ClientInfo(jnp.int32(0), jnp.float32(weight), jax.random.key(9), jnp.bool_(True), 0, jax.random.key(seed))
-    return chain.encode(state, chain.init_client(update), fl.Message(update, jnp.int32(3), scalars or {}), info)[0]
+    message = fl.Message(update, jnp.int32(3), scalars or {})
+    return jax.jit(chain.encode)(state, chain.init_client(update), message, info)[0]
 
 
 @pytest.mark.parametrize(("epsilon", "delta"), [(0.5, 1e-5), (8.0, 1e-5)])
@@ -149,6 +151,10 @@ def test_bad_arguments_are_refused(make: Any, error: type[Exception], text: str)
 def test_chains_that_give_clients_away_are_refused(chain: Any, facts: Any, text: str) -> None:
     with pytest.raises(ValueError, match=text):
         fl.chain(*chain, local_laplace(clip_norm=1.0, epsilon=1.0)).init(wire({"x": jnp.zeros((2,))}, **facts))
+
+
+def test_the_laws_of_codecs() -> None:
+    testing.check_aggregator(fl.chain(fl.mean(), local_laplace(clip_norm=1.0, epsilon=1.0)), jnp.zeros((4,)), laws=[])
 
 
 def test_quantization_of_unbounded_noise_is_refused() -> None:

@@ -10,6 +10,7 @@ import pytest
 from scipy import integrate, special, stats
 
 import fedjaxlite as fl
+from fedjaxlite import testing
 from fedjaxlite.privacy.priv_unit import (
     _cap,
     _inside,
@@ -68,8 +69,8 @@ def test_inner_products_are_those_of_uniform_points(dim: int, epsilon: float) ->
     alpha = (dim - 1) / 2
     below = lambda t: special.betainc(alpha, alpha, (1 + t) / 2)  # noqa: E731
     above = lambda t: special.betainc(alpha, alpha, (1 - t) / 2)  # noqa: E731
-    inside = np.asarray(jax.jit(jax.vmap(lambda key: _inside(cap, key)))(keys), np.float64)
-    outside = np.asarray(jax.jit(jax.vmap(lambda key: _outside(cap, key)))(keys), np.float64)
+    both = jax.jit(jax.vmap(lambda key: (_inside(cap, key), _outside(cap, key))))(keys)
+    inside, outside = (np.asarray(drawn, np.float64) for drawn in both)
     assert inside.min() >= cap.gamma > outside.max()
     assert stats.kstest(1 - above(inside) / cap.cap, "uniform").pvalue > FALSE_ALARM
     assert stats.kstest(below(outside) / (1 - cap.cap), "uniform").pvalue > FALSE_ALARM
@@ -183,6 +184,10 @@ def test_the_budget_is_split_and_reports_are_bounded() -> None:
 def test_bad_arguments_are_refused(arguments: Any, error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         priv_unit(**{"clip_norm": 1.0, "epsilon": 1.0, **arguments})
+
+
+def test_the_laws_of_codecs() -> None:
+    testing.check_aggregator(fl.chain(fl.mean(), priv_unit(clip_norm=1.0, epsilon=4.0)), jnp.zeros((4,)), laws=[])
 
 
 def test_updates_that_it_cannot_take_are_refused() -> None:
