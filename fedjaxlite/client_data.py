@@ -130,7 +130,7 @@ class Batches:
     @property
     def steps_per_epoch(self) -> jax.Array:
         """int32 scalar, the batches in one epoch, the partial last one included; at least 1."""
-        return jnp.maximum(-(-self.data.num_examples // self.batch_size), 1)
+        return jnp.maximum(_batches_of(self.data.num_examples, self.batch_size), 1)
 
     def batch(self, step: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
         """The batch of a step and its mask `[B]`, True for real examples.
@@ -140,15 +140,18 @@ class Batches:
         """
         data, size = self.data, self.batch_size
         n = jnp.maximum(data.num_examples, 1)
-        epoch, position = step // self.steps_per_epoch, step % self.steps_per_epoch
+        step, steps_per_epoch = jnp.asarray(step, jnp.int32), self.steps_per_epoch
+        # Here and below `div` and `rem`: `//` and `%` would be ten operations each, for signs that cannot occur.
+        epoch, position = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)
         place = position * size + jnp.arange(size, dtype=jnp.int32)
         mask = (place < data.num_examples) & (step < self.num_steps)
-        place = jnp.where(place < n, place, place % n)
+        place = jnp.where(place < n, place, jax.lax.rem(place, jnp.broadcast_to(n, place.shape)))
         if self.shuffle and data.wave.max_size > size:  # else every batch is all of a client's examples, in any order
             key = jax.random.fold_in(jax.random.fold_in(data.key, SHUFFLE), self.stream)
             place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n)
         rows = data.offset + place
-        batch = {name: feature.at[rows].get(mode="clip") for name, feature in data.features.items()}
+        read = lambda feature: feature.at[rows].get(mode="clip", wrap_negative_indices=False)  # noqa: E731
+        batch = {name: read(feature) for name, feature in data.features.items()}
         if data.wave.max_steps is not None:
             # Where loops are static a client without examples runs too, on rows that may hold anything.
             batch = jax.tree.map(lambda leaf: jnp.where(data.num_examples > 0, leaf, jnp.zeros_like(leaf)), batch)
@@ -179,8 +182,13 @@ class Batches:
         return _loop(self.data, self._count, body, carry)
 
     def _count(self, num_examples: Any, work: Any) -> jax.Array:
-        total = self.steps if self.epochs is None else self.epochs * -(-num_examples // self.batch_size)
+        total = self.steps if self.epochs is None else self.epochs * _batches_of(num_examples, self.batch_size)
         return _share(total, num_examples, work)
+
+
+def _batches_of(num_examples: Any, batch_size: int) -> jax.Array:
+    rounded_up = jnp.asarray(num_examples, jnp.int32) + (batch_size - 1)
+    return jax.lax.div(rounded_up, jnp.full_like(rounded_up, batch_size))
 
 
 def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyTree], carry: PyTree) -> PyTree:

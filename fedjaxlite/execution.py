@@ -223,6 +223,14 @@ def place(tree: PyTree, layout: Layout, *, sharded: bool = False) -> PyTree:
     return jax.tree.map(lambda leaf: _place_global(leaf, target), tree)
 
 
+def placed_shapes(tree: PyTree, layout: Layout) -> PyTree:
+    """The shapes of host arrays as they are once placed: a program that is traced for them is not traced again."""
+    if layout.mesh is None or checks.is_traced(tree):
+        return tree
+    everywhere = jax.NamedSharding(layout.mesh, jax.P())
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=everywhere), tree)
+
+
 def _place_global(leaf: Any, target: jax.NamedSharding) -> Any:
     if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
         return leaf  # made by an earlier round of the same processes

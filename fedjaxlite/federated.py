@@ -1,6 +1,7 @@
 """One pass over a cohort: every client's work, encoded, guarded and summed. Rounds and evaluations are built on it."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -199,24 +200,49 @@ def all_finite(tree: PyTree) -> jax.Array:
     return finite
 
 
-def output_template(client_fn: ClientFn, population: Population, client_state: PyTree) -> ClientOutput:
-    """The shapes of what a client returns, found by tracing it on one abstract client.
+def traced_once(client_fn: ClientFn) -> ClientFn:
+    """The same function, which is traced once: for `output_template` and, on one device, inside of the round too.
+
+    What clients share and what they keep has to go in as the second argument: a closure would be that of one trace.
+    """
+
+    @partial(jax.jit, static_argnames=("max_size", "max_steps"), inline=True)
+    def flat(own: Any, lanes: Any, state: PyTree, max_size: int, max_steps: int | None) -> ClientOutput:
+        wave = Wave(**lanes, max_size=max_size, max_steps=max_steps)
+        return _checked(client_fn(ClientData(**own, wave=wave), state))
+
+    def call(data: ClientData, state: PyTree) -> ClientOutput:
+        wave = data.wave
+        lanes = {"ids": wave.ids, "num_examples": wave.num_examples, "work": wave.work}
+        own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
+        own |= {"features": dict(data.features), "key": data.key}
+        return flat(own, lanes, state, max_size=wave.max_size, max_steps=wave.max_steps)
+
+    return call
+
+
+def _checked(output: Any) -> ClientOutput:
+    if not isinstance(output, ClientOutput):
+        raise TypeError(
+            f"the client's function returned a {type(output).__name__}; expected a fedjaxlite.ClientOutput "
+            "(update=..., weight=...)."
+        )
+    return output
+
+
+def output_template(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> ClientOutput:
+    """The shapes of what a client returns, found by tracing it on one abstract client, in lanes as in a round.
 
     Raises:
       TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
     """
 
     def one_client(features: Any, state: PyTree) -> ClientOutput:
-        zero = jnp.int32(0)
-        lanes = jnp.zeros((2,), jnp.int32)
-        wave = Wave(lanes, lanes, jnp.ones((2,), jnp.float32), population.max_size)
+        zero, lanes = jnp.int32(0), (layout.lanes or 2,)
+        zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
+        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps)
         key = jax.random.key(0, impl="threefry2x32")
         output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave), state)
-        if not isinstance(output, ClientOutput):
-            raise TypeError(
-                f"the client's function returned a {type(output).__name__}; expected a fedjaxlite.ClientOutput "
-                "(update=..., weight=...)."
-            )
         return jax.tree.map(jnp.asarray, output)
 
     return jax.eval_shape(one_client, dict(population.features), client_state)

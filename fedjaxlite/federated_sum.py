@@ -12,7 +12,7 @@ from fedjaxlite.aggregation import Aggregator
 from fedjaxlite.algorithm import Aggregate, ClientOutput
 from fedjaxlite.client_data import ClientData
 from fedjaxlite.execution import Execution, Layout, over_devices, place, resolve, with_lanes
-from fedjaxlite.federated import ClientState, PassInfo, as_chain, output_template, run_pass, wire_of
+from fedjaxlite.federated import ClientState, PassInfo, as_chain, output_template, run_pass, traced_once, wire_of
 from fedjaxlite.keys import as_key
 from fedjaxlite.population import Population
 from fedjaxlite.sampling import Cohort
@@ -85,7 +85,8 @@ def _once(
     sharded: Any,
 ) -> tuple[tuple[Aggregate, PassInfo], Any]:
     population, cohort, key = data
-    output = output_template(lambda data, both: client_fn(both[0], data), population, (shared, ()))
+    client = traced_once(lambda data, both: client_fn(both[0], data))
+    output = output_template(client, population, (shared, ()), layout)
     capacity = cohort.ids.shape[0]
     wire = wire_of(output, capacity=capacity, scaled=scaled, scalar_bounds={}, num_clients=population.num_clients)
     state, wire = aggregator.init(wire)
@@ -98,7 +99,7 @@ def _once(
     for_server, for_clients, to_begin = jax.random.split(jax.random.fold_in(key, population.num_clients), 3)
     state = aggregator.begin(state, cohort, to_begin)
     result = run_pass(
-        lambda data, state: client_fn(shared, data),
+        lambda data, state: client(data, (shared, state)),
         aggregator=aggregator,
         aggregator_state=state,
         fold=wire.fold,

@@ -1,6 +1,7 @@
 """The one place where losses are differentiated: gradients of a masked mean loss, and what saves memory in them."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -144,6 +145,8 @@ def value_and_grad(
         gradient, reduced = jax.grad(mean_loss, has_aux=True)(trainable(params))
         return reduced, gradient
 
+    # As a jitted function it is traced once, where a caller asks for its shapes before it loops over it.
+    @partial(jax.jit, inline=True)
     def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
         if micro_batch_size is None or micro_batch_size >= mask.shape[0]:
             return whole(params, batch, mask, key)

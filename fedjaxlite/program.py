@@ -10,7 +10,7 @@ from fedjaxlite import checks
 from fedjaxlite.aggregation import Aggregator, Wire
 from fedjaxlite.algorithm import Algorithm
 from fedjaxlite.execution import Layout, place, with_lanes
-from fedjaxlite.federated import ClientState, PassInfo, output_template, run_pass, wire_of
+from fedjaxlite.federated import ClientFn, ClientState, PassInfo, output_template, run_pass, traced_once, wire_of
 from fedjaxlite.keys import as_key, entropy_key
 from fedjaxlite.population import Population
 from fedjaxlite.prepared import draw
@@ -40,12 +40,19 @@ class Program(NamedTuple):
       sampler: who takes part.
       aggregator: what crosses the wire, as a chain.
       layout: lanes and devices.
+      client: `client(data, (shared, client_state)) -> ClientOutput`, the algorithm's `client_update`; see `client_of`.
     """
 
     algorithm: Algorithm
     sampler: Sampler
     aggregator: Aggregator
     layout: Layout
+    client: ClientFn
+
+
+def client_of(algorithm: Algorithm) -> ClientFn:
+    """The client's half of an algorithm, traced once by all that use this function."""
+    return traced_once(lambda data, both: algorithm.client_update(both[0], both[1], data, data.key))
 
 
 def broadcast(algorithm: Algorithm, server_state: Any) -> PyTree:
@@ -59,11 +66,9 @@ def templates(program: Program, params: PyTree, population: Population) -> tuple
     server_state = jax.eval_shape(algorithm.init, params)
     shared = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
     client_state = jax.eval_shape(algorithm.init_client, params)
-
-    def client(data: Any, both: Any) -> Any:
-        return algorithm.client_update(both[0], both[1], data, data.key)
-
-    output = output_template(client, population, (shared, client_state))
+    model = jax.eval_shape(algorithm.params, server_state)
+    layout = with_lanes(program.layout, model, population, program.sampler.capacity)
+    output = output_template(program.client, population, (shared, client_state), layout)
     checks.same_structure(
         output.client_state,
         client_state,
@@ -171,7 +176,7 @@ def _one_round(
     for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
     opened = aggregator.begin(state.aggregator_state, cohort, to_begin)
     result = run_pass(
-        lambda data, client_state: algorithm.client_update(shared, client_state, data, data.key),
+        lambda data, client_state: program.client(data, (shared, client_state)),
         aggregator=aggregator,
         aggregator_state=opened,
         fold=fold,

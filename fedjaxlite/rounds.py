@@ -11,11 +11,11 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.aggregation import Aggregator, Wire
 from fedjaxlite.algorithm import Algorithm
-from fedjaxlite.execution import Execution, Layout, over_devices, place, resolve
+from fedjaxlite.execution import Execution, Layout, over_devices, place, placed_shapes, resolve
 from fedjaxlite.federated import PassInfo, as_chain
 from fedjaxlite.population import Population
 from fedjaxlite.prepared import PreparedCohort
-from fedjaxlite.program import Program, Traffic, broadcast, first_state, run_rounds, templates, traffic
+from fedjaxlite.program import Program, Traffic, broadcast, client_of, first_state, run_rounds, templates, traffic
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.state import RoundState
 
@@ -98,13 +98,15 @@ def rounds(
     if not isinstance(sampler, Sampler):
         raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
     aggregator = as_chain(aggregator)
-    program = Program(algorithm, sampler, aggregator, resolve(execution, sampler.capacity))
+    layout = resolve(execution, sampler.capacity)
+    program = Program(algorithm, sampler, aggregator, layout, client_of(algorithm))
     place_once = _placer(program.layout)
     fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
 
     @lru_cache(maxsize=32)
     def compiled(num_rounds: int | None) -> Callable[..., Any]:
-        return over_devices(lambda *args: run_rounds(program, fold, num_rounds, *args), program.layout)
+        own = program if num_rounds is None else program._replace(client=client_of(algorithm))
+        return over_devices(lambda *args: run_rounds(own, fold, num_rounds, *args), layout)
 
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
         prepared = isinstance(data, PreparedCohort)
@@ -122,7 +124,8 @@ def rounds(
     def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
         state = first_state(program, params, population, key, noise_key)
         # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
-        jax.eval_shape(compiled(None), state._replace(clients=()), population, state.clients)
+        shapes = placed_shapes(population, program.layout)
+        jax.eval_shape(compiled(None), state._replace(clients=()), shapes, state.clients)
         return state
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
@@ -139,7 +142,7 @@ def rounds(
     def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
         program_of: Any = compiled(num_rounds)
         program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
-        return program_of.lower(state._replace(clients=()), data, state.clients)
+        return program_of.lower(state._replace(clients=()), placed_shapes(data, layout), state.clients)
 
     return Rounds(
         init=init,

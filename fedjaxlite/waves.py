@@ -5,6 +5,7 @@ unless an aggregator asks for one.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -73,13 +74,15 @@ def run_waves(
     lanes, max_steps = layout.lanes, layout.execution.max_steps
     capacity = inputs.cohort.ids.shape[0]
 
+    # As a jitted function it is traced once, for its shapes and inside of the loop.
+    @partial(jax.jit, inline=True)
     def one_wave(index: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
         lane = jnp.asarray(index, jnp.int32) * lanes + jnp.arange(lanes, dtype=jnp.int32)
         alive = lane < schedule.size
         # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
-        slot = schedule.order[jnp.where(alive, schedule.start + lane, 0)]
-        rows = inputs.bank_rows[slot]
-        states = jax.tree.map(lambda leaf: leaf.at[rows].get(mode="clip"), bank)
+        slot = _read(schedule.order, jnp.where(alive, schedule.start + lane, 0))
+        rows = _read(inputs.bank_rows, slot)
+        states = jax.tree.map(lambda leaf: _read(leaf, rows), bank)
         return _train(task, inputs, states, slot, alive, lanes, max_steps), slot, alive
 
     def wave(index: jax.Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
@@ -88,14 +91,14 @@ def run_waves(
         summed = jax.tree.map(lambda total, new: total + _over_lanes(new), summed, part.summed)
         # Rows of empty lanes go to an index past the end, which drops them.
         to_slot = jnp.where(alive, slot, capacity)
-        stacked = jax.tree.map(lambda all_, new: all_.at[to_slot].set(new, mode="drop"), stacked, part.stacked)
-        rows = inputs.bank_rows[slot]
+        stacked = jax.tree.map(lambda all_, new: _write(all_, to_slot, new), stacked, part.stacked)
+        rows = _read(inputs.bank_rows, slot)
         bank = jax.tree.map(
-            lambda all_, new: all_.at[jnp.where(alive, rows, all_.shape[0])].set(new, mode="drop"), bank, part.state
+            lambda all_, new: _write(all_, jnp.where(alive, rows, all_.shape[0]), new), bank, part.state
         )
         return summed, stacked, bank
 
-    shapes = jax.eval_shape(lambda: one_wave(jnp.int32(0), bank)[0])
+    shapes, _, _ = jax.eval_shape(one_wave, jnp.int32(0), bank)
     summed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape[1:], leaf.dtype), shapes.summed)
     stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape[1:]), leaf.dtype), shapes.stacked)
     start = (summed, stacked, bank)
@@ -110,11 +113,12 @@ def _train(
 ) -> Part:
     """One wave: the task of every lane, with `[L]` on every leaf of the result."""
     population, cohort = inputs.population, inputs.cohort
-    row = inputs.rows[slot]
-    offset = population.offsets[row]
-    num_examples = jnp.where(alive, population.offsets[row + 1] - offset, 0)
-    work = jnp.where(alive, cohort.work[slot], 1.0)
-    wave = Wave(cohort.ids[slot], num_examples, work, population.max_size, max_steps)
+    row = _read(inputs.rows, slot)
+    offset = _read(population.offsets, row)
+    num_examples = jnp.where(alive, _read(population.offsets, row + 1) - offset, 0)
+    work = jnp.where(alive, _read(cohort.work, slot), 1.0)
+    ids = _read(cohort.ids, slot)
+    wave = Wave(ids, num_examples, work, population.max_size, max_steps)
 
     def one_lane(
         offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, slot: Any, state: Any
@@ -123,12 +127,21 @@ def _train(
         data = ClientData(population.features, offset, num_examples, client, work, key, wave)
         return task(data, state, alive, scale, slot)
 
-    args = (offset, num_examples, work, cohort.ids[slot], cohort.scale[slot], alive, slot, states)
+    args = (offset, num_examples, work, ids, _read(cohort.scale, slot), alive, slot, states)
     if lanes > 1:
         return jax.vmap(one_lane)(*args)
     # One lane needs no vmap: the compiler sees plain operations, and convolutions stay convolutions.
     part = one_lane(*jax.tree.map(lambda leaf: leaf[0], args))
     return jax.tree.map(lambda leaf: leaf[None], part)
+
+
+def _read(table: jax.Array, index: jax.Array) -> jax.Array:
+    # Indices count from the front: without the wrapping of negative ones, half of the loop's operations are gone.
+    return table.at[index].get(mode="clip", wrap_negative_indices=False)
+
+
+def _write(table: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+    return table.at[index].set(new, mode="drop", wrap_negative_indices=False)
 
 
 def _over_lanes(leaf: jax.Array) -> jax.Array:
