@@ -53,6 +53,8 @@ class ClientData:
       work: float32 scalar in (0, 1], the share of its local steps that it gets done.
       key: the client's key of this round.
       wave: what its lanes share.
+      noise: a key for noise that protects the client's examples, a function of the run's noise key, the round and the
+        id; None outside of a run.
     """
 
     features: Mapping[str, jax.Array]
@@ -62,6 +64,7 @@ class ClientData:
     work: jax.Array
     key: jax.Array
     wave: Wave
+    noise: jax.Array | None = None
 
     def batches(
         self, *, batch_size: int, epochs: Any = None, steps: Any = None, shuffle: bool = True, stream: int = 0

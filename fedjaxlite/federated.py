@@ -58,7 +58,7 @@ class PassInfo(NamedTuple):
     aggregator: Mapping[str, Any] = {}
 
 
-def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, noise: Any) -> Any:
+def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str) -> Any:
     """The work of one lane: the client's update, guarded against NaN, encoded, and zeroed where no client is.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
@@ -73,8 +73,7 @@ def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: A
         ok = alive & finite
         message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
         key = jax.random.fold_in(data.key, ENCODE)
-        own_noise = jax.random.fold_in(noise, data.id)
-        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, own_noise)
+        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
         element, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
         new_state = jax.tree.map(
@@ -141,7 +140,7 @@ def run_pass(
       device: int32 scalar, this device's index.
       layout: lanes and devices.
     """
-    task = client_task(client_fn, aggregator, aggregator_state, fold, noise)
+    task = client_task(client_fn, aggregator, aggregator_state, fold)
     active = cohort.selected & cohort.reported
     sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
     work = sizes * cohort.work
@@ -152,7 +151,7 @@ def run_pass(
     else:
         schedule = balanced(work, active, lanes=layout.lanes, device=device, num_devices=layout.num_devices)
         bank_rows = cohort.ids
-    inputs = Inputs(population, cohort, rows, bank_rows, key)
+    inputs = Inputs(population, cohort, rows, bank_rows, key, noise)
     summed, stacked, bank = run_waves(task, inputs, bank, schedule, layout)
     summed, stacked = merge((summed, _widen(stacked)), layout)
     total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
@@ -215,7 +214,7 @@ def traced_once(client_fn: ClientFn) -> ClientFn:
         wave = data.wave
         lanes = {"ids": wave.ids, "num_examples": wave.num_examples, "work": wave.work}
         own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
-        own |= {"features": dict(data.features), "key": data.key}
+        own |= {"features": dict(data.features), "key": data.key, "noise": data.noise}
         return flat(own, lanes, state, max_size=wave.max_size, max_steps=wave.max_steps)
 
     return call
@@ -242,7 +241,7 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
         zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
         wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps)
         key = jax.random.key(0, impl="threefry2x32")
-        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave), state)
+        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key), state)
         return jax.tree.map(jnp.asarray, output)
 
     return jax.eval_shape(one_client, dict(population.features), client_state)

@@ -43,6 +43,7 @@ class Inputs(NamedTuple):
       rows: int32 `[K]`, where each slot's client stands in the population.
       bank_rows: int32 `[K]`, where each slot's state stands in this device's bank.
       key: the round's client key.
+      noise: the round's key for noise that clients draw.
     """
 
     population: Population
@@ -50,6 +51,7 @@ class Inputs(NamedTuple):
     rows: jax.Array
     bank_rows: jax.Array
     key: jax.Array
+    noise: jax.Array
 
 
 Task = Callable[[ClientData, PyTree, jax.Array, jax.Array, jax.Array], Part]
@@ -123,8 +125,8 @@ def _train(
     def one_lane(
         offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, slot: Any, state: Any
     ) -> Part:
-        key = jax.random.fold_in(inputs.key, client)
-        data = ClientData(population.features, offset, num_examples, client, work, key, wave)
+        key, noise = jax.random.fold_in(inputs.key, client), jax.random.fold_in(inputs.noise, client)
+        data = ClientData(population.features, offset, num_examples, client, work, key, wave, noise)
         return task(data, state, alive, scale, slot)
 
     args = (offset, num_examples, work, ids, _read(cohort.scale, slot), alive, slot, states)

@@ -102,8 +102,7 @@ def dp_sgd(
       where its gradient is not finite (it counts as zero). All steps are taken, and noise is added, whatever number of
       examples a client has, none included. `dp_sgd_epsilon` is what a client's reports cost; it is not comparable to an
       epsilon of whole clients, and the two are stated side by side, never added. Draws and noise come from the run's
-      noise key where the client's view holds one, else from its key, so from the `key` of `rounds.init`: then that has
-      to be secret. Noise is float32 (Mironov 2012).
+      noise key, so from the operating system unless one is given. Noise is float32 (Mironov 2012).
 
     Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133, algorithm 1, with Poisson batches in fact.
 
@@ -208,8 +207,7 @@ class _Carry(NamedTuple):
 
 
 def _secret_key(data: fl.ClientData) -> jax.Array:
-    noise = getattr(data, "noise", None)
-    return jax.random.fold_in(data.key if noise is None else noise, _PURPOSE)
+    return jax.random.fold_in(data.key if data.noise is None else data.noise, _PURPOSE)
 
 
 def _noised_mean(total: PyTree, std: Any, divisor: float, like: PyTree, key: jax.Array) -> PyTree:
