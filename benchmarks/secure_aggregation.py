@@ -18,9 +18,9 @@ import fedjaxlite as fl
 from fedjaxlite.benchmarks import contenders, machine
 from fedjaxlite.benchmarks.timing import ratios, spread, take_turns
 from fedjaxlite.benchmarks.workloads import WORKLOADS
-from fedjaxlite.privacy.masks import add_masks
-from fedjaxlite.privacy.roster import Masks
-from fedjaxlite.privacy.secure_sum import secure_sum
+from fedjaxlite.privacy.masking.masks import add_masks
+from fedjaxlite.privacy.masking.roster import Masks
+from fedjaxlite.privacy.masking.secure_sum import secure_sum
 
 
 class Size(NamedTuple):

@@ -3,7 +3,7 @@
 import helpers
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.gaussian import gaussian
+from fedjaxlite.privacy.central.gaussian import gaussian
 from fedjaxlite.privacy.mechanisms import Mechanism
 
 N = 100

@@ -15,12 +15,12 @@ from fedjaxlite.privacy.accounting import epsilon, gaussian_epsilon, guarantee
 from fedjaxlite.privacy.accounting import facts as facts_of
 from fedjaxlite.privacy.accounting.backend import gaussian_epsilon as exact
 from fedjaxlite.privacy.accounting.backend import loss_distribution
-from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian
-from fedjaxlite.privacy.correlated import banded_gaussian, tree_gaussian
-from fedjaxlite.privacy.discrete_accounting import skellam_rdp
-from fedjaxlite.privacy.gaussian import gaussian
-from fedjaxlite.privacy.laplace import laplace
-from fedjaxlite.privacy.local_dp import local_gaussian, local_laplace
+from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian
+from fedjaxlite.privacy.central.gaussian import gaussian
+from fedjaxlite.privacy.central.laplace import laplace
+from fedjaxlite.privacy.correlated.codecs import banded_gaussian, tree_gaussian
+from fedjaxlite.privacy.distributed.discrete_accounting import skellam_rdp
+from fedjaxlite.privacy.local.local_dp import local_gaussian, local_laplace
 from fedjaxlite.privacy.mechanisms import Release
 
 

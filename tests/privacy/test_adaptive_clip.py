@@ -11,7 +11,7 @@ from channels import Channel, norm, open_channel, received, sent
 from scipy import stats
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.adaptive_clip import BIT, adaptive_gaussian, update_noise_multiplier
+from fedjaxlite.privacy.central.adaptive_clip import BIT, adaptive_gaussian, update_noise_multiplier
 
 VECTOR = jnp.zeros((2,))
 NUM_CLIENTS = 100

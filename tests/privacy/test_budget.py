@@ -15,8 +15,8 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite import progress, records
 from fedjaxlite.privacy.accounting import epsilon, max_rounds, running_epsilon, stop_at_epsilon
-from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian
-from fedjaxlite.privacy.gaussian import gaussian
+from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian
+from fedjaxlite.privacy.central.gaussian import gaussian
 
 DELTA, BUDGET, LAST = 1e-5, 3.4, 7
 PEOPLE = helpers.regression((3,) * 40)

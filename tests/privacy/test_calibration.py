@@ -7,7 +7,7 @@ from private_runs import DELTA, N, noised, poisson, run
 
 import fedjaxlite as fl
 from fedjaxlite.privacy.accounting import calibrate, epsilon, max_rounds, search
-from fedjaxlite.privacy.correlated import tree_gaussian
+from fedjaxlite.privacy.correlated.codecs import tree_gaussian
 
 
 class TestCalibration:

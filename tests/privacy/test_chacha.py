@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjaxlite.privacy import chacha
+from fedjaxlite.privacy.masking import chacha
 
 # RFC 8439, appendix A.1: key, nonce, block, keystream.
 VECTORS = [

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import special, stats
 
-from fedjaxlite.privacy.discrete_accounting import (
+from fedjaxlite.privacy.distributed.discrete_accounting import (
     discrete_gaussian_excess,
     discrete_gaussian_rdp,
     rounded_l1_bound,

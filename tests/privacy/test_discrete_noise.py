@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fedjaxlite.privacy import discrete_noise as noise
+from fedjaxlite.privacy.distributed import discrete_noise as noise
 
 FALSE_ALARM = 1e-4
 """Of each chi-square test, over seeds; the seeds are fixed."""

@@ -12,8 +12,8 @@ from scipy import stats
 
 import fedjaxlite as fl
 from fedjaxlite import privacy, testing
-from fedjaxlite.privacy.discrete_grid import make_grid
-from fedjaxlite.privacy.distributed import discrete_gaussian, skellam
+from fedjaxlite.privacy.distributed.codecs import discrete_gaussian, skellam
+from fedjaxlite.privacy.distributed.discrete_grid import make_grid
 
 MAKERS = {"skellam": skellam, "discrete_gaussian": discrete_gaussian}
 UPDATE = {"w": jnp.zeros((5, 8)), "b": jnp.float32(0.0)}

@@ -14,8 +14,8 @@ from test_local import view
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.privacy.dp_sgd import DPLocalTraining, dp_sgd, dp_sgd_epsilon
-from fedjaxlite.privacy.per_example import clipped_sum, poisson_batches
+from fedjaxlite.privacy.local.dp_sgd import DPLocalTraining, dp_sgd, dp_sgd_epsilon
+from fedjaxlite.privacy.local.per_example import clipped_sum, poisson_batches
 
 PEOPLE = helpers.regression((4, 40, 1, 6))
 START = {"w": jnp.float32([0.5, -1.0, 0.2]), "b": jnp.float32(0.1)}

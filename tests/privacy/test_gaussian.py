@@ -10,8 +10,8 @@ import pytest
 from channels import norm, nothing, open_channel, open_wire, received, sent
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.clipping import SHRINK, clip
-from fedjaxlite.privacy.gaussian import gaussian
+from fedjaxlite.privacy.central.clipping import SHRINK, clip
+from fedjaxlite.privacy.central.gaussian import gaussian
 from fedjaxlite.privacy.mechanisms import Mechanism
 
 PAIR = {"a": jnp.zeros((2,)), "b": jnp.zeros((2,))}

@@ -10,7 +10,7 @@ import pytest
 from channels import norm, open_channel, received, sent
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.laplace import laplace
+from fedjaxlite.privacy.central.laplace import laplace
 
 PAIR = {"a": jnp.zeros((2,)), "b": jnp.zeros((2,))}
 

@@ -12,7 +12,7 @@ from scipy import stats
 
 import fedjaxlite as fl
 from fedjaxlite import testing
-from fedjaxlite.privacy.local_dp import local_gaussian, local_laplace
+from fedjaxlite.privacy.local.local_dp import local_gaussian, local_laplace
 
 FALSE_ALARM = 1e-4
 """Of each Kolmogorov-Smirnov test, over seeds; the seeds are fixed."""

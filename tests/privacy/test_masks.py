@@ -13,7 +13,7 @@ import pytest
 from scipy import stats
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import chacha, masks, roster
+from fedjaxlite.privacy.masking import chacha, masks, roster
 
 U32 = jnp.uint32
 ring_of = jax.jit(roster.roster)

@@ -15,10 +15,10 @@ from channels import Channel, nothing, open_channel, received
 from scipy import stats
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import noise as noise_module
-from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian, update_noise_multiplier
-from fedjaxlite.privacy.gaussian import gaussian
-from fedjaxlite.privacy.laplace import laplace
+from fedjaxlite.privacy.central import noise as noise_module
+from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian, update_noise_multiplier
+from fedjaxlite.privacy.central.gaussian import gaussian
+from fedjaxlite.privacy.central.laplace import laplace
 
 FALSE_ALARM = 1e-6
 TEMPLATE = {"a": jnp.zeros((3,)), "b": jnp.zeros((3,)), "c": jnp.zeros((2, 2))}

@@ -11,7 +11,7 @@ from scipy import integrate, special, stats
 
 import fedjaxlite as fl
 from fedjaxlite import testing
-from fedjaxlite.privacy.priv_unit import (
+from fedjaxlite.privacy.local.priv_unit import (
     _cap,
     _inside,
     _outside,

@@ -10,12 +10,12 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite.privacy.accounting import epsilon, report
-from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian
-from fedjaxlite.privacy.correlated import tree_gaussian
-from fedjaxlite.privacy.discrete_accounting import skellam_rdp
-from fedjaxlite.privacy.gaussian import gaussian
-from fedjaxlite.privacy.laplace import laplace
-from fedjaxlite.privacy.local_dp import local_gaussian, local_laplace
+from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian
+from fedjaxlite.privacy.central.gaussian import gaussian
+from fedjaxlite.privacy.central.laplace import laplace
+from fedjaxlite.privacy.correlated.codecs import tree_gaussian
+from fedjaxlite.privacy.distributed.discrete_accounting import skellam_rdp
+from fedjaxlite.privacy.local.local_dp import local_gaussian, local_laplace
 from fedjaxlite.privacy.mechanisms import Mechanism
 
 N, DELTA = 100, 1e-5

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from scipy import linalg
 
-from fedjaxlite.privacy import rotation
+from fedjaxlite.privacy.distributed import rotation
 
 
 @pytest.mark.parametrize("size", [1, 2, 64, 128, 1024])

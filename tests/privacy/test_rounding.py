@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjaxlite.privacy.rounding import attempts, conditional_round, fits, rounded_norm_bound
+from fedjaxlite.privacy.distributed.rounding import attempts, conditional_round, fits, rounded_norm_bound
 
 HALF = math.exp(-0.5)
 

@@ -13,10 +13,10 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks import secure_aggregation
-from fedjaxlite.privacy import mask_rules
-from fedjaxlite.privacy.distributed import skellam
-from fedjaxlite.privacy.masks import mask
-from fedjaxlite.privacy.secure_sum import secure_sum
+from fedjaxlite.privacy.distributed.codecs import skellam
+from fedjaxlite.privacy.masking import mask_rules
+from fedjaxlite.privacy.masking.masks import mask
+from fedjaxlite.privacy.masking.secure_sum import secure_sum
 
 VALUES = (0.5, -0.25, 0.125, 0.3, -0.9, 0.7, 0.01, -0.6, 2.0)
 PEOPLE = helpers.one_value_each(VALUES, sizes=range(1, 10))

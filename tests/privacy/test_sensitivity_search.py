@@ -17,9 +17,9 @@ import pytest
 from channels import Channel, as_channel, norm, open_channel, open_wire, received, sent
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.adaptive_clip import adaptive_gaussian
-from fedjaxlite.privacy.gaussian import gaussian
-from fedjaxlite.privacy.laplace import laplace
+from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian
+from fedjaxlite.privacy.central.gaussian import gaussian
+from fedjaxlite.privacy.central.laplace import laplace
 
 TEMPLATE = {
     "matrix": jnp.zeros((5, 9)),

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjaxlite.privacy import noise_streams, toeplitz
+from fedjaxlite.privacy.correlated import noise_streams, toeplitz
 
 
 def dense(coefficients, rounds: int, normalized: bool = False) -> np.ndarray:

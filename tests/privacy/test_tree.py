@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjaxlite.privacy import noise_streams, tree
+from fedjaxlite.privacy.correlated import noise_streams, tree
 
 LEVELS = 12  # more than any tree here has
 

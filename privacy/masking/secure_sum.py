@@ -3,7 +3,7 @@
 from typing import Any
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.masks import mask
+from fedjaxlite.privacy.masking.masks import mask
 
 
 def secure_sum(

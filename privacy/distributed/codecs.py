@@ -20,11 +20,12 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping, rotation
-from fedjaxlite.privacy.discrete_grid import MARGIN, Grid, check_range, make_grid, rdp_of
-from fedjaxlite.privacy.discrete_noise import NoiseTable, draw, noise_table, sampling_distance
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.distributed import rotation
+from fedjaxlite.privacy.distributed.discrete_grid import MARGIN, Grid, check_range, make_grid, rdp_of
+from fedjaxlite.privacy.distributed.discrete_noise import NoiseTable, draw, noise_table, sampling_distance
+from fedjaxlite.privacy.distributed.rounding import attempts, conditional_round
 from fedjaxlite.privacy.mechanisms import Mechanism, Release
-from fedjaxlite.privacy.rounding import attempts, conditional_round
 
 TRUST = (
     "Noise is added by the clients: the server sees who takes part and, behind a mask, the noised sum alone; without a "

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping
+from fedjaxlite.privacy.central import clipping
 
 PyTree = Any
 Batch = tuple[dict[str, jax.Array], jax.Array]

@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import chacha
-from fedjaxlite.privacy.mask_rules import (
+from fedjaxlite.privacy.masking import chacha
+from fedjaxlite.privacy.masking.mask_rules import (
     check_min_survivors,
     check_numbers,
     check_threshold,
@@ -24,7 +24,7 @@ from fedjaxlite.privacy.mask_rules import (
     default_min_survivors,
     default_neighbors,
 )
-from fedjaxlite.privacy.roster import (
+from fedjaxlite.privacy.masking.roster import (
     Masks,
     Roster,
     orphans_of,

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.discrete_accounting import discrete_gaussian_rdp, rounded_l1_bound, skellam_rdp
-from fedjaxlite.privacy.discrete_noise import noise_bound
-from fedjaxlite.privacy.rounding import rounded_norm_bound
+from fedjaxlite.privacy.distributed.discrete_accounting import discrete_gaussian_rdp, rounded_l1_bound, skellam_rdp
+from fedjaxlite.privacy.distributed.discrete_noise import noise_bound
+from fedjaxlite.privacy.distributed.rounding import rounded_norm_bound
 
 MARGIN = 1.0 - 2.0**-16
 """What is left of the clip norm on the grid, for the rounding of float32 in the rotation."""

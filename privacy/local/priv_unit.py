@@ -22,8 +22,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping, rotation
-from fedjaxlite.privacy.local_dp import TRUST, check_local, noise_key
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.distributed import rotation
+from fedjaxlite.privacy.local.local_dp import TRUST, check_local, noise_key
 from fedjaxlite.privacy.mechanisms import Mechanism
 
 CANDIDATES = 128

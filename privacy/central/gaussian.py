@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.central.noise import Spread, add_noise, spread
 from fedjaxlite.privacy.mechanisms import Mechanism, Release
-from fedjaxlite.privacy.noise import Spread, add_noise, spread
 
 TRUST = (
     "The server is trusted: it sees the sum of the clipped updates before the noise (and each update, unless a secure "

@@ -15,10 +15,10 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping
-from fedjaxlite.privacy.gaussian import TRUST
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.central.gaussian import TRUST
+from fedjaxlite.privacy.central.noise import Spread, add_noise, spread
 from fedjaxlite.privacy.mechanisms import Mechanism, Release
-from fedjaxlite.privacy.noise import Spread, add_noise, spread
 
 BIT = "adaptive_clip_bit"
 """The name under which b - 1/2 travels among the scalars of a message."""

@@ -22,10 +22,10 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping
 from fedjaxlite.privacy.accounting.gaussians import gaussian_epsilon
-from fedjaxlite.privacy.noise import Spread, add_noise, product
-from fedjaxlite.privacy.per_example import Batch, clipped_sum, poisson_batches
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.central.noise import Spread, add_noise, product
+from fedjaxlite.privacy.local.per_example import Batch, clipped_sum, poisson_batches
 
 PyTree = Any
 _PURPOSE = 0x6470  # a fold_in of a client's key that nothing else uses

@@ -18,10 +18,11 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping, noise_streams, toeplitz, tree
-from fedjaxlite.privacy.gaussian import TRUST
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.central.gaussian import TRUST
+from fedjaxlite.privacy.central.noise import spread
+from fedjaxlite.privacy.correlated import noise_streams, toeplitz, tree
 from fedjaxlite.privacy.mechanisms import Mechanism, Release
-from fedjaxlite.privacy.noise import spread
 
 SquaredSensitivity = Callable[[int, int, int], float]
 

@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import chacha
+from fedjaxlite.privacy.masking import chacha
 
 _ORDER, _SELF, _PAIR = 0, 1, 2
 _MINUS = 0xFFFFFFFF

@@ -18,9 +18,9 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite.privacy import clipping
+from fedjaxlite.privacy.central import clipping
+from fedjaxlite.privacy.central.noise import Spread, add_noise, spread
 from fedjaxlite.privacy.mechanisms import Mechanism, Release
-from fedjaxlite.privacy.noise import Spread, add_noise, spread
 
 TRUST = (
     "Nobody is trusted: every client noises its own update before it leaves, so the server and everyone else see "

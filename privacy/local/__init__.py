@@ -1,0 +1,1 @@
+"""Noise that every client adds for itself: on its whole update, or on its examples' gradients."""
