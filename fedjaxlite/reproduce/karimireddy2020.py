@@ -42,7 +42,7 @@ def main(given: seeds.Arguments = seeds.Arguments()) -> dict[str, list[Any]]:  #
     Returns:
       by method and local epochs: rounds to the target at each similarity, at the best rate of the grid.
     """
-    num_clients, num_rounds, rates = (10, 4, _RATES[:1]) if given.smoke else (50, 300, _RATES)
+    num_clients, num_rounds, rates = (10, 4, _RATES[:1]) if given.smoke else (50, 150, _RATES)
     model = fl.models.logistic(num_classes=10, input_shape=(8, 8, 1))
     loss_fn = fl.losses.cross_entropy(model)
     _, test = fl.datasets.load("digits")
