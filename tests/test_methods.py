@@ -1,7 +1,7 @@
 """Every method held to every law, and to what it did before.
 
-Each is compiled once; `methods/covering.py` chooses aggregators and layouts so that all pairs meet. The everyday suite
-runs as many methods as that takes, `-m slow` the others too, and the whole product.
+Each is compiled once; `methods/covering.py` chooses aggregators and layouts so that all pairs meet. `-m slow` runs the
+whole product of methods, aggregators and layouts: about 2000 programs.
 """
 
 import inspect
@@ -20,20 +20,16 @@ from fedjaxlite import algorithms, testing
 
 BY_NAME = {method.name: method for method in METHODS}
 CELLS = covering.assigned(METHODS)
-EVERYDAY = covering.everyday(METHODS, CELLS)
 TESTS = [law for law in LAWS if law != "layout"] + ["golden"]
 
 
 @lru_cache(maxsize=1)
 def held(name: str) -> Trial:
     """A method's program, which its tests share; they come one after the other."""
-    return trial(BY_NAME[name], CELLS[name], alone=True)
+    return trial(BY_NAME[name], CELLS[name])
 
 
-@pytest.mark.parametrize(
-    ("name", "law"),
-    [pytest.param(name, law, marks=() if name in EVERYDAY else pytest.mark.slow) for name in BY_NAME for law in TESTS],
-)
+@pytest.mark.parametrize(("name", "law"), [(name, law) for name in BY_NAME for law in TESTS])
 def test_method(name: str, law: str) -> None:
     if law == "golden":
         check_golden(name)
@@ -73,7 +69,7 @@ def makers_of_algorithms() -> Iterator[str]:
 
 
 def test_layouts_and_aggregators_meet_in_all_pairs() -> None:
-    met = set().union(*(covering.pairs(cell) for name, cell in CELLS.items() if name in EVERYDAY))
+    met = set().union(*(covering.pairs(cell) for cell in CELLS.values()))
     assert covering.all_pairs() <= met, f"never met: {sorted(covering.all_pairs() - met)}"
 
 

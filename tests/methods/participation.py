@@ -53,12 +53,12 @@ def _with_spare_slots(cohort: fl.Cohort, capacity: int) -> fl.Cohort:
 
 def sampler(num_clients: int) -> fl.Sampler:
     """The sampler whose key is a scenario; see `key`."""
-    table = cohorts(num_clients)
+    rows = jax.tree.map(lambda leaf: jnp.asarray(leaf.reshape((-1, *leaf.shape[2:]))), cohorts(num_clients))
 
     def sample(key: Any, round_number: Any, population: Any) -> fl.Cohort:
         scenario = jax.random.key_data(key)[-1].astype(jnp.int32) % len(SCENARIOS)
-        number = jnp.asarray(round_number, jnp.int32) % ROUNDS
-        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[scenario, number], table)
+        row = scenario * ROUNDS + jax.lax.rem(jnp.asarray(round_number, jnp.int32), jnp.int32(ROUNDS))
+        return jax.tree.map(lambda leaf: leaf.at[row].get(mode="clip", wrap_negative_indices=False), rows)
 
     accounting = sampling.Accounting("replay", cohort_size=num_clients)
     return fl.Sampler(sample, num_clients + 1, accounting, "scenarios")

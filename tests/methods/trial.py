@@ -1,4 +1,4 @@
-"""A method in an execution, alone or beside the reference, and the laws that it is held to.
+"""A method in an execution, and the laws that it is held to.
 
 Laws compare single rounds that start from the same state wherever they can, so that a difference is told in the round
 where it arises, and each needs nothing but the compiled programs.
@@ -100,28 +100,23 @@ class Runner:
 
 @dataclass(frozen=True, eq=False)
 class Trial:
-    """A method in the reference layout and in another execution, with one aggregator; or in the other alone."""
+    """A method in an execution, which is held to the laws, and in the reference layout, with one aggregator."""
 
     method: Method
     cell: Cell
     reference: Runner
     other: Runner
     tolerance: testing.Tolerance
-    alone: bool = False
-
-    @property
-    def runners(self) -> tuple[Runner, ...]:
-        return (self.other,) if self.alone else (self.reference, self.other)
 
     def rounds(self) -> Iterator[tuple[Runner, str, int, Any, Any]]:
         """Every round that can be run alone: its runner, participation, number, and the states around it."""
-        for runner in self.runners:
-            for scenario in PARTICIPATIONS if runner.way == "step" else ():
-                states = runner.play(scenario).states
-                yield from ((runner, scenario, r, states[r], states[r + 1]) for r in range(ROUNDS))
+        runner = self.other
+        for scenario in PARTICIPATIONS if runner.way == "step" else ():
+            states = runner.play(scenario).states
+            yield from ((runner, scenario, r, states[r], states[r + 1]) for r in range(ROUNDS))
 
 
-def trial(method: Method, cell: Cell, reference: Runner | None = None, *, alone: bool = False) -> Trial:
+def trial(method: Method, cell: Cell, reference: Runner | None = None) -> Trial:
     """Composes a method's two programs, each compiled when a law first needs it; the reference may be given."""
     population = with_empty_client(method.population())
     algorithm, params = method.make(), method.params()
@@ -139,7 +134,9 @@ def trial(method: Method, cell: Cell, reference: Runner | None = None, *, alone:
     # Rounding differs between layouts, and now and then it carries a quantized entry to the next level.
     atol = max(method.atol, 2e-4) if cell.aggregator == "quantize" else method.atol
     tolerance = testing.Tolerance(1e-5, atol)
-    return Trial(method, cell, reference or runner("1 lane", "step"), runner(cell.layout, cell.way), tolerance, alone)
+    other = runner(cell.layout, cell.way)
+    itself = (cell.layout, cell.way) == ("1 lane", "step")
+    return Trial(method, cell, reference or (other if itself else runner("1 lane", "step")), other, tolerance)
 
 
 def with_empty_client(population: fl.Population) -> fl.Population:
@@ -166,23 +163,21 @@ def check_layout(held: Trial) -> None:
 
 def check_finite(held: Trial) -> None:
     """Nothing is NaN or infinite, of any client or round: those without examples, stragglers, rounds without anyone."""
-    for runner in held.runners:
-        for scenario in PARTICIPATIONS:
-            outcome = runner.play(scenario)
-            what = f"{runner.title}: {scenario}"
-            bad = np.flatnonzero(outcome.infos.num_nonfinite)
-            assert not bad.size, (
-                f"{what}, round {bad[0]}: {outcome.infos.num_nonfinite[bad[0]]} updates are not finite."
-            )
-            places = jax.tree_util.tree_flatten_with_path((runner.visible(outcome.states[-1]), outcome.infos))[0]
-            for path, leaf in places:
-                fine = not jnp.issubdtype(leaf.dtype, jnp.floating) or np.isfinite(leaf.astype(np.float64)).all()
-                assert fine, f"{what}: {jax.tree_util.keystr(path)} is not finite: {leaf}"
+    runner = held.other
+    for scenario in PARTICIPATIONS:
+        outcome = runner.play(scenario)
+        what = f"{runner.title}: {scenario}"
+        bad = np.flatnonzero(outcome.infos.num_nonfinite)
+        assert not bad.size, f"{what}, round {bad[0]}: {outcome.infos.num_nonfinite[bad[0]]} updates are not finite."
+        places = jax.tree_util.tree_flatten_with_path((runner.visible(outcome.states[-1]), outcome.infos))[0]
+        for path, leaf in places:
+            fine = not jnp.issubdtype(leaf.dtype, jnp.floating) or np.isfinite(leaf.astype(np.float64)).all()
+            assert fine, f"{what}: {jax.tree_util.keystr(path)} is not finite: {leaf}"
 
 
 def check_padding(held: Trial) -> None:
     """NaN in the examples and states of clients that do not report, in this round, change nothing."""
-    n = held.reference.population.num_clients
+    n = held.other.population.num_clients
     for runner, scenario, r, before, after in held.rounds():
         idle = participation.idle(n, scenario)[r]
         spoiled = before._replace(clients=testing.spoiled_states(before.clients, idle))
