@@ -1,6 +1,12 @@
 """Attacks: what an update, a sum of updates or a trained model gives away.
 
 They are here to be run against one's own configuration before somebody else does.
+
+    linear.py, labels.py   inputs of a linear layer and labels, in closed form
+    gradients.py           data whose update looks like the one seen: DLG, inverting gradients
+    updates.py             the attacker's model of a client
+    membership.py          who was in the data, who was in the sum
+    scores.py, curves.py   how well it went; figures.py draws it
 """
 
 from fedjaxlite.privacy.attacks.curves import Roc as Roc
@@ -30,3 +36,33 @@ from fedjaxlite.privacy.attacks.scores import psnr as psnr
 from fedjaxlite.privacy.attacks.updates import gradient_update as gradient_update
 from fedjaxlite.privacy.attacks.updates import local_update as local_update
 from fedjaxlite.privacy.attacks.updates import soft_cross_entropy as soft_cross_entropy
+
+__all__ = [
+    "Candidates",
+    "Inversion",
+    "Matching",
+    "Roc",
+    "auc",
+    "client_scores",
+    "confidence",
+    "correlation",
+    "cosine",
+    "dlg",
+    "gradient_update",
+    "idlg_label",
+    "invert_gradients",
+    "invert_linear",
+    "label_counts",
+    "linear_candidates",
+    "lira",
+    "lira_leave_one_out",
+    "local_update",
+    "loss_scores",
+    "match",
+    "plot_reconstructions",
+    "plot_roc",
+    "psnr",
+    "roc",
+    "soft_cross_entropy",
+    "tpr_at_fpr",
+]

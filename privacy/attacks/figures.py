@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+import fedjaxlite as fl
 from fedjaxlite.privacy.attacks.curves import Roc, auc
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ def plot_reconstructions(
     *,
     captions: Mapping[str, Sequence[str]] | None = None,
     headings: Sequence[str] = (),
+    group: int | None = None,
     bounds: tuple[float, float] = (0.0, 1.0),
     title: str = "",
 ) -> "Figure":
@@ -38,7 +40,8 @@ def plot_reconstructions(
         differ in n. Values outside `bounds` are cut, and what is not finite is drawn black.
       path: where to write it (.png, .pdf, .svg), or None.
       captions: by name, a text below each picture, such as its PSNR.
-      headings: a text above each column.
+      headings: a text above each group of columns.
+      group: columns in a group, with a gap between groups; None is all in one.
       bounds: the values of black and white.
       title: above all.
 
@@ -46,23 +49,21 @@ def plot_reconstructions(
       the matplotlib figure.
 
     Raises:
-      ValueError: without rows, or for arrays that are no pictures.
+      ValueError, TypeError: without rows, for arrays that are no pictures, or a `group` below 1.
 
     Example:
       >>> figure = plot_reconstructions({"original": np.ones((2, 8, 8))}, captions={"original": ["a", "b"]})
       >>> len(figure.axes)
       2
     """
-    from matplotlib.figure import Figure
-
+    if group is not None:
+        fl.checks.positive_int(group=group)
     pictures = {name: _pictures(name, row, bounds) for name, row in rows.items()}
     if not pictures:
         raise ValueError("`rows` is empty; expected at least one row of pictures.")
     wide = max(len(row) for row in pictures.values())
-    labels = max(len(name) for name in pictures)
-    line = 1.05 if captions else 0.85
-    figure = Figure(figsize=(0.85 * wide + 0.075 * labels + 0.3, line * len(pictures) + 0.5), layout="constrained")
-    grid = figure.subplots(len(pictures), wide, squeeze=False)
+    group = wide if group is None else group
+    figure, grid = _grid(list(pictures), wide, group, 1.05 if captions else 0.85)
     for (name, row), axes in zip(pictures.items(), grid, strict=True):
         texts = (captions or {}).get(name, ())
         for column, axis in enumerate(axes):
@@ -74,8 +75,8 @@ def plot_reconstructions(
             if column < len(texts):
                 axis.set_xlabel(texts[column], fontsize=7, labelpad=2)
         axes[0].set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9)
-    for axis, text in zip(grid[0], headings, strict=False):
-        axis.set_title(text, fontsize=9)
+    for axis, text in zip(grid[0][::group], headings, strict=False):
+        axis.set_title(text, fontsize=9, loc="left")
     if title:
         figure.suptitle(title, fontsize=10)
     if path is not None:
@@ -137,6 +138,22 @@ def plot_roc(
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
+
+
+def _grid(names: Sequence[str], wide: int, group: int, line: float) -> tuple[Any, list[list[Any]]]:
+    """A figure, and its axes by row and column, with a narrow empty column between groups."""
+    from matplotlib.figure import Figure
+
+    places, widths = [], []
+    for column in range(wide):
+        if column and column % group == 0:
+            widths.append(0.25)
+        places.append(len(widths))
+        widths.append(1.0)
+    size = (0.85 * sum(widths) + 0.075 * max(map(len, names)) + 0.3, line * len(names) + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    spec = figure.add_gridspec(len(names), len(widths), width_ratios=widths)
+    return figure, [[figure.add_subplot(spec[row, place]) for place in places] for row in range(len(names))]
 
 
 def _pictures(name: str, row: Any, bounds: tuple[float, float]) -> np.ndarray:

@@ -54,7 +54,7 @@ def dlg(
       num_classes: C, for labels that are not known: `update_fn` then gets probabilities `[B, C]` as y (see
         `soft_cross_entropy`).
       steps: L-BFGS iterations, each with a line search.
-      restarts: searches from different noise, side by side; the best counts.
+      restarts: searches from different noise, one after the other; the best counts.
       memory_size: of L-BFGS.
 
     Returns:
@@ -81,10 +81,6 @@ def dlg(
         fl.checks.positive_int(num_classes=num_classes)
     optimizer: Any = optax.lbfgs(memory_size=memory_size)
 
-    def distance(update: PyTree, target: PyTree) -> jax.Array:
-        squares = lambda tree: sum((jnp.sum(leaf * leaf) for leaf in jax.tree.leaves(tree)), jnp.float32(0.0))  # noqa: E731
-        return squares(jax.tree.map(jnp.subtract, update, target)) / jnp.maximum(squares(target), 1e-30)
-
     @jax.jit
     def attack(params: PyTree, target: PyTree, key: Any, labels: Any = None) -> Inversion:
         if labels is None and num_classes is None:
@@ -99,7 +95,8 @@ def dlg(
         def objective(guess: _Guess) -> jax.Array:
             y = jax.nn.softmax(guess.logits) if labels is None else labels
             update = jax.tree.map(lambda leaf: leaf.astype(jnp.float32) / unit, update_fn(params, guess.x, y))
-            return distance(update, target)
+            apart = _squares(jax.tree.map(jnp.subtract, update, target))
+            return apart / jnp.maximum(_squares(target), 1e-30)
 
         reuse: Any = optax.value_and_grad_from_state(objective)  # what the line search has computed already
 
@@ -114,7 +111,8 @@ def dlg(
             guess = _Guess(jax.random.normal(start, shape), logits)
             return _descend(step, objective, guess, optimizer.init(guess), steps)
 
-        guess, value, trace = _best_of(search, key, restarts)
+        # Not side by side: each would wait for the longest line search of all.
+        guess, value, trace = _best(jax.lax.map(search, jax.random.split(key, restarts)))
         y = jax.nn.softmax(guess.logits) if labels is None else jnp.asarray(labels)
         return Inversion(guess.x, y, value, trace)
 
@@ -194,15 +192,12 @@ def invert_gradients(
             return x if bounds is None else jnp.clip(x, *bounds), state, value
 
         def search(key: Any) -> tuple[jax.Array, jax.Array, jax.Array]:
-            start = (
-                jax.random.normal(key, shape)
-                if bounds is None
-                else jax.random.uniform(key, shape, minval=bounds[0], maxval=bounds[1])
-            )
-            zeros = jnp.zeros(shape)
+            zeros, (least, largest) = jnp.zeros(shape), bounds or (0.0, 0.0)
+            inside = jax.random.uniform(key, shape, minval=least, maxval=largest)
+            start = inside if bounds else jax.random.normal(key, shape)
             return _descend(step, objective, start, _Adam(zeros, zeros, jnp.float32(0)), steps)
 
-        x, value, trace = _best_of(search, key, restarts)
+        x, value, trace = _best(jax.vmap(search)(jax.random.split(key, restarts)))
         return Inversion(x, jnp.asarray(labels), value, trace)
 
     return attack
@@ -252,10 +247,14 @@ def _descend(
     return (*keep(best, last, objective(last)), trace)
 
 
-def _best_of(search: Callable[[Any], Any], key: Any, restarts: int) -> tuple[Any, jax.Array, jax.Array]:
-    points, values, traces = jax.vmap(search)(jax.random.split(key, restarts))
+def _best(found: tuple[Any, jax.Array, jax.Array]) -> tuple[Any, jax.Array, jax.Array]:
+    points, values, traces = found
     best = jnp.argmin(values)
     return jax.tree.map(lambda leaf: leaf[best], points), values[best], traces
+
+
+def _squares(tree: PyTree) -> jax.Array:
+    return jax.tree.reduce(lambda total, leaf: total + jnp.sum(leaf * leaf), tree, jnp.float32(0.0))
 
 
 def _total_variation(x: jax.Array) -> jax.Array:

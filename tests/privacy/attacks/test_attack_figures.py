@@ -13,12 +13,14 @@ def test_reconstructions_are_drawn_in_rows(tmp_path) -> None:
         "plain": 9 * np.ones((1, 4, 4)),
     }
     path = tmp_path / "rows.png"
-    figure = attacks.plot_reconstructions(rows, path, captions={"colored": ["20 dB"]}, headings=["DLG"], title="all")
+    figure = attacks.plot_reconstructions(
+        rows, path, captions={"colored": ["20 dB"]}, headings=["DLG", "cosine"], group=2, title="all"
+    )
     assert path.stat().st_size > 1000
     assert len(figure.axes) == 6
     assert [axis.get_ylabel() for axis in figure.axes] == ["original", "", "", "colored", "", "plain"]
     assert figure.axes[3].get_xlabel() == "20 dB"
-    assert figure.axes[0].get_title() == "DLG"
+    assert [axis.get_title(loc="left") for axis in figure.axes] == ["DLG", "", "cosine", "", "", ""]
 
 
 def test_curves_are_drawn(tmp_path) -> None:

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 
 import fedjaxlite as fl
@@ -70,6 +71,20 @@ def test_a_search_that_diverges_keeps_its_best_point() -> None:
     found = attack(jnp.float32(1.0), jnp.ones(1), jax.random.key(0), jnp.zeros(1, jnp.int32))
     assert bool(jnp.isfinite(found.objective))
     assert bool(jnp.isfinite(found.x).all())
+
+
+def test_steps_are_adams() -> None:
+    """Ten steps along random gradients, against Optax."""
+    from fedjaxlite.privacy.attacks import gradients
+
+    optimizer, mine = optax.adam(1.0), gradients._Adam(jnp.zeros(5), jnp.zeros(5), jnp.float32(0))
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam itself needs it
+        theirs = optimizer.init(jnp.zeros(5))
+        for key in jax.random.split(jax.random.key(0), 10):
+            grad = jax.random.normal(key, (5,))
+            expected, theirs = optimizer.update(grad, theirs)
+            step, mine = gradients._adam(grad, mine)
+            np.testing.assert_allclose(-step, expected, rtol=1e-4)
 
 
 def test_errors() -> None:
