@@ -142,7 +142,7 @@ class Batches:
         computed on them can be infinite where the client's own examples are not, and they are masked in every loss.
         """
         data, size = self.data, self.batch_size
-        n = jnp.maximum(data.num_examples, 1)
+        n = jnp.maximum(jnp.asarray(data.num_examples, jnp.int32), 1)
         step, steps_per_epoch = jnp.asarray(step, jnp.int32), self.steps_per_epoch
         # Here and below `div` and `rem`: `//` and `%` would be ten operations each, for signs that cannot occur.
         epoch, position = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)

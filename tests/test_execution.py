@@ -238,3 +238,18 @@ def test_a_round_inside_of_a_callers_own_jit_leaves_no_tracer_behind() -> None:
     run, state, _ = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=0)
     inside = jax.jit(lambda state: run.step(state, PEOPLE)[0])(state)
     assert helpers.max_difference(inside.params, run.step(state, PEOPLE)[0].params) < 1e-6
+
+
+@pytest.mark.parametrize(("execution", "times"), [(helpers.ONE, 1), (fl.Execution(lanes=2, devices=2), 2)])
+def test_a_client_is_traced_by_init_alone(execution: fl.Execution, times: int) -> None:
+    """Once for its shapes and the round together on one device, once each on several; never again by the first step."""
+    traced = []
+
+    def update(data: fl.ClientData) -> jax.Array:
+        traced.append(data)
+        return helpers.first_value(data, "y")
+
+    run, state, _ = helpers.one_run(helpers.sender(update), PEOPLE, jnp.float32(0), execution=execution, num_rounds=0)
+    assert len(traced) == times
+    run.step(state, PEOPLE)
+    assert len(traced) == times
