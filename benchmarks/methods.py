@@ -3,8 +3,8 @@
 `python -m fedjaxlite.benchmarks.methods --out DIR` prints and writes the table of docs/algorithms.md.
 
 Twenty clients of 100 images train a 2NN (784-200-200-10, 199,210 parameters) for one epoch in batches of 10. Times are
-taken in turns with federated averaging's, on one device and one lane. Memory is what XLA sets aside for temporaries;
-what clients keep and what crosses the wire are read off the shapes.
+taken in turns with federated averaging's, on one device and one lane. Memory is what XLA sets aside for temporaries and
+results, client states included; what clients keep and what crosses the wire are read off the shapes.
 """
 
 import argparse
@@ -32,7 +32,7 @@ class Cost(NamedTuple):
     Attributes:
       time: seconds of a round over federated averaging's, the median of the turns.
       low, high: the smallest and the largest.
-      memory: bytes of temporaries.
+      memory: bytes of temporaries and results.
       up, down: bytes of one client in one round.
       keeps: bytes that a client keeps between its rounds, in models.
     """
@@ -49,7 +49,7 @@ class Cost(NamedTuple):
 class _Program(NamedTuple):
     run: fl.Rounds
     state: fl.RoundState
-    temporaries: int
+    memory: int
     traffic: fl.Traffic
     keeps: int
 
@@ -153,7 +153,8 @@ def _program(algorithm: fl.Algorithm, params: Any, population: fl.Population) ->
     jax.block_until_ready(run.step(state, population))
     clients = jax.tree.leaves(jax.eval_shape(lambda: state.clients))
     keeps = sum(leaf.size * leaf.dtype.itemsize for leaf in clients) // population.num_clients
-    return _Program(run, state, int(analysis.temp_size_in_bytes), run.traffic(params, population), keeps)
+    memory = int(analysis.temp_size_in_bytes + analysis.output_size_in_bytes)
+    return _Program(run, state, memory, run.traffic(params, population), keeps)
 
 
 def _cost(program: _Program, base: _Program, population: fl.Population, params: Any, turns: int) -> Cost:
@@ -165,7 +166,7 @@ def _cost(program: _Program, base: _Program, population: fl.Population, params: 
     model = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
     return Cost(
         *time,
-        memory=program.temporaries / base.temporaries,
+        memory=program.memory / base.memory,
         up=program.traffic.up / base.traffic.up,
         down=program.traffic.down / base.traffic.down,
         keeps=program.keeps / model,
