@@ -149,7 +149,7 @@ def _program(algorithm: fl.Algorithm, params: Any, population: fl.Population) ->
     execution = fl.Execution(lanes=1, devices=1)
     run = fl.rounds(algorithm, sampler=sampler, aggregator=fl.weighted_mean(), execution=execution)
     state = run.init(params, population, key=jax.random.key(0))
-    analysis = run.lower(state, population).compile().memory_analysis()
+    analysis: Any = run.lower(state, population).compile().memory_analysis()
     jax.block_until_ready(run.step(state, population))
     clients = jax.tree.leaves(jax.eval_shape(lambda: state.clients))
     keeps = sum(leaf.size * leaf.dtype.itemsize for leaf in clients) // population.num_clients

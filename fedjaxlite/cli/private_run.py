@@ -54,14 +54,15 @@ def calibrated(settings: Settings, compose: Callable[[Settings], fl.Rounds], num
     """
     if settings.noise_multiplier is None and settings.epsilon is None:
         return settings
-    settings = settings._replace(delta=settings.delta or num_clients**-1.1)
+    delta = settings.delta or num_clients**-1.1
+    settings = settings._replace(delta=delta)
     if settings.epsilon is None:
         return settings
     noise = fl.privacy.calibrate(
         lambda z: compose(settings._replace(noise_multiplier=float(z))),
         num_clients,
         epsilon=settings.epsilon,
-        delta=settings.delta,
+        delta=delta,
         num_rounds=settings.rounds,
     )
     return settings._replace(noise_multiplier=float(noise))
@@ -69,7 +70,7 @@ def calibrated(settings: Settings, compose: Callable[[Settings], fl.Rounds], num
 
 def observers(settings: Settings) -> tuple[fl.observers.Observer, ...]:
     """What keeps the budget: the running epsilon, and the end before it is passed."""
-    if settings.noise_multiplier is None:
+    if settings.noise_multiplier is None or settings.delta is None:
         return ()
     running = fl.privacy.running_epsilon(delta=settings.delta)
     if settings.max_epsilon is None:

@@ -13,6 +13,7 @@ is simulated by a tenth of the noise on a tenth of the clients. They are extrapo
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 import optax
 
@@ -21,7 +22,7 @@ from fedjaxlite import algorithms, privacy
 from fedjaxlite.evaluate import loss_for
 from fedjaxlite.reproduce import seeds
 
-_EPSILONS = {"images": (1.0, 2.0, 4.0, 8.0, 16.0, float("inf")), "text": (2.0, 8.0, float("inf"))}
+_EPSILONS = {"images": (1.0, 2.0, 4.0, 8.0, 16.0, float("inf")), "text": (1.0, 2.0, 8.0, float("inf"))}
 _GAUSSIAN, _TREE, _BANDED = "DP-FedAvg, Poisson", "DP-FTRL, tree", "DP-FTRL, banded"
 
 
@@ -67,11 +68,14 @@ def images(smoke: bool) -> Task:
 
 
 def text(smoke: bool) -> Task:
-    """The next character of Shakespeare's roles by a small LSTM, 300 clients."""
+    """The next character of Shakespeare's roles, 300 clients, by a table of pairs: 8,100 parameters that learn fast."""
     train, test = fl.datasets.load("shakespeare", num_clients=20 if smoke else 300, seq_len=40)
     pooled = {name: np.asarray(rows)[:2000] for name, rows in test.features.items()}
-    model = fl.models.char_lstm(hidden=64, layers=1)
-    return Task("shakespeare", train, pooled, model, 10 if smoke else 30, 2 if smoke else 30, 1.0, 1.0, 10)
+    size = fl.datasets.shakespeare.VOCAB_SIZE
+    model = fl.models.from_functions(
+        lambda key: {"table": jnp.zeros((size, size))}, lambda params, x: params["table"][x], name="pairs"
+    )
+    return Task("shakespeare", train, pooled, model, 10 if smoke else 30, 2 if smoke else 60, 3.0, 20.0, 10)
 
 
 def composed(task: Task, kind: str, noise: Any, times: int = 1) -> fl.Rounds:

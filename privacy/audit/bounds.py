@@ -40,7 +40,7 @@ def epsilon_one_run(scores: Any, included: Any, *, delta: float, confidence: flo
     Example:
       >>> coins = np.arange(1000) % 2 == 0
       >>> round(epsilon_one_run(np.where(coins, 1.0, 0.0), coins, delta=1e-6), 1)
-      5.1
+      5.3
     """
     scores, included = _checked(scores, included, delta, confidence)
     order = np.argsort(scores, kind="stable")

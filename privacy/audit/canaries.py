@@ -89,7 +89,7 @@ def with_canaries(
         def score(number: jax.Array) -> jax.Array:
             direction = _direction(jax.random.fold_in(directions, number), aggregate.value)
             products = jax.tree.map(lambda d, v: jnp.vdot(d, v.astype(jnp.float32)), direction, aggregate.value)
-            return sum(jax.tree.leaves(products), jnp.float32(0))
+            return jnp.sum(jnp.stack(jax.tree.leaves(products)))
 
         scores = jax.lax.map(score, jnp.arange(num_canaries), batch_size=min(num_canaries, 16))
         return AuditState(algorithm.server_update(state.server, aggregate, key), state.included, state.scores + scores)
