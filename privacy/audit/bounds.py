@@ -79,7 +79,7 @@ def epsilon_many_runs(scores_in: Any, scores_out: Any, *, delta: float, confiden
 
     Example:
       >>> round(epsilon_many_runs(np.full(400, 1.0), np.zeros(400), delta=1e-6), 1)
-      3.8
+      4.0
     """
     scores_in, scores_out = np.asarray(scores_in, np.float64), np.asarray(scores_out, np.float64)
     if min(scores_in.size, scores_out.size) < 4:
