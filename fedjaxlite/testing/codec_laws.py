@@ -69,6 +69,8 @@ def _check_sum(
         return  # a single message, or none, then decodes to noise
     nothing, _ = decode(jax.tree.map(jnp.zeros_like, forward))
     zeros = jax.tree.map(jnp.zeros_like, (nothing.value, nothing.weight))
+    if wire.denominator is not None:  # which is public, and all that the weight may tell
+        zeros = (zeros[0], jnp.full_like(nothing.weight, wire.denominator))
     assert_close((nothing.value, nothing.weight), zeros, what=f"{what}: nobody reported")
     single = [decode(_nth(messages, i))[0] for i in range(num)]
     _check_bounds(wire, single, what)
