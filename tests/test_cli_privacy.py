@@ -29,6 +29,7 @@ def test_a_private_run_keeps_its_budget_and_its_noise(tmp_path) -> None:
     assert len(resumed) == 5
     assert resumed[3].get("epsilon", resumed[4]["epsilon"]) <= resumed[4]["epsilon"]
     assert resumed[4]["epsilon"] > 8  # calibrated for four
+    assert "--cohort is 2, and the run that is resumed has 4" in refused("run", "--resume", out, "--cohort", 2)
     assert f"the run that is resumed has {noise}" in refused("run", "--resume", out, "--noise-multiplier", 9)
 
 

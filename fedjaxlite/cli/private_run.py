@@ -34,6 +34,12 @@ def as_before(settings: Settings, before: Mapping[str, Any]) -> Settings:
       before: the table [privacy] of the run's config.toml; empty for a run without noise.
     """
     noise, asked = before.get("noise_multiplier"), settings.noise_multiplier
+    if noise is None and settings.epsilon is not None:
+        raise ValueError("--epsilon is for runs that have noise from their first round on, and this one has none.")
+    for name in ("cohort", "sampler"):
+        now = getattr(settings, name)
+        if noise is not None and now is not None and now != before.get(name, now):
+            raise ValueError(f"--{name} is {now}, and the run that is resumed has {before[name]}; epsilon needs one.")
     if asked is not None and asked != noise:
         raise ValueError(
             f"--noise-multiplier is {asked}, and the run that is resumed has {noise or 'none'}; a guarantee needs one "
@@ -82,4 +88,5 @@ def table(settings: Settings) -> dict[str, Any]:
     """What config.toml says of it."""
     if settings.noise_multiplier is None:
         return {}
-    return {"privacy": {"noise_multiplier": settings.noise_multiplier, "delta": settings.delta}}
+    kept = ("noise_multiplier", "delta", "cohort", "sampler")
+    return {"privacy": {name: getattr(settings, name) for name in kept}}
