@@ -71,5 +71,5 @@ $(RUN_OK): pyproject.toml $(VENV_OK)
 
 $(DEV_OK): pyproject.toml $(VENV_OK)
 	@echo "installing fedjaxlite, what it needs and the tools for development into $(VENV): about 1.5 GB, some minutes"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,privacy]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e ".[dev,docs,privacy]"
 	touch $(RUN_OK) $@
