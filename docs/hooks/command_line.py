@@ -1,0 +1,47 @@
+"""The options of the command line, written into the page that names a command: `<!-- options: run -->`."""
+
+import re
+from typing import Any
+
+import typer.main
+
+from fedjaxlite.cli.app import app
+
+PLACE = re.compile(r"<!-- options: (\w+) -->")
+
+
+def on_page_markdown(markdown: str, **kwargs: Any) -> str:
+    """What MkDocs calls for every page."""
+    del kwargs
+    return PLACE.sub(lambda found: tables(found[1]), markdown)
+
+
+def tables(name: str) -> str:
+    """A command's description, and a table of options for each panel of its help."""
+    root: Any = typer.main.get_command(app)
+    if name not in root.commands:
+        raise ValueError(f"a page asks for the options of {name!r}; the commands are {', '.join(root.commands)}.")
+    command = root.commands[name]
+    panels: dict[str, list[str]] = {}
+    for option in command.params:
+        panel = getattr(option, "rich_help_panel", None) or "Options"
+        if getattr(option, "help", None):
+            panels.setdefault(panel, []).append(_row(option))
+    parts = [command.help or ""]
+    for panel, rows in panels.items():
+        title = [] if len(panels) == 1 else [f"**{panel}**\n"]
+        parts.append("\n".join([*title, "| option | meaning | default |", "| --- | --- | --- |", *rows]))
+    return "\n\n".join(parts)
+
+
+def _row(option: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    shown = getattr(option, "show_default", None)
+    if isinstance(shown, str):
+        default = shown
+    elif shown is False or option.default is None or option.default is False:
+        default = ""
+    else:
+        default = f"`{option.default}`"
+    cells = (names, option.help or "", default)
+    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
