@@ -77,6 +77,7 @@ if TYPE_CHECKING:
     from fedjaxlite import algorithms as algorithms
     from fedjaxlite import datasets as datasets
     from fedjaxlite import models as models
+    from fedjaxlite import plots as plots
     from fedjaxlite import privacy as privacy
     from fedjaxlite import testing as testing
 
@@ -134,6 +135,7 @@ __all__ = [
     "partition_params",
     "plan",
     "plot_partition",
+    "plots",
     "prepare_cohort",
     "privacy",
     "quantize",
@@ -153,7 +155,7 @@ __all__ = [
 ]
 
 # Loaded on first use: some of them stand above the engine, and all of them are optional to a given program.
-_LAZY_MODULES = ("algorithms", "datasets", "models", "privacy", "testing")
+_LAZY_MODULES = ("algorithms", "datasets", "models", "plots", "privacy", "testing")
 
 
 def __getattr__(name: str) -> Any:

@@ -157,54 +157,35 @@ def plot_partition(
       >>> [axes.get_ylabel() for axes in fl.plot_partition(population).axes]
       ['examples', 'class (y)']
     """
+    return draw_partition(population, label, max_clients, ignored_ids, None, path)
+
+
+def draw_partition(
+    population: Population,
+    label: str,
+    max_clients: int,
+    ignored_ids: tuple[int, ...],
+    axes: Any,
+    path: str | os.PathLike[str] | None,
+) -> "Figure":
+    """`plot_partition`, into axes where given: those of the bubbles, or (bars, bubbles)."""
+    from fedjaxlite.plots import bubbles
+
     checks.positive_int(max_clients=max_clients)
     measured = heterogeneity(population, label=label, ignored_ids=ignored_ids)
     shown = min(max_clients, population.num_clients)
-    histograms = measured.label_histograms[:shown]
-    sizes = np.diff(np.asarray(population.offsets))[:shown]
-    from matplotlib.figure import Figure
-
-    wide = float(np.clip(2.2 + 0.22 * shown, 5, 14))
-    high = float(np.clip(2.2 + 0.26 * len(measured.classes), 4, 12))
-    figure = Figure(figsize=(wide, high), layout="constrained")
-    bars, bubbles = figure.subplots(2, 1, sharex=True, height_ratios=[1, 3])
-    bars.bar(np.arange(shown), sizes, color="0.45", edgecolor="black", linewidth=0.6)
-    bars.set_ylabel("examples")
-    of = "" if shown == population.num_clients else f" (first {shown} shown)"
-    bars.set_title(
-        f"{population.num_clients} clients{of}, {measured.num_examples} examples; mean total variation from all "
-        f"{measured.total_variation_mean:.2f}",
-        fontsize=10,
-    )
-    _draw_bubbles(bubbles, histograms, wide / shown, high / len(measured.classes))
-    step = max(1, -(-shown // 25))
     names = np.arange(shown) if population.names is None else population.names[:shown]
-    bubbles.set_xticks(np.arange(0, shown, step), [str(name) for name in names[::step]])
-    if any(len(str(name)) > 3 for name in names[::step]):
-        bubbles.tick_params(axis="x", labelrotation=90)
-    step = max(1, -(-len(measured.classes) // 30))
-    bubbles.set_yticks(np.arange(0, len(measured.classes), step), [str(c) for c in measured.classes[::step]])
-    bubbles.set_xlabel("client")
-    bubbles.set_ylabel(f"class ({label})")
-    if path is not None:
-        figure.savefig(path, dpi=150)
-    return figure
-
-
-def _draw_bubbles(axes: Any, histograms: np.ndarray, cell_width: float, cell_height: float) -> None:
-    client, kind = np.nonzero(histograms)
-    count = histograms[client, kind]
-    # the largest bubble fills nearly its cell; scatter's sizes are squared points, 72 to the inch
-    largest = min(0.8 * 72 * min(cell_width * 0.85, cell_height * 0.6), 24.0) ** 2
-    top = histograms.max()
-    axes.scatter(client, kind, s=np.maximum(largest * count / top, 0.8), c="0.25", edgecolors="black", linewidths=0.4)
-    axes.set_axisbelow(True)
-    axes.grid(color="0.85", linewidth=0.6)
-    axes.set_ylim(-0.7, histograms.shape[1] - 0.3)
-    axes.set_xlim(-0.7, histograms.shape[0] - 0.3)
-    for value in sorted({int(top), max(1, int(top) // 4)}, reverse=True):
-        axes.scatter([], [], s=largest * value / top, c="0.25", label=str(value))
-    axes.legend(title="labels", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=1.2)
+    of = "" if shown == population.num_clients else f" (first {shown} shown)"
+    held = bubbles.Held(
+        histograms=measured.label_histograms[:shown],
+        sizes=np.diff(np.asarray(population.offsets))[:shown],
+        clients=[str(name) for name in names],
+        classes=[str(name) for name in measured.classes],
+        label=label,
+        title=f"{population.num_clients} clients{of}, {measured.num_examples} examples; mean total variation from all "
+        f"{measured.total_variation_mean:.2f}",
+    )
+    return bubbles.draw(held, axes, path)
 
 
 def _label_histograms(

@@ -1,0 +1,28 @@
+"""Figures of runs, clients and privacy, for papers and notebooks.
+
+Every function returns a Matplotlib `Figure`, which a notebook shows as the last expression of a cell and
+`figure.savefig` writes; pyplot takes no part. `axes=` draws into Axes of your own, `path=` also writes a file. Lines
+differ in pattern and marker, and bars in hatching, so that all can be read without color.
+"""
+
+from fedjaxlite.plots.across_clients import clients as clients
+from fedjaxlite.plots.over_rounds import accuracy_against_bytes as accuracy_against_bytes
+from fedjaxlite.plots.over_rounds import curves as curves
+from fedjaxlite.plots.pictures import reconstructions as reconstructions
+from fedjaxlite.plots.tradeoffs import accuracy_against_epsilon as accuracy_against_epsilon
+from fedjaxlite.plots.tradeoffs import epsilon as epsilon
+from fedjaxlite.plots.tradeoffs import roc as roc
+from fedjaxlite.plots.who import participation as participation
+from fedjaxlite.plots.who import partition as partition
+
+__all__ = [
+    "accuracy_against_bytes",
+    "accuracy_against_epsilon",
+    "clients",
+    "curves",
+    "epsilon",
+    "participation",
+    "partition",
+    "reconstructions",
+    "roc",
+]

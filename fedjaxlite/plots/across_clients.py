@@ -1,0 +1,140 @@
+"""How a metric is distributed over clients: sorted curves, or histograms."""
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.evaluate import ClientReport
+from fedjaxlite.plots import series, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_BINS = 10
+
+
+class _Spread(NamedTuple):
+    """One model's finite values, ascending, and what the legend says of them."""
+
+    values: np.ndarray
+    text: str
+
+
+def clients(
+    reports: Any,
+    *,
+    metric: str = "accuracy",
+    kind: str = "sorted",
+    title: str = "",
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
+    """Draws how a metric is distributed over clients, for one model or several beside one another.
+
+    The legend has the mean over clients, each counting once, and the mean of the worst tenth of them (the highest
+    values of metrics with "loss" or "error" in their name). Clients without a finite value are left out, and counted in
+    the legend.
+
+    Args:
+      reports: `{label: report}` with what `fl.evaluate_clients` gives, or floats `[N]`; or a single one of these.
+      metric: a name in the reports; the label of the axis for arrays.
+      kind: "sorted", every client's value from the lowest to the highest; or "histogram", ten equal bins.
+      title: above the axes.
+      axes: matplotlib Axes to draw into, or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: there are no reports or no finite values; a report has no such metric; an array is not
+        `[N]`; `kind` is unknown; `axes` are none.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> figure = fl.plots.clients({"FedAvg": [0.9, 0.5, 0.7], "Ditto": [0.8, 0.9, 0.9]})
+      >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
+      [[0.5, 0.7, 0.9], [0.8, 0.9, 0.9]]
+    """
+    checks.one_of(("sorted", "histogram"), kind=kind)
+    spreads = {label: _spread(label, report, metric) for label, report in series.labeled(reports, "reports").items()}
+    figure, axis = style.single(axes, (7.4, 4.0))
+    name = metric.replace("_", " ")
+    if kind == "sorted":
+        _draw_sorted(axis, list(spreads.values()))
+        axis.set_xlabel(f"clients, from the lowest to the highest {name} [%]")
+        axis.set_ylabel(f"{name} of a client")
+        axis.set_xlim(0, 100)
+    else:
+        _draw_histogram(axis, list(spreads.values()), metric)
+        axis.set_xlabel(f"{name} of a client")
+        axis.set_ylabel("clients [%]")
+    axis.grid(visible=True, color=style.GRID)
+    axis.set_axisbelow(True)
+    style.legend(axis, labelspacing=0.9)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return style.finish(figure, path)
+
+
+def _spread(label: str, report: Any, metric: str) -> _Spread:
+    where = f"`reports[{label!r}]`" if label else "`reports`"
+    metrics = getattr(report, "metrics", None)
+    if metrics is not None:
+        if metric not in metrics:
+            raise ValueError(f"{where} has no {metric!r}; it has {', '.join(map(repr, metrics)) or 'nothing'}.")
+        report = metrics[metric]
+    try:
+        values = np.asarray(report, np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            f"{where} is a {type(report).__name__}; expected what fl.evaluate_clients gives, or floats [N]."
+        ) from None
+    if values.ndim != 1:
+        raise ValueError(f"{where} has shape {list(values.shape)}; expected one value a client, [N].")
+    finite = values[np.isfinite(values)]
+    if not finite.size:
+        raise ValueError(f"{where} has no finite {metric!r} among {values.size} clients; there is nothing to draw.")
+    told = ClientReport(np.ones(finite.size, np.int64), {metric: finite}).summary()
+    left = values.size - finite.size
+    text = f"{label}: " if label else ""
+    text += f"mean {told[f'{metric}_mean']:.3g}, worst tenth {told[f'{metric}_worst10']:.3g}"
+    return _Spread(np.sort(finite), text + (f"; {left} of {values.size} without a value" if left else ""))
+
+
+def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
+    for index, (values, text) in enumerate(spreads, start=style.num_lines(axis)):
+        look = style.look(index)
+        axis.plot(
+            100 * (np.arange(len(values)) + 0.5) / len(values),
+            values,
+            linestyle=look.linestyle,
+            marker=look.marker,
+            color=look.color,
+            markevery=style.marked(values),
+            markersize=4.5,
+            linewidth=1.4,
+            label=text,
+        )
+
+
+def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
+    every = np.concatenate([spread.values for spread in spreads])
+    share = "accuracy" in metric and every.min() >= 0 and every.max() <= 1
+    edges = np.histogram_bin_edges(every, _BINS, (0.0, 1.0) if share else None)
+    width = 0.9 * (edges[1] - edges[0]) / len(spreads)
+    for index, (values, text) in enumerate(spreads):
+        look = style.look(index)
+        axis.bar(
+            edges[:-1] + 0.05 * (edges[1] - edges[0]) + (index + 0.5) * width,
+            100 * np.histogram(values, edges)[0] / len(values),
+            width,
+            facecolor=(look.color, 0.35),
+            edgecolor="black",
+            linewidth=0.7,
+            hatch=look.hatch,
+            label=text,
+        )
+    axis.set_xticks(edges)
+    axis.xaxis.set_major_formatter("{x:.3g}")

@@ -1,0 +1,241 @@
+"""What privacy costs: epsilon over rounds, accuracy against epsilon, and rates of found members."""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.plots import over_rounds, series, style
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+_SIZE = (7.4, 4.0)
+_GUESSING = "guessing (AUC 0.50)"
+
+
+def epsilon(
+    runs: Any,
+    *,
+    budget: float | None = None,
+    over: str = "round",
+    title: str = "",
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
+    """Draws the epsilon that all rounds so far have cost, from records that hold "epsilon".
+
+    Args:
+      runs: as in `curves`; `privacy.running_epsilon` puts "epsilon" into the records of `fl.train`.
+      budget: an epsilon to mark by a horizontal line, or None.
+      over: "round", "bytes" or "seconds".
+      title: above the axes, such as the delta.
+      axes: matplotlib Axes to draw into, or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: as `curves`; a budget that is no finite number above 0.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> records = [{"round": 1, "epsilon": 0.5}, {"round": 2, "epsilon": 0.7}]
+      >>> figure = fl.plots.epsilon({"z = 1": records}, budget=1.0)
+      >>> figure.axes[0].get_ylabel()
+      'epsilon so far'
+    """
+    if budget is not None:
+        checks.positive(budget=budget)
+    remedy = "Train with observers=[privacy.running_epsilon(delta=...)], which adds it."
+    found = series.lines(runs, metric="epsilon", over=over, remedy=remedy)
+    figure, axis = style.single(axes, _SIZE)
+    over_rounds.draw(axis, found, labels=False)
+    if budget is not None:
+        axis.axhline(budget, color="black", linewidth=2.2, linestyle=(0, (2, 1)), label=f"budget {budget:g}")
+    style.legend(axis)
+    over_rounds.describe(axis, over, "epsilon so far")
+    axis.set_ylim(bottom=0)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return style.finish(figure, path)
+
+
+def accuracy_against_epsilon(
+    rows: Any,
+    epsilons: Sequence[float],
+    *,
+    ylabel: str = "test accuracy",
+    title: str = "",
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
+    """Draws accuracy against the epsilon of a whole run, on a logarithmic axis; no noise stands apart on the right.
+
+    Args:
+      rows: `{label: values}`, by mechanism or method; values are floats `[E]`, floats `[seeds, E]` (drawn as means with
+        95 % intervals, Student's t), or E intervals: objects or dicts with "mean" and "half". NaN is left out.
+      epsilons: `[E]`, distinct and above 0; infinity is training without noise.
+      ylabel: of the accuracies, with their unit.
+      title: above the axes.
+      axes: matplotlib Axes to draw into, or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: there are no rows or epsilons; a row does not have E values; epsilons are not above 0 or
+        not distinct; `axes` are none.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> figure = fl.plots.accuracy_against_epsilon({"DP-FedAvg": [0.6, 0.8, 0.9]}, [1, 8, float("inf")])
+      >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
+      ['1', '8', 'no noise']
+    """
+    given = _epsilons(epsilons)
+    table = {label: _row(label, row, len(given)) for label, row in series.labeled(rows, "rows").items()}
+    order = np.argsort(given)
+    finite = np.isfinite(given[order])
+    place = np.log2(given[order], where=finite, out=np.zeros(len(given)))
+    if finite.any():
+        place[~finite] = place[finite].max() + max(1.0, 0.2 * np.ptp(place[finite]))
+    figure, axis = style.single(axes, _SIZE)
+    for index, (label, (mean, half)) in enumerate(table.items(), start=style.num_lines(axis)):
+        look = style.look(index)
+        common = {"color": look.color, "marker": look.marker, "markersize": 5, "linewidth": 1.4}
+        # One line; the gap before "no noise", which is at no finite distance, is a NaN between them.
+        at, values = _with_gap(place, mean[order], finite)
+        axis.plot(at, values, linestyle=look.linestyle, label=label or "_", **common)
+        if half is not None:
+            axis.errorbar(place, mean[order], half[order], fmt="none", ecolor=look.color, capsize=3, elinewidth=1)
+    names = [f"{value:g}" if math.isfinite(value) else "no noise" for value in given[order]]
+    axis.set_xticks(place, names)
+    if finite.any() and not finite.all():
+        axis.axvline((place[finite].max() + place[-1]) / 2, color="0.6", linewidth=0.8)
+    any_half = any(half is not None for _, half in table.values())
+    axis.set_xlabel("epsilon of the whole run")
+    axis.set_ylabel(ylabel + (", mean and 95 % interval" if any_half else ""))
+    axis.grid(visible=True, color=style.GRID)
+    style.legend(axis)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return style.finish(figure, path)
+
+
+def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, path: style.Path = None) -> "Figure":
+    """Draws ROC curves on two logarithmic axes, where the few that are found without false alarms are seen.
+
+    Args:
+      curves: `{label: (fpr, tpr)}`, both ascending floats `[T]`; further entries, such as thresholds, are left out.
+      least: where the axes begin, in (0, 1).
+      title: above the axes.
+      axes: matplotlib Axes to draw into, or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: there are no curves, or rates of different lengths; `least` is out of range.
+
+    Source: Carlini et al. (2022), https://arxiv.org/abs/2112.03570, section III, on why logarithmic.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> figure = fl.plots.roc({"loss": ([0.0, 0.5, 1.0], [0.0, 0.9, 1.0])})
+      >>> figure.axes[0].lines[1].get_label()
+      'loss (AUC 0.70)'
+    """
+    checks.probability(least=least)
+    table = {label: _rates(label, curve) for label, curve in series.labeled(curves, "curves").items()}
+    figure, axis = style.single(axes, (7.4, 4.4))
+    before = style.num_lines(axis)
+    if not any(line.get_label() == _GUESSING for line in axis.lines):
+        axis.plot([least, 1.0], [least, 1.0], color="0.75", linewidth=1, label=_GUESSING)
+    for index, (label, (fpr, tpr)) in enumerate(table.items(), start=before):
+        look = style.look(index)
+        area = f"(AUC {np.trapezoid(tpr, fpr):.2f})"
+        axis.step(
+            np.maximum(fpr, least),
+            np.maximum(tpr, least),
+            where="post",
+            linestyle=look.linestyle,
+            marker=look.marker,
+            markevery=(0.02 * index, 0.12),  # a share of the diagonal: the points lie densely on the right
+            markersize=4.5,
+            color=look.color,
+            linewidth=1.4,
+            label=f"{label} {area}".strip(),
+        )
+    axis.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.05))
+    axis.set_xlabel("false positive rate")
+    axis.set_ylabel("true positive rate")
+    axis.grid(visible=True, color=style.GRID)
+    style.legend(axis)
+    if title:
+        axis.set_title(title, fontsize=10)
+    return style.finish(figure, path)
+
+
+def _with_gap(place: np.ndarray, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    gap = np.count_nonzero(finite)
+    if gap in (0, len(place)):
+        return place, values
+    return np.insert(place, gap, np.nan), np.insert(values, gap, np.nan)
+
+
+def _epsilons(epsilons: Any) -> np.ndarray:
+    given = np.asarray(epsilons, np.float64)
+    if given.ndim != 1 or given.size == 0:
+        raise ValueError(f"`epsilons` has shape {list(given.shape)}; expected at least one number, [E].")
+    if not (given > 0).all() or len(np.unique(given)) < len(given):
+        raise ValueError(
+            f"`epsilons` is {given.tolist()}; expected distinct numbers above 0, infinity for training without noise."
+        )
+    return given
+
+
+def _row(label: str, row: Any, count: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """Means and half widths, or None for these."""
+    where = f"`rows[{label!r}]`"
+    if not isinstance(row, np.ndarray) and isinstance(row, Sequence) and row and all(map(_is_interval, row)):
+        pairs = [(v["mean"], v["half"]) if isinstance(v, Mapping) else (v.mean, v.half) for v in row]
+        both = np.array([[series.number(v, where) for v in pair] for pair in pairs])
+        mean, half = both[:, 0], both[:, 1]
+    else:
+        try:
+            values = np.asarray(row, np.float64)
+        except (TypeError, ValueError):
+            raise TypeError(
+                f"{where} is {row!r}; expected {count} numbers or intervals, or [seeds, {count}]."
+            ) from None
+        if values.ndim not in (1, 2) or values.size == 0:
+            raise ValueError(f"{where} has shape {list(values.shape)}; expected [{count}] or [seeds, {count}].")
+        mean, half = series.interval(np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1]))
+    if len(mean) != count:
+        raise ValueError(
+            f"{where} has {len(mean)} values for {count} epsilons; expected one for each of them, [{count}] or "
+            f"[seeds, {count}]."
+        )
+    return mean, half
+
+
+def _is_interval(value: Any) -> bool:
+    return hasattr(value, "half") or (isinstance(value, Mapping) and {"mean", "half"} <= set(value))
+
+
+def _rates(label: str, curve: Any) -> tuple[np.ndarray, np.ndarray]:
+    try:
+        fpr, tpr = (np.asarray(rate, np.float64) for rate in tuple(curve)[:2])
+    except (TypeError, ValueError):
+        raise TypeError(f"`curves[{label!r}]` is a {type(curve).__name__}; expected (fpr, tpr).") from None
+    if fpr.ndim != 1 or fpr.shape != tpr.shape or fpr.size == 0:
+        raise ValueError(
+            f"`curves[{label!r}]` has rates of shape {list(fpr.shape)} and {list(tpr.shape)}; expected [T] both."
+        )
+    return fpr, tpr

@@ -1,0 +1,194 @@
+"""Who the clients are and when they take part: what they hold, and the rounds they were in."""
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.heterogeneity import draw_partition
+from fedjaxlite.plots import style
+from fedjaxlite.population import Population
+from fedjaxlite.sampling import Cohort
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def partition(
+    population: Population,
+    *,
+    label: str = "y",
+    max_clients: int = 50,
+    ignored_ids: tuple[int, ...] = (),
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
+    """Draws who has how much of what: a bubble for each client and class, and bars of the clients' sizes above.
+
+    A bubble's area is proportional to the number of labels.
+
+    Args:
+      population: N clients.
+      label: name of an integer feature, as in `fl.heterogeneity`.
+      max_clients: the first so many clients are drawn.
+      ignored_ids: labels that are none.
+      axes: matplotlib Axes for the bubbles alone, two (bars, bubbles), or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: as `fl.heterogeneity`; `max_clients` is below 1; `axes` are none.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> population = fl.Population.from_arrays({"y": [0, 0, 1, 1]}, client_ids=["a", "a", "b", "b"])
+      >>> [axes.get_ylabel() for axes in fl.plots.partition(population).axes]
+      ['examples', 'class (y)']
+    """
+    return draw_partition(population, label, max_clients, ignored_ids, axes, path)
+
+
+class _Rounds(NamedTuple):
+    """Who was there: ids of clients and rounds (counted from 0), of those that reported and of those that did not."""
+
+    ids: np.ndarray
+    at: np.ndarray
+    reported: np.ndarray
+    num_rounds: int
+
+
+def participation(
+    cohorts: Any,
+    num_clients: int,
+    *,
+    first_round: int = 1,
+    title: str = "",
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
+    """Draws who took part when: a dot for each client and round, and how many there were above.
+
+    Args:
+      cohorts: one of: the infos of `rounds.steps`, or their `clients`; Cohorts with leading axis `[rounds]`, as a
+        sampler's `sample` under `jax.vmap` gives; a list with one info or Cohort a round; ints `[rounds, K]` of client
+        ids, of which those below 0 are nobody. Of infos, whoever is in the sum has reported. Of ids, everybody has.
+      num_clients: N of the population.
+      first_round: the number of the first of them.
+      title: above the axes.
+      axes: matplotlib Axes for the dots alone, two (counts, dots), or None.
+      path: where to write the figure, or None.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      TypeError, ValueError: there are no rounds; an array has another shape; an id is N or more; `axes` are none.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> figure = fl.plots.participation([[0, 2], [1, -1]], num_clients=3)
+      >>> figure.axes[1].lines[0].get_xydata().tolist()
+      [[1.0, 0.0], [1.0, 2.0], [2.0, 1.0]]
+    """
+    checks.positive_int(num_clients=num_clients)
+    seen = _seen(cohorts)
+    if seen.ids.size and seen.ids.max() >= num_clients:
+        raise ValueError(f"`cohorts` holds client {seen.ids.max()}, but `num_clients` is {num_clients}.")
+    figure, counts, dots = style.above(axes, (7.8, 5.0), (1, 3))
+    rounds = first_round + np.arange(seen.num_rounds)
+    size = float(np.clip(250.0 / max(seen.num_rounds, 0.7 * num_clients), 1.5, 5.0))
+    absent = ~seen.reported
+    for chosen, marker, color, name in (
+        (seen.reported, "o", "black", "reported"),
+        (absent, "x", "#D55E00", "selected, did not report"),
+    ):
+        if chosen.any() or marker == "o":
+            dots.plot(
+                first_round + seen.at[chosen],
+                seen.ids[chosen],
+                linestyle="none",
+                marker=marker,
+                color=color,
+                markersize=size,
+                label=name,
+                rasterized=True,
+            )
+    dots.set_xlabel("round")
+    dots.set_ylabel("client")
+    dots.set_ylim(-0.5 - 0.01 * num_clients, num_clients - 0.5 + 0.01 * num_clients)
+    dots.set_xlim(first_round - 0.5, rounds[-1] + 0.5)
+    style.whole_numbers(dots.xaxis)
+    style.whole_numbers(dots.yaxis)
+    if counts is not None:
+        _draw_counts(counts, seen, first_round, any_absent=bool(absent.any()))
+    style.legend(dots)
+    once = len(np.unique(seen.ids[seen.reported]))
+    (dots if counts is None else counts).set_title(
+        title or f"{num_clients} clients, of which {once} reported at least once", fontsize=10
+    )
+    return style.finish(figure, path)
+
+
+def _draw_counts(axis: Any, seen: _Rounds, first_round: int, *, any_absent: bool) -> None:
+    rounds = first_round + np.arange(seen.num_rounds)
+    selected = np.bincount(seen.at, minlength=seen.num_rounds)
+    reported = np.bincount(seen.at[seen.reported], minlength=seen.num_rounds)
+    edges = np.append(rounds - 0.5, rounds[-1] + 0.5)
+    axis.stairs(reported, edges, fill=True, color="0.6", label="reported")
+    if any_absent:
+        axis.stairs(selected, edges, color="black", linewidth=1.0, linestyle="--", label="selected")
+    axis.set_ylabel("clients\na round")
+    axis.set_ylim(0, 1.1 * max(1, selected.max()))
+    style.whole_numbers(axis.yaxis)
+    style.legend(axis)
+
+
+def _seen(cohorts: Any) -> _Rounds:
+    ids, reported = _arrays(cohorts)
+    at, slot = np.nonzero(ids >= 0)
+    return _Rounds(ids[at, slot], at, reported[at, slot], len(ids))
+
+
+def _arrays(cohorts: Any) -> tuple[np.ndarray, np.ndarray]:
+    """Ids `[rounds, K]`, -1 for nobody, and who of them reported."""
+    single = _single(cohorts)
+    if single is not None:
+        ids, reported = single
+    elif isinstance(cohorts, Sequence) and cohorts and all(_single(one) is not None for one in cohorts):
+        rows = [row for one in cohorts if (row := _single(one)) is not None]
+        most = max(row[0].shape[-1] for row in rows)
+        pad = [[(0, 0)] * (row[0].ndim - 1) + [(0, most - row[0].shape[-1])] for row in rows]
+        ids = np.stack([np.pad(row[0], p, constant_values=-1) for row, p in zip(rows, pad, strict=True)])
+        reported = np.stack([np.pad(row[1], p) for row, p in zip(rows, pad, strict=True)])
+    else:
+        try:
+            ids = np.asarray(cohorts)
+        except ValueError:
+            ids = np.asarray(None)
+        if ids.dtype.kind not in "iu":
+            raise TypeError(
+                f"`cohorts` is a {type(cohorts).__name__} of {ids.dtype}; expected infos, Cohorts, or ints [rounds, K] "
+                "of client ids."
+            )
+        reported = ids >= 0
+    if ids.ndim != 2 or len(ids) == 0:
+        raise ValueError(
+            f"`cohorts` holds ids of shape {list(ids.shape)}; expected [rounds, K] with at least one round: of a "
+            "single round, pass a list of one."
+        )
+    return ids, reported
+
+
+def _single(value: Any) -> tuple[np.ndarray, np.ndarray] | None:
+    """Ids and who reported, of an info, its clients or a Cohort; None of anything else."""
+    value = getattr(value, "clients", value)
+    if isinstance(value, Mapping) and "id" in value:
+        ids = np.asarray(value["id"])
+        return ids, np.asarray(value.get("in_sum", ids >= 0)) & (ids >= 0)
+    if isinstance(value, Cohort):
+        selected = np.asarray(value.selected)
+        return np.where(selected, np.asarray(value.ids), -1), np.asarray(value.reported) & selected
+    return None
