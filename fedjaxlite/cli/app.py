@@ -101,6 +101,42 @@ def bench(
         suite.main(workload or None, size, out, repeats, **further)
 
 
+@app.command()
+def reproduce(
+    name: Annotated[str | None, typer.Argument(help="Which table; without it, a list of all.")] = None,
+    seeds: Annotated[int, typer.Option(help="How many seeds; intervals need two or more.", min=1)] = 5,
+    rows: Annotated[
+        list[str] | None,
+        typer.Option(help='Only these rows, such as "2nn IID*"; may be given again.', metavar="GLOB"),
+    ] = None,
+    rates: Annotated[
+        str | None, typer.Option(help="Client learning rates to search, with commas between; the best is shown.")
+    ] = None,
+    smoke: Annotated[bool, typer.Option(help="Seconds instead of minutes; the figures mean nothing.")] = False,
+    listed: Annotated[bool, typer.Option("--list", help="Show the rows and how long each takes here.")] = False,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for rows, table and figure; runs/NAME otherwise.", metavar="DIR")
+    ] = None,
+    data_dir: Annotated[
+        Path | None, typer.Option(help="Folder of prepared data; FEDJAXLITE_DATA otherwise.", metavar="DIR")
+    ] = None,
+    again: Annotated[bool, typer.Option(help="Run rows again that are in the folder already.")] = False,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Runs a table of a paper again and prints it beside the paper's figures.
+
+    Rows are kept as they are done: the same command goes on where it was stopped. Rows that would take more than half
+    an hour on this machine are left out, and run where --rows names them.
+    """
+    from fedjaxlite.cli import reproduction
+
+    with told_plainly(debug):
+        reproduction.reproduce(
+            name,
+            reproduction.Asked(seeds, tuple(rows or ()), rates, smoke, listed, out, data_dir, again),
+        )
+
+
 @contextlib.contextmanager
 def told_plainly(debug: bool) -> Generator[None]:
     """Ends the program with one message and exit code 2 where the library refuses something; 130 on Ctrl-C."""

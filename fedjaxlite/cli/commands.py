@@ -68,10 +68,8 @@ def _with_machine(settings: Settings) -> Settings:
     """Starts JAX on the devices asked for, with its compilation cache, and writes down what was taken."""
     if settings.resume is not None:
         settings = _as_before(settings)
-    if settings.compile_cache and not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (base := cache_folder()):
-        jax.config.update("jax_compilation_cache_dir", str(base / "jax"))
-        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
-        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+    if settings.compile_cache:
+        keep_compiled()
     cores = _cores() if settings.devices is None else settings.devices
     # If JAX has started already, inside of another program, its devices are what there is.
     with contextlib.suppress(RuntimeError):
@@ -80,6 +78,14 @@ def _with_machine(settings: Settings) -> Settings:
     if jax.default_backend() == "cpu" and settings.devices is None:
         settings = settings._replace(devices=max(1, min(jax.device_count(), settings.cohort)))
     return settings
+
+
+def keep_compiled() -> None:
+    """Keeps what JAX compiles for the next run, unless the environment names a place for it already."""
+    if not os.environ.get("JAX_COMPILATION_CACHE_DIR") and (base := cache_folder()):
+        jax.config.update("jax_compilation_cache_dir", str(base / "jax"))
+        jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.2)
+        jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
 
 
 def _cores() -> int:

@@ -91,15 +91,31 @@ def of_seed(states: Any, seed: int) -> Any:
     return jax.tree.map(lambda leaf: leaf[seed], states)
 
 
-def rounds_to(curve: np.ndarray, target: float, every: int = 1) -> float:
-    """The first round at which a curve reaches a target, or NaN.
+def rounds_to(
+    curve: np.ndarray | Sequence[float], target: float, every: int = 1, *, interpolate: bool = False
+) -> float:
+    """The round at which a curve reaches a target, or NaN.
+
+    Args:
+      curve: `[T]`, measured after every `every` rounds.
+      target: what to reach.
+      every: rounds between measurements.
+      interpolate: as McMahan et al. (2017) count: the curve is made monotone, best so far, and the crossing is
+        interpolated linearly between two measurements; else the round of the first measurement at the target.
 
     Example:
-      >>> rounds_to(np.array([0.1, 0.6, 0.5, 0.9]), 0.55)
-      2.0
+      >>> curve = np.array([0.1, 0.6, 0.5, 0.9])
+      >>> rounds_to(curve, 0.7), rounds_to(curve, 0.7, interpolate=True)
+      (4.0, 3.33...)
     """
-    reached = np.flatnonzero(np.asarray(curve) >= target)
-    return float((reached[0] + 1) * every) if reached.size else float("nan")
+    best = np.fmax.accumulate(np.asarray(curve, np.float64))
+    reached = np.flatnonzero(best >= target)
+    if not reached.size:
+        return float("nan")
+    at = int(reached[0])
+    if not interpolate or at == 0 or best[at] == best[at - 1]:
+        return float((at + 1) * every)
+    return float((at + (target - best[at - 1]) / (best[at] - best[at - 1])) * every)
 
 
 def accuracy_of(model: Any, test: Mapping[str, Any]) -> Callable[[PyTree], jax.Array]:
@@ -137,17 +153,25 @@ def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]], 
 
 
 class Arguments(NamedTuple):
-    """What every script takes.
+    """What every table takes.
 
     Attributes:
       num_seeds: S.
       smoke: sizes that run in seconds and show nothing.
-      out: a folder for the tables as JSON, or None.
+      out: a folder for rows, table and figure, or None.
+      rows: patterns such as "2nn*B=10*"; none means all but those that take too long.
+      rates: client learning rates to search, where the table has such a grid; none means its own.
+      again: run rows again that are in `out` already.
+      data_dir: the folder of prepared data, or None for the environment's.
     """
 
     num_seeds: int = 5
     smoke: bool = False
     out: Path | None = None
+    rows: tuple[str, ...] = ()
+    rates: tuple[float, ...] = ()
+    again: bool = False
+    data_dir: Path | None = None
 
 
 def parser_of(description: str | None) -> argparse.ArgumentParser:

@@ -1,0 +1,79 @@
+"""What `fedjaxlite reproduce` does."""
+
+import contextlib
+import shlex
+from pathlib import Path
+from typing import NamedTuple
+
+import typer
+
+import fedjaxlite as fl
+from fedjaxlite.cli.commands import keep_compiled
+from fedjaxlite.progress import duration
+from fedjaxlite.reproduce import catalog, table
+from fedjaxlite.reproduce.seeds import Arguments
+
+
+class Asked(NamedTuple):
+    """The options of the command, as they were given."""
+
+    seeds: int
+    rows: tuple[str, ...]
+    rates: str | None
+    smoke: bool
+    listed: bool
+    out: Path | None
+    data_dir: Path | None
+    again: bool
+
+
+def reproduce(name: str | None, asked: Asked) -> None:
+    """Runs a table, or says what there is."""
+    if name is None:
+        width = max(map(len, catalog.TABLES))
+        for entry, about in catalog.TABLES.items():
+            typer.echo(f"{entry:{width}}  {about.about}")
+        return
+    keep_compiled()
+    with contextlib.suppress(RuntimeError):  # JAX has started already, inside of another program
+        fl.use_cpu_cores()
+    given = _arguments(name, asked)
+    found = catalog.load(name, given)
+    if asked.listed:
+        _list(found, given)
+        return
+    try:
+        table.run(found, given, say=typer.echo)
+    except KeyboardInterrupt:
+        again = shlex.join(["--out", str(given.out)])
+        typer.echo(f"\ninterrupted; the same command with {again} goes on", err=True)
+        raise typer.Exit(130) from None
+    typer.echo(f"\n{given.out}: " + ", ".join(sorted(path.name for path in Path(given.out or ".").iterdir())))
+
+
+def _arguments(name: str, asked: Asked) -> Arguments:
+    out = asked.out or Path("runs") / (f"{name}-smoke" if asked.smoke else name)
+    return Arguments(asked.seeds, asked.smoke, out, asked.rows, _rates(asked.rates), asked.again, asked.data_dir)
+
+
+def _rates(text: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        rates = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        rates = (-1.0,)
+    if any(not 0 < rate < float("inf") for rate in rates):
+        raise ValueError(f"--rates is {text!r}; expected positive numbers with commas between, such as 0.03,0.1,0.3.")
+    return rates
+
+
+def _list(found: table.Table, given: Arguments) -> None:
+    """The rows, with the paper's figures and how long each takes here."""
+    typer.echo(f"{found.title}\n{found.source}")
+    width = max(map(len, found.rows))
+    for name, row in found.rows.items():
+        seconds = table.expected_seconds(row, given)
+        paper = ", ".join(f"{column} {table.shown(value)}" for column, value in row.paper.items())
+        long = "  (only where --rows names it)" if seconds > table.LONG else ""
+        typer.echo(f"{name:{width}}  about {duration(seconds):>7}  {f'paper: {paper}' if paper else ''}{long}")

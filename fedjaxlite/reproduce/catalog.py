@@ -1,0 +1,44 @@
+"""Which tables there are. A table's code is loaded when it is asked for."""
+
+import difflib
+import importlib
+from typing import NamedTuple
+
+from fedjaxlite.reproduce.seeds import Arguments
+from fedjaxlite.reproduce.table import Table
+
+
+class Entry(NamedTuple):
+    """Where a table is.
+
+    Attributes:
+      module: below `fedjaxlite.reproduce`.
+      function: `function(Arguments) -> Table`.
+      about: one line.
+    """
+
+    module: str
+    function: str
+    about: str
+
+
+TABLES = {
+    "mcmahan2017-table1": Entry("mcmahan2017", "table1", "FedAvg: rounds by clients a round (MNIST; 2NN, CNN)"),
+    "mcmahan2017-table2": Entry("mcmahan2017", "table2", "FedAvg: rounds by local work (MNIST CNN, Shakespeare LSTM)"),
+    "mcmahan2017-figure1": Entry("mcmahan2017_figure1", "figure1", "averaging two models, by their initialization"),
+}
+
+
+def load(name: str, given: Arguments) -> Table:
+    """The table of a name, for these arguments.
+
+    Raises:
+      ValueError: for a name that is none.
+    """
+    if name not in TABLES:
+        near = difflib.get_close_matches(name, TABLES, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(f"there is no table {name!r}; expected one of {', '.join(TABLES)}.{hint}")
+    entry = TABLES[name]
+    module = importlib.import_module(f"fedjaxlite.reproduce.{entry.module}")
+    return getattr(module, entry.function)(given)
