@@ -1,12 +1,10 @@
 """curves.png: accuracy and loss over rounds and over bytes."""
 
-import math
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-# Lines that differ in pattern and marker, so that they can be told apart without color.
-_STYLES = (("-", "o", "black"), ("--", "s", "tab:blue"), (":", "^", "tab:red"), ("-.", "D", "tab:green"))
+import numpy as np
 
 
 def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
@@ -21,24 +19,18 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     Raises:
       ValueError: without records, or without any loss or accuracy.
     """
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
+    # Inside, so that a program which writes no picture does not load what draws them.
+    from fedjaxlite.plots import over_rounds, style
 
     rows = [(kind, names) for kind in ("accuracy", "loss") if (names := _names(records, kind))]
     if not rows:
         raise ValueError("there are no records with a loss or an accuracy to draw; run at least one round.")
-    sent = _megabytes(records)
-    figure = Figure(figsize=(10, 3.6 * len(rows)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.new_figure((11.5, 3.6 * len(rows)))
     axes = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
     for (kind, names), pair in zip(rows, axes, strict=True):
-        for axis, over in zip(pair, ("rounds", "bytes"), strict=True):
-            for name, style in zip(names, _STYLES * len(names), strict=False):
-                _line(axis, records, name, sent if over == "bytes" else None, style)
-            axis.set_xlabel("round" if over == "rounds" else "sent so far, up and down, by all clients [MB]")
-            axis.grid(True, color="0.9")
-        pair[0].set_ylabel(kind)
-        pair[0].legend(frameon=False)
+        for axis, over in zip(pair, ("round", "bytes"), strict=True):
+            over_rounds.draw(axis, [_line(records, name, over) for name in names], labels=over == "bytes")
+            over_rounds.describe(axis, over, kind if over == "round" else "")
         if kind == "accuracy":
             pair[0].set_ylim(top=1.01)
     if title:
@@ -52,30 +44,9 @@ def _names(records: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
     return sorted(found, key=lambda name: name == kind)
 
 
-def _megabytes(records: Sequence[Mapping[str, Any]]) -> list[float]:
-    total, sums = 0, []
-    for record in records:
-        total += record.get("bytes_up", 0) + record.get("bytes_down", 0)
-        sums.append(total / 1e6)
-    return sums
+def _line(records: Sequence[Mapping[str, Any]], name: str, over: str) -> Any:
+    from fedjaxlite.plots import series
 
-
-def _line(axis: Any, records: Sequence[Mapping[str, Any]], name: str, over: list[float] | None, style: Any) -> None:
-    pattern, marker, color = style
-    points = [
-        (record["round"] if over is None else over[i], record[name])
-        for i, record in enumerate(records)
-        if name in record and math.isfinite(record[name])
-    ]
-    every = max(1, len(points) // 12)
+    points = np.array(list(series.points(records, name, over, "the run").values()))
     label = f"{name} (clients, in training)" if "_" not in name else name.replace("_", " ")
-    axis.plot(
-        *(zip(*points, strict=True) if points else ((), ())),
-        linestyle=pattern,
-        marker=marker,
-        markevery=every,
-        markersize=4,
-        color=color,
-        linewidth=1.4,
-        label=label,
-    )
+    return series.Line(label, points[:, 0], points[:, 1], None, 1)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def reconstructions(
-    images: Any,
+    rows: Any,
     *,
     captions: Mapping[str, Sequence[str]] | None = None,
     headings: Sequence[str] = (),
@@ -26,7 +26,7 @@ def reconstructions(
     """Draws pictures in rows: the originals in the first, below them one row for each attack or view of the server.
 
     Args:
-      images: `{label: array}` in the order of the rows; floats `[n, H, W]` or `[n, H, W, C]` with 1 or 3 channels, n of
+      rows: `{label: array}` in the order of the rows; floats `[n, H, W]` or `[n, H, W, C]` with 1 or 3 channels, n of
         which may differ. Values outside `bounds` are cut, and what is not finite is drawn black.
       captions: `{label: texts}` for a text below each picture of a row, such as its PSNR.
       headings: a text above each group of columns.
@@ -53,7 +53,7 @@ def reconstructions(
         checks.positive_int(group=group)
     if not bounds[0] < bounds[1]:
         raise ValueError(f"`bounds` is {bounds}; expected (black, white) with black below white.")
-    pictures = {label: _pictures(label, row, bounds) for label, row in series.labeled(images, "images").items()}
+    pictures = {label: _pictures(label, row, bounds) for label, row in series.labeled(rows, "rows").items()}
     captions = captions or {}
     for label in captions:
         checks.one_of(list(pictures), **{"a row of captions": label})
@@ -108,7 +108,7 @@ def _pictures(label: str, row: Any, bounds: tuple[float, float]) -> np.ndarray:
         values = values[..., 0]
     if (values.ndim != 3 and not (values.ndim == 4 and values.shape[-1] == 3)) or len(values) == 0:
         raise ValueError(
-            f"`images[{label!r}]` has shape {list(values.shape)}; expected [n, height, width], or with 1 or 3 "
+            f"`rows[{label!r}]` has shape {list(values.shape)}; expected [n, height, width], or with 1 or 3 "
             "channels behind."
         )
     values = (np.nan_to_num(values, nan=bounds[0]) - bounds[0]) / (bounds[1] - bounds[0])

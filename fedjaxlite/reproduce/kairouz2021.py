@@ -10,7 +10,6 @@ Federated privacy wants many clients: rows marked "x 10" are those of a populati
 is simulated by a tenth of the noise on a tenth of the clients. They are extrapolated.
 """
 
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax.numpy as jnp
@@ -144,27 +143,14 @@ def main(given: seeds.Arguments = seeds.Arguments(), with_text: bool = False) ->
     )
     seeds.show(title, [f"epsilon {epsilon:g}" for epsilon in epsilons], rows, given.out)
     if given.out is not None:
-        plot(rows, epsilons, task.name, given.out / f"kairouz2021-{task.name}.png")
+        fl.plots.accuracy_against_epsilon(
+            rows,
+            epsilons,
+            ylabel="test accuracy [%]",
+            title=f"{task.name}, {given.num_seeds} seeds",
+            path=given.out / f"kairouz2021-{task.name}.png",
+        )
     return rows
-
-
-def plot(rows: dict[str, list[Any]], epsilons: tuple[float, ...], name: str, path: Path) -> None:
-    """Accuracy against epsilon, with intervals; lines that can be told apart without color."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(figsize=(6, 4))
-    places = list(range(len(epsilons)))
-    for (kind, row), style in zip(rows.items(), ("o-", "s--", "^-.", "d:"), strict=True):
-        axes.errorbar(places, [v.mean for v in row], [v.half for v in row], fmt=style, capsize=3, label=kind)
-    axes.set_xticks(places, [f"{epsilon:g}" if np.isfinite(epsilon) else "no noise" for epsilon in epsilons])
-    axes.set_xlabel("epsilon of the whole run")
-    axes.set_ylabel("test accuracy, %")
-    axes.set_title(f"{name}: means over seeds, 95 % intervals")
-    axes.grid(alpha=0.3)
-    axes.legend()
-    figure.tight_layout()
-    figure.savefig(path, dpi=150)
-    plt.close(figure)
 
 
 if __name__ == "__main__":
