@@ -26,6 +26,9 @@ TABLES = {
     "mcmahan2017-table1": Entry("mcmahan2017", "table1", "FedAvg: rounds by clients a round (MNIST; 2NN, CNN)"),
     "mcmahan2017-table2": Entry("mcmahan2017", "table2", "FedAvg: rounds by local work (MNIST CNN, Shakespeare LSTM)"),
     "mcmahan2017-figure1": Entry("mcmahan2017_figure1", "figure1", "averaging two models, by their initialization"),
+    "li2020": Entry("li2020", "li2020", "FedProx: stragglers dropped, or their partial work taken (synthetic)"),
+    "li2020-fair": Entry("li2020_fair", "li2020_fair", "q-FedAvg: accuracies over clients by q (synthetic)"),
+    "karimireddy2020": Entry("karimireddy2020", "karimireddy2020", "SCAFFOLD and FedAvg by similarity (digits)"),
 }
 
 

@@ -5,77 +5,97 @@ at 90 % stragglers FedAvg, which drops them, is said to lose most. The paper sho
 rounds; here is the mean over rounds 1 to T, which tells of speed and stability, and the end.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import cache
+from pathlib import Path
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.reproduce import seeds
+from fedjaxlite.reproduce import figures, seeds
+from fedjaxlite.reproduce.seeds import Arguments
+from fedjaxlite.reproduce.table import Cells, Expected, Row, Table
 
-_METHODS = (("FedAvg", "dropped", 0.0), ("FedProx", "partial work", 0.0), ("FedProx", "partial work", 1.0))
+_SHARES = (0.0, 0.5, 0.9)
+_METHODS = {
+    "FedAvg drops them": ("dropped", 0.0),
+    "FedProx takes partial work, mu = 0": ("partial work", 0.0),
+    "FedProx takes partial work, mu = 1": ("partial work", 1.0),
+}
+_COLUMNS = ("mean training loss", "last training loss", "last test accuracy, %")
+_NOTE = (
+    "The paper has curves and no table. It reports 22 points more test accuracy at 90 % stragglers, a mean over five "
+    "data sets of which this is one; its draw of synthetic(1, 1) was not seeded, and ours is another. It trains 200 "
+    "rounds."
+)
 
 
-def main(given: seeds.Arguments = seeds.Arguments()) -> dict[str, list[seeds.Interval]]:  # noqa: B008  (a NamedTuple, immutable)
-    """Runs all rows and prints the table.
+def li2020(given: Arguments) -> Table:
+    """Figure 1: what becomes of stragglers."""
+    num_devices, num_rounds = (6, 2) if given.smoke else (30, 60)
+    data = cache(lambda: fl.datasets.load("synthetic", alpha=1.0, beta=1.0, num_clients=num_devices, seed=0))
+    play = cache(lambda who: _player(who, data(), num_rounds, given.smoke))
 
-    Returns:
-      by method and share of stragglers: mean and last training loss, last test accuracy.
-    """
-    train, test = fl.datasets.load("synthetic", alpha=1.0, beta=1.0, num_clients=6 if given.smoke else 30, seed=0)
-    num_rounds, epochs, cohort = (2, 2, 3) if given.smoke else (60, 20, 10)
+    def row(share: float, who: str, mu: float) -> Row:
+        def run(folder: Path | None) -> Cells:
+            del folder
+            found = play(who)((share, mu), data()[0], given.num_seeds)[1]
+            loss, accuracy = np.asarray(found["loss"], np.float64), np.asarray(found["accuracy"], np.float64)
+            values = (loss.mean(1), loss[:, -1], 100 * accuracy[:, -1])
+            cells = {name: value.tolist() for name, value in zip(_COLUMNS, values, strict=True)}
+            return {**cells, "losses": loss.round(4).tolist()}
+
+        return Row(run, Expected(30.0, 15.0))
+
+    rows = {
+        f"{share:.0%} stragglers: {name}": row(share, who, mu)
+        for share in (_SHARES[-1:] if given.smoke else _SHARES)
+        for name, (who, mu) in _METHODS.items()
+    }
+    title = f"li2020: synthetic(1, 1), {num_devices} devices, {num_rounds} rounds, {given.num_seeds} seeds"
+    source = "Li et al. (2020), https://arxiv.org/abs/1812.06127, figure 1"
+    return Table("li2020", title, source, _COLUMNS, rows, _NOTE, _draw)
+
+
+def _player(
+    who: str, data: tuple[fl.Population, fl.Population], num_rounds: int, smoke: bool
+) -> Callable[..., tuple[Any, Any]]:
+    """Compiled once for all shares of stragglers and all mu, which are its hyperparameters."""
+    train, test = data
     model = fl.models.logistic(num_classes=10, input_shape=(60,))
     loss_fn = fl.losses.cross_entropy(model)
-    sampler = fl.sampling.uniform(cohort)
+    sampler = fl.sampling.uniform(3 if smoke else 10)
 
-    def measure(params: object) -> dict[str, jnp.ndarray]:
+    def measure(params: Any) -> dict[str, jax.Array]:
         of = lambda data: model.apply(params, jnp.asarray(data.features["x"]), train=False)  # noqa: E731
         losses = optax.softmax_cross_entropy_with_integer_labels(of(train), jnp.asarray(train.features["y"]))
         hits = jnp.argmax(of(test), -1) == jnp.asarray(test.features["y"])
         return {"loss": losses.mean(), "accuracy": hits.astype(jnp.float32).mean()}
 
-    def make(who: str) -> Callable[[Any], fl.Rounds]:
-        def rounds(hyper: Any) -> fl.Rounds:
-            share, mu = hyper
-            slow = fl.sampling.with_dropout if who == "dropped" else _partial_work
-            algorithm = algorithms.fed_prox(
-                loss_fn, mu=mu, client_optimizer=optax.sgd(0.01), batch_size=10, epochs=epochs
-            )
-            return fl.rounds(
-                algorithm, sampler=slow(sampler, share), aggregator=fl.weighted_mean(), execution=seeds.ONE
-            )
+    def make(hyper: Any) -> fl.Rounds:
+        share, mu = hyper
+        slow = fl.sampling.with_dropout if who == "dropped" else _partial_work
+        algorithm = algorithms.fed_prox(
+            loss_fn, mu=mu, client_optimizer=optax.sgd(0.01), batch_size=10, epochs=2 if smoke else 20
+        )
+        return fl.rounds(algorithm, sampler=slow(sampler, share), aggregator=fl.weighted_mean(), execution=seeds.ONE)
 
-        return rounds
-
-    play = {
-        who: seeds.player(make(who), model.init, num_rounds=num_rounds, measure=measure)
-        for who in ("dropped", "partial work")
-    }
-    rows: dict[str, list[seeds.Interval]] = {}
-    for share in (0.0, 0.5, 0.9):
-        for name, who, mu in (
-            ("FedAvg", "dropped", 0.0),
-            ("FedProx", "partial work", 0.0),
-            ("FedProx", "partial work", 1.0),
-        ):
-            found = play[who]((share, mu), train, given.num_seeds)[1]
-            loss, accuracy = np.asarray(found["loss"]), np.asarray(found["accuracy"])
-            rows[f"{share:.0%} stragglers, {who}: {name}, mu = {mu:g}"] = [
-                seeds.interval(loss.mean(1)),
-                seeds.interval(loss[:, -1]),
-                seeds.interval(100 * accuracy[:, -1]),
-            ]
-    columns = ("mean training loss", "last training loss", "last test accuracy, %")
-    seeds.show(f"li2020: synthetic(1, 1), {num_rounds} rounds, {given.num_seeds} seeds", columns, rows, given.out)
-    return rows
+    return seeds.player(make, model.init, num_rounds=num_rounds, measure=measure)
 
 
 def _partial_work(sampler: fl.Sampler, share: Any) -> fl.Sampler:
     return fl.sampling.with_stragglers(sampler, share, 0.0)
 
 
-if __name__ == "__main__":
-    main(seeds.arguments(__doc__))
+def _draw(done: Mapping[str, Cells], path: Path) -> None:
+    """The training loss over rounds, a panel for each share of stragglers, as in the paper."""
+    runs: dict[str, dict[str, Any]] = {}
+    for name, cells in done.items():
+        share, method = name.split(": ", 1)
+        runs.setdefault(share, {})[method] = cells["losses"]
+    figures.panels(runs, path, metric="training loss")
