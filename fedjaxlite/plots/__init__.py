@@ -1,8 +1,9 @@
 """Figures of runs, clients and privacy, for papers and notebooks.
 
 Every function returns a Matplotlib `Figure`, which a notebook shows as the last expression of a cell and
-`figure.savefig` writes; pyplot takes no part. `axes=` draws into Axes of your own, `path=` also writes a file. Lines
-differ in pattern and marker, and bars in hatching, so that all can be read without color.
+`figure.savefig` writes; pyplot takes no part. `path=` also writes a file. `axes=` draws into Axes of your own: make
+their figure with `layout="constrained"`, so that there is room for legends beside them. Lines differ in pattern and
+marker, and bars in hatching, so that all can be read without color.
 """
 
 from fedjaxlite.plots.across_clients import clients as clients

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _BINS = 10
+"""About how many."""
 
 
 class _Spread(NamedTuple):
@@ -39,7 +40,8 @@ def clients(
     Args:
       reports: `{label: report}` with what `fl.evaluate_clients` gives, or floats `[N]`; or a single one of these.
       metric: a name in the reports; the label of the axis for arrays.
-      kind: "sorted", every client's value from the lowest to the highest; or "histogram", ten equal bins.
+      kind: "sorted", every client's value from the lowest to the highest; or "histogram", about ten
+        equal bins between round numbers.
       title: above the axes.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
@@ -59,7 +61,7 @@ def clients(
     """
     checks.one_of(("sorted", "histogram"), kind=kind)
     spreads = {label: _spread(label, report, metric) for label, report in series.labeled(reports, "reports").items()}
-    figure, axis = style.single(axes, (7.4, 4.0))
+    figure, axis = style.single(axes, (8.0, 4.0))
     name = metric.replace("_", " ")
     if kind == "sorted":
         _draw_sorted(axis, list(spreads.values()))
@@ -72,9 +74,8 @@ def clients(
         axis.set_ylabel("clients [%]")
     axis.grid(visible=True, color=style.GRID)
     axis.set_axisbelow(True)
-    style.legend(axis, labelspacing=0.9)
-    if title:
-        axis.set_title(title, fontsize=10)
+    style.legend(axis)
+    style.entitle(axis, title)
     return style.finish(figure, path)
 
 
@@ -98,9 +99,9 @@ def _spread(label: str, report: Any, metric: str) -> _Spread:
         raise ValueError(f"{where} has no finite {metric!r} among {values.size} clients; there is nothing to draw.")
     told = ClientReport(np.ones(finite.size, np.int64), {metric: finite}).summary()
     left = values.size - finite.size
-    text = f"{label}: " if label else ""
+    text = f"{label}\n" if label else ""
     text += f"mean {told[f'{metric}_mean']:.3g}, worst tenth {told[f'{metric}_worst10']:.3g}"
-    return _Spread(np.sort(finite), text + (f"; {left} of {values.size} without a value" if left else ""))
+    return _Spread(np.sort(finite), text + (f"\n{left} of {values.size} without a value" if left else ""))
 
 
 def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
@@ -112,7 +113,7 @@ def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
             linestyle=look.linestyle,
             marker=look.marker,
             color=look.color,
-            markevery=style.marked(values),
+            markevery=style.marked(values, index),
             markersize=4.5,
             linewidth=1.4,
             label=text,
@@ -120,9 +121,12 @@ def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
 
 
 def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
+    from matplotlib.ticker import MaxNLocator
+
     every = np.concatenate([spread.values for spread in spreads])
     share = "accuracy" in metric and every.min() >= 0 and every.max() <= 1
-    edges = np.histogram_bin_edges(every, _BINS, (0.0, 1.0) if share else None)
+    low, high = (0.0, 1.0) if share else (every.min(), every.max())
+    edges = np.asarray(MaxNLocator(_BINS).tick_values(low, high))
     width = 0.9 * (edges[1] - edges[0]) / len(spreads)
     for index, (values, text) in enumerate(spreads):
         look = style.look(index)
@@ -137,4 +141,3 @@ def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
             label=text,
         )
     axis.set_xticks(edges)
-    axis.xaxis.set_major_formatter("{x:.3g}")

@@ -36,8 +36,8 @@ def draw(held: Held, axes: Any, path: style.Path) -> Any:
     if bars is not None:
         bars.bar(np.arange(shown), held.sizes, color="0.45", edgecolor="black", linewidth=0.6)
         bars.set_ylabel("examples")
-        style.whole_numbers(bars.yaxis)
-    (bubbles if bars is None else bars).set_title(held.title, fontsize=10, wrap=True)
+        style.whole_numbers(bars.yaxis, 4)
+    style.entitle(bubbles if bars is None else bars, held.title)
     if axes is not None:
         box = bubbles.get_window_extent()
         wide, high = box.width / figure.dpi + 1.2, box.height / figure.dpi / 0.6

@@ -12,7 +12,8 @@ AXIS = {
     "bytes": "sent so far, up and down, by all clients",
     "seconds": "training time so far",
 }
-_SIZE = (7.4, 4.0)
+_SIZE = (8.0, 4.0)
+INTERVALS = "mean and 95 % interval"
 
 
 def curves(
@@ -60,9 +61,8 @@ def curves(
     found = series.lines(runs, metric=metric, over=over, every=every)
     figure, axis = style.single(axes, _SIZE)
     draw(axis, found)
-    describe(axis, over, metric, seeds=any(line.half is not None for line in found))
-    if title:
-        axis.set_title(title, fontsize=10)
+    describe(axis, over, metric)
+    style.entitle(axis, title)
     return style.finish(figure, path)
 
 
@@ -113,7 +113,7 @@ def draw(axis: Any, lines: list[series.Line], labels: bool = True) -> None:
             linestyle=look.linestyle,
             marker=look.marker,
             color=look.color,
-            markevery=style.marked(line.mean),
+            markevery=style.marked(line.mean, index),
             markersize=4.5,
             linewidth=1.4,
             label=both or "_",
@@ -129,13 +129,13 @@ def draw(axis: Any, lines: list[series.Line], labels: bool = True) -> None:
                 linewidth=0.6,
             )
     if labels:
-        style.legend(axis)
+        style.legend(axis, INTERVALS if any(line.half is not None for line in lines) else "")
 
 
-def describe(axis: Any, over: str, metric: str, *, seeds: bool = False) -> None:
+def describe(axis: Any, over: str, metric: str) -> None:
     """Names the axes, with units, and draws the grid."""
     axis.set_xlabel(AXIS[over])
-    axis.set_ylabel(metric.replace("_", " ") + (", mean and 95 % interval" if seeds else ""))
+    axis.set_ylabel(metric.replace("_", " "))
     axis.grid(visible=True, color=style.GRID)
     axis.set_axisbelow(True)
     if over == "round":

@@ -55,8 +55,11 @@ def reconstructions(
         raise ValueError(f"`bounds` is {bounds}; expected (black, white) with black below white.")
     pictures = {label: _pictures(label, row, bounds) for label, row in series.labeled(rows, "rows").items()}
     captions = captions or {}
-    for label in captions:
-        checks.one_of(list(pictures), **{"a row of captions": label})
+    if unknown := [label for label in captions if label not in pictures]:
+        raise ValueError(
+            f"`captions` has the rows {', '.join(map(repr, unknown))}, but the pictures are those of "
+            f"{', '.join(map(repr, pictures))}."
+        )
     wide = max(len(row) for row in pictures.values())
     group = wide if group is None else group
     figure, grid = _grid(list(pictures), wide, group, 1.05 if captions else 0.85, axes)

@@ -5,7 +5,7 @@ import os
 import textwrap
 from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import numpy as np
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
 # The colors of Okabe and Ito, which remain apart for the color blind; their yellow is too pale for a line on white.
 COLORS = ("black", "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "0.5")
-PATTERNS = ("-", "--", ":", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 3)), (0, (3, 5, 1, 5)))
-MARKERS = ("o", "s", "^", "D", "v", "P", "X", "*")
+PATTERNS = ("-", "--", ":", "-.", (0, (8, 2)), (0, (5, 1, 1, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 1, 2, 1, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 HATCHES = ("", "////", "....", "xxxx", "\\\\\\\\", "++++", "oooo", "----")
 GRID = "0.9"
-LEGEND_WIDTH = 30
+LEGEND_WIDTH = 32
 """Letters in a line of a legend: a longer label is broken, not cut off."""
 
 Path = str | os.PathLike[str] | None
@@ -56,13 +56,17 @@ def num_lines(axis: Any) -> int:
     return sum(line.get_marker() in MARKERS for line in axis.lines)
 
 
-def marked(values: np.ndarray, most: int = 12) -> list[int]:
-    """Which points of a line get a marker: about `most`, and those that have no neighbor to draw a line to."""
+def marked(values: np.ndarray, index: int, most: int = 12) -> list[int]:
+    """Which points of line `index` get a marker: about `most`, and those that have no neighbor to draw a line to.
+
+    The markers of many points begin elsewhere for each line, so that lines which coincide still show theirs.
+    """
     finite = np.isfinite(values)
     some = np.flatnonzero(finite)
     bare = np.concatenate([[False], finite, [False]])
     alone = np.flatnonzero(finite & ~bare[:-2] & ~bare[2:])
-    return sorted({*some[:: max(1, -(-len(some) // most))].tolist(), *alone.tolist()})
+    step = max(1, -(-len(some) // most))
+    return sorted({*some[index % 8 * step // 8 :: step].tolist(), *alone.tolist()})
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
@@ -119,22 +123,43 @@ def _is_axes(value: Any) -> bool:
     return hasattr(value, "get_legend_handles_labels")
 
 
-def legend(axis: Any, **options: Any) -> None:
-    """A legend of the labels there are: beside the axes where the figure makes room for it, else where most is free."""
+def legend(axis: Any, title: str = "") -> None:
+    """A legend of the labels there are: beside the axes where the figure makes room for it, else where most is free.
+
+    A title that is there stays, since the axes may hold more than was just drawn.
+    """
     handles, labels = axis.get_legend_handles_labels()
     if not handles:
         return
     room = axis.figure.figure.get_layout_engine() is not None
     place = {"loc": "upper left", "bbox_to_anchor": (1.01, 1.0), "borderaxespad": 0.0} if room else {"loc": "best"}
-    texts = ["\n".join(textwrap.wrap(label, LEGEND_WIDTH)) for label in labels]
-    axis.legend(handles, texts, fontsize=9, handlelength=3.6, frameon=not room, **place, **options)
+    lines = [[textwrap.fill(line, LEGEND_WIDTH) for line in label.split("\n")] for label in labels]
+    before = axis.get_legend()
+    axis.legend(
+        handles,
+        ["\n".join(each) for each in lines],
+        title=title or (before.get_title().get_text() if before else "") or None,
+        title_fontsize=9,
+        alignment="left",
+        fontsize=9,
+        handlelength=3.6,
+        frameon=not room,
+        **place,
+    )
 
 
-def whole_numbers(axis: Any) -> None:
+def entitle(axis: Any, title: str) -> None:
+    """A title, broken where it would be wider than the axes; none where it is empty."""
+    if title:
+        inches = axis.get_window_extent().width / axis.figure.figure.dpi
+        axis.set_title(textwrap.fill(title, max(20, int(inches / 0.08))), fontsize=10)
+
+
+def whole_numbers(axis: Any, most: int | Literal["auto"] = "auto") -> None:
     """Ticks at whole numbers only, for rounds and clients."""
     from matplotlib.ticker import MaxNLocator
 
-    axis.set_major_locator(MaxNLocator(integer=True))
+    axis.set_major_locator(MaxNLocator(most, integer=True, steps=[1, 2, 5, 10]))
 
 
 def finish(figure: "Figure", path: Path) -> "Figure":

@@ -12,7 +12,7 @@ from fedjaxlite.plots import over_rounds, series, style
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-_SIZE = (7.4, 4.0)
+_SIZE = (8.0, 4.0)
 _GUESSING = "guessing (AUC 0.50)"
 
 
@@ -59,8 +59,7 @@ def epsilon(
     style.legend(axis)
     over_rounds.describe(axis, over, "epsilon so far")
     axis.set_ylim(bottom=0)
-    if title:
-        axis.set_title(title, fontsize=10)
+    style.entitle(axis, title)
     return style.finish(figure, path)
 
 
@@ -100,30 +99,22 @@ def accuracy_against_epsilon(
     given = _epsilons(epsilons)
     table = {label: _row(label, row, len(given)) for label, row in series.labeled(rows, "rows").items()}
     order = np.argsort(given)
-    finite = np.isfinite(given[order])
-    place = np.log2(given[order], where=finite, out=np.zeros(len(given)))
-    if finite.any():
-        place[~finite] = place[finite].max() + max(1.0, 0.2 * np.ptp(place[finite]))
+    place, finite = _places(given[order]), np.isfinite(given[order])
     figure, axis = style.single(axes, _SIZE)
-    for index, (label, (mean, half)) in enumerate(table.items(), start=style.num_lines(axis)):
-        look = style.look(index)
-        common = {"color": look.color, "marker": look.marker, "markersize": 5, "linewidth": 1.4}
-        # One line; the gap before "no noise", which is at no finite distance, is a NaN between them.
-        at, values = _with_gap(place, mean[order], finite)
-        axis.plot(at, values, linestyle=look.linestyle, label=label or "_", **common)
-        if half is not None:
-            axis.errorbar(place, mean[order], half[order], fmt="none", ecolor=look.color, capsize=3, elinewidth=1)
-    names = [f"{value:g}" if math.isfinite(value) else "no noise" for value in given[order]]
-    axis.set_xticks(place, names)
-    if finite.any() and not finite.all():
-        axis.axvline((place[finite].max() + place[-1]) / 2, color="0.6", linewidth=0.8)
-    any_half = any(half is not None for _, half in table.values())
+    before = style.num_lines(axis)
+    for index, (label, (mean, half)) in enumerate(table.items()):
+        # Without noise there is no distance to keep to, so that what coincides there can stand side by side.
+        shift = np.where(finite, 0.0, 0.12 * (index - (len(table) - 1) / 2))
+        points = np.stack([place + shift, mean[order], half[order]], axis=1)
+        _draw_row(axis, before + index, label, points, int(finite.sum()))
+    axis.set_xticks(place, [f"{value:g}" if math.isfinite(value) else "no noise" for value in given[order]])
+    if len(place) > 1 and not finite.all():
+        axis.axvline((place[-2] + place[-1]) / 2, color="0.6", linewidth=0.8)
     axis.set_xlabel("epsilon of the whole run")
-    axis.set_ylabel(ylabel + (", mean and 95 % interval" if any_half else ""))
+    axis.set_ylabel(ylabel)
     axis.grid(visible=True, color=style.GRID)
-    style.legend(axis)
-    if title:
-        axis.set_title(title, fontsize=10)
+    style.legend(axis, over_rounds.INTERVALS if any(np.isfinite(half).any() for _, half in table.values()) else "")
+    style.entitle(axis, title)
     return style.finish(figure, path)
 
 
@@ -153,7 +144,7 @@ def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, 
     """
     checks.probability(least=least)
     table = {label: _rates(label, curve) for label, curve in series.labeled(curves, "curves").items()}
-    figure, axis = style.single(axes, (7.4, 4.4))
+    figure, axis = style.single(axes, (8.0, 4.4))
     before = style.num_lines(axis)
     if not any(line.get_label() == _GUESSING for line in axis.lines):
         axis.plot([least, 1.0], [least, 1.0], color="0.75", linewidth=1, label=_GUESSING)
@@ -177,16 +168,37 @@ def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, 
     axis.set_ylabel("true positive rate")
     axis.grid(visible=True, color=style.GRID)
     style.legend(axis)
-    if title:
-        axis.set_title(title, fontsize=10)
+    style.entitle(axis, title)
     return style.finish(figure, path)
 
 
-def _with_gap(place: np.ndarray, values: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    gap = np.count_nonzero(finite)
-    if gap in (0, len(place)):
-        return place, values
-    return np.insert(place, gap, np.nan), np.insert(values, gap, np.nan)
+def _places(ascending: np.ndarray) -> np.ndarray:
+    """Where epsilons stand: by their logarithm, and infinity behind them with room for a line between."""
+    finite = ascending[np.isfinite(ascending)]
+    logs = np.log2(finite)
+    if len(finite) == len(ascending):
+        return logs
+    return np.append(logs, logs[-1] + max(1.2, 0.25 * np.ptp(logs)) if len(logs) else 0.0)
+
+
+def _draw_row(axis: Any, index: int, label: str, points: np.ndarray, finite: int) -> None:
+    """One line through points `[E, 3]` (place, mean, half width or NaN), broken behind those of finite epsilon."""
+    look = style.look(index)
+    place, mean, half = points.T
+    gap = np.full((1 if 0 < finite < len(points) else 0, 3), np.nan)
+    broken = np.concatenate([points[:finite], gap, points[finite:]])
+    axis.plot(
+        broken[:, 0],
+        broken[:, 1],
+        linestyle=look.linestyle,
+        marker=look.marker,
+        color=look.color,
+        markersize=5,
+        linewidth=1.4,
+        label=label or "_",
+    )
+    if np.isfinite(half).any():
+        axis.errorbar(place, mean, half, fmt="none", ecolor=look.color, capsize=3, elinewidth=1)
 
 
 def _epsilons(epsilons: Any) -> np.ndarray:
@@ -200,8 +212,8 @@ def _epsilons(epsilons: Any) -> np.ndarray:
     return given
 
 
-def _row(label: str, row: Any, count: int) -> tuple[np.ndarray, np.ndarray | None]:
-    """Means and half widths, or None for these."""
+def _row(label: str, row: Any, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Means and half widths; NaN where there is no interval."""
     where = f"`rows[{label!r}]`"
     if not isinstance(row, np.ndarray) and isinstance(row, Sequence) and row and all(map(_is_interval, row)):
         pairs = [(v["mean"], v["half"]) if isinstance(v, Mapping) else (v.mean, v.half) for v in row]
@@ -216,7 +228,8 @@ def _row(label: str, row: Any, count: int) -> tuple[np.ndarray, np.ndarray | Non
             ) from None
         if values.ndim not in (1, 2) or values.size == 0:
             raise ValueError(f"{where} has shape {list(values.shape)}; expected [{count}] or [seeds, {count}].")
-        mean, half = series.interval(np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1]))
+        mean, found = series.interval(np.where(np.isfinite(values), values, np.nan).reshape(-1, values.shape[-1]))
+        half = np.full_like(mean, np.nan) if found is None else found
     if len(mean) != count:
         raise ValueError(
             f"{where} has {len(mean)} values for {count} epsilons; expected one for each of them, [{count}] or "

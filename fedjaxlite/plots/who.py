@@ -97,7 +97,7 @@ def participation(
     seen = _seen(cohorts)
     if seen.ids.size and seen.ids.max() >= num_clients:
         raise ValueError(f"`cohorts` holds client {seen.ids.max()}, but `num_clients` is {num_clients}.")
-    figure, counts, dots = style.above(axes, (7.8, 5.0), (1, 3))
+    figure, counts, dots = style.above(axes, (8.4, 5.0), (1, 3))
     rounds = first_round + np.arange(seen.num_rounds)
     size = float(np.clip(250.0 / max(seen.num_rounds, 0.7 * num_clients), 1.5, 5.0))
     absent = ~seen.reported
@@ -126,9 +126,8 @@ def participation(
         _draw_counts(counts, seen, first_round, any_absent=bool(absent.any()))
     style.legend(dots)
     once = len(np.unique(seen.ids[seen.reported]))
-    (dots if counts is None else counts).set_title(
-        title or f"{num_clients} clients, of which {once} reported at least once", fontsize=10
-    )
+    said = f"{num_clients} clients, of which {once} reported at least once"
+    style.entitle(dots if counts is None else counts, title or said)
     return style.finish(figure, path)
 
 
@@ -142,7 +141,7 @@ def _draw_counts(axis: Any, seen: _Rounds, first_round: int, *, any_absent: bool
         axis.stairs(selected, edges, color="black", linewidth=1.0, linestyle="--", label="selected")
     axis.set_ylabel("clients\na round")
     axis.set_ylim(0, 1.1 * max(1, selected.max()))
-    style.whole_numbers(axis.yaxis)
+    style.whole_numbers(axis.yaxis, 4)
     style.legend(axis)
 
 
