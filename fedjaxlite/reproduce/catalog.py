@@ -29,6 +29,8 @@ TABLES = {
     "li2020": Entry("li2020", "li2020", "FedProx: stragglers dropped, or their partial work taken (synthetic)"),
     "li2020-fair": Entry("li2020_fair", "li2020_fair", "q-FedAvg: accuracies over clients by q (synthetic)"),
     "karimireddy2020": Entry("karimireddy2020", "karimireddy2020", "SCAFFOLD and FedAvg by similarity (digits)"),
+    "ghosh2020": Entry("ghosh2020", "ghosh2020", "IFCA: planted clusters found again (rotated digits)"),
+    "personalization": Entry("personalization", "personalization", "personal models against one and none (digits)"),
 }
 
 

@@ -1,10 +1,28 @@
 """Figures that several tables draw."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fedjaxlite as fl
+from fedjaxlite.reproduce.seeds import interval
+from fedjaxlite.reproduce.table import Cells
+
+
+def by_setting(done: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Rows named "setting: method", by setting and method.
+
+    Example:
+      >>> by_setting({"iid: FedAvg": 1, "iid: Ditto": 2, "skewed: FedAvg": 3})
+      {'iid': {'FedAvg': 1, 'Ditto': 2}, 'skewed': {'FedAvg': 3}}
+    """
+    settings: dict[str, dict[str, Any]] = {}
+    for name, value in done.items():
+        setting, method = name.split(": ", 1)
+        settings.setdefault(setting, {})[method] = value
+    return settings
 
 
 def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, every: int = 1) -> None:
@@ -21,4 +39,36 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
     figure = Figure(figsize=(6.6 * len(runs), 3.8), layout="constrained")
     for axes, (title, own) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         fl.plots.curves(own, metric=metric, every=every, title=title, axes=axes)
+    figure.savefig(path, dpi=150)
+
+
+def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path: Path, *, xlabel: str) -> None:
+    """Draws means over seeds with 95 % intervals, a panel for each setting and a line of it for each row.
+
+    Args:
+      rows: by panel and row, cells that hold a list of one number a seed under each of `columns`.
+      columns: what to draw, each with its own marker.
+      path: of the figure.
+      xlabel: the label of the values.
+    """
+    from matplotlib.figure import Figure
+
+    from fedjaxlite.plots import style
+
+    most = max(map(len, rows.values()))
+    figure = Figure(figsize=(4.6 * len(rows) + 1.8, 0.34 * most + 1.3), layout="constrained")
+    for axes, (title, own) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows.items(), strict=True):
+        for index, column in enumerate(columns):
+            found = [interval(cells[column]) for cells in own.values()]
+            look, at = style.look(index), np.arange(len(own)) + 0.18 * (index - (len(columns) - 1) / 2)
+            means, halves = [value.mean for value in found], np.nan_to_num([value.half for value in found])
+            common = {"color": look.color, "marker": look.marker, "markersize": 5, "linestyle": "none"}
+            axes.errorbar(means, at, xerr=halves, capsize=3, elinewidth=1, label=column, **common)
+        axes.set_yticks(range(len(own)), list(own))
+        axes.invert_yaxis()
+        axes.set_xlabel(xlabel)
+        axes.set_title(title, fontsize=10)
+        axes.grid(visible=True, axis="x", color=style.GRID)
+    if len(columns) > 1:
+        figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)

@@ -94,8 +94,5 @@ def _partial_work(sampler: fl.Sampler, share: Any) -> fl.Sampler:
 
 def _draw(done: Mapping[str, Cells], path: Path) -> None:
     """The training loss over rounds, a panel for each share of stragglers, as in the paper."""
-    runs: dict[str, dict[str, Any]] = {}
-    for name, cells in done.items():
-        share, method = name.split(": ", 1)
-        runs.setdefault(share, {})[method] = cells["losses"]
-    figures.panels(runs, path, metric="training loss")
+    losses = {name: cells["losses"] for name, cells in done.items()}
+    figures.panels(figures.by_setting(losses), path, metric="training loss")
