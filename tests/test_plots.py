@@ -150,6 +150,12 @@ def test_a_run_that_diverged_is_named_and_the_others_are_drawn():
             ValueError,
             "record 0 of run 'a' has no 'bytes_up', only 'round', 'test_accuracy'",
         ),
+        (
+            {"a": records([0.1, 0.2]) + records([0.3])},
+            {},
+            ValueError,
+            "record 2 of run 'a' is of round 1, after one of round 2; expected ascending rounds: pass the seeds",
+        ),
         ({"a": [{"test_accuracy": 0.5}]}, {}, ValueError, "record 0 of run 'a' has no 'round'"),
         ({"a": records(["high"])}, {}, TypeError, "'test_accuracy' of run 'a' is 'high'; expected a number"),
         ({"a": records([0.1])}, {"over": "epochs"}, ValueError, "`over` is 'epochs'; expected one of 'round', 'bytes'"),

@@ -104,9 +104,9 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
     """(position, value) by round, of the rounds whose record has the metric; costs are summed over all rounds before.
 
     Raises:
-      TypeError, ValueError: a record has no "round", no bytes or no seconds, or a value is no number.
+      TypeError, ValueError: a record has no "round", no bytes or no seconds; rounds do not ascend; a value is no number.
     """
-    found, spent = {}, 0.0
+    found, spent, last = {}, 0.0, -1
     for index, record in enumerate(records):
         for field in ("round", *_FIELDS.get(over, ())):
             if field not in record:
@@ -114,6 +114,12 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
                     f"record {index} of {where} has no {field!r}, only {', '.join(map(repr, record)) or 'nothing'}; "
                     "expected the records of fl.train."
                 )
+        if record["round"] <= last:
+            raise ValueError(
+                f"record {index} of {where} is of round {record['round']}, after one of round {last}; expected ascending "
+                "rounds: pass the seeds of a run as a list with the records of each."
+            )
+        last = record["round"]
         spent += sum(number(record[field], f"{field!r} of {where}") for field in _FIELDS.get(over, ()))
         if metric in record:
             place = record["round"] if over == "round" else spent

@@ -186,8 +186,8 @@ def _single(value: Any) -> tuple[np.ndarray, np.ndarray] | None:
     value = getattr(value, "clients", value)
     if isinstance(value, Mapping) and "id" in value:
         ids = np.asarray(value["id"])
-        return ids, np.asarray(value.get("in_sum", ids >= 0)) & (ids >= 0)
+        return ids, np.asarray(value.get("in_sum", ids >= 0))
     if isinstance(value, Cohort):
         selected = np.asarray(value.selected)
-        return np.where(selected, np.asarray(value.ids), -1), np.asarray(value.reported) & selected
+        return np.where(selected, np.asarray(value.ids), -1), np.asarray(value.reported)
     return None
