@@ -98,7 +98,7 @@ def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> d
         say(f"{len(chosen) - len(todo)} rows were done before")
     if todo and not given.smoke:
         total = sum(expected_seconds(table.rows[name], given) for name in todo)
-        say(f"{len(todo)} rows, {given.num_seeds} seeds: about {duration(total)} on this {_machine()}")
+        say(f"{len(todo)} rows, {given.num_seeds} seeds: about {duration(total)} on this machine ({_machine()})")
     for number, name in enumerate(todo, 1):
         about = "" if given.smoke else f", about {duration(expected_seconds(table.rows[name], given))}"
         say(f"[{number}/{len(todo)}] {name}{about}")
@@ -107,7 +107,7 @@ def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> d
         cells = dict(table.rows[name].run(folder))
         seconds = time.perf_counter() - began
         say(f"    {_line(table, cells)} ({duration(seconds)})")
-        done[name] = {**cells, "seconds": seconds}
+        done[name] = {**cells, "seconds": seconds, "machine": _machine(), "versions": run_config.versions()}
         _keep(table, name, given, done[name])
     if given.out is not None:
         _write(table, given, done)
@@ -189,7 +189,7 @@ def ratio(cell: Any, paper: Any) -> str:
 
 def slug(name: str) -> str:
     """A row's name as the name of a file."""
-    return "".join(c if c.isalnum() or c in "=.-" else "_" for c in name)
+    return "".join(c if c.isalnum() or c in ".-" else "_" for c in name)
 
 
 def _line(table: Table, cells: Cells) -> str:
@@ -197,7 +197,8 @@ def _line(table: Table, cells: Cells) -> str:
 
 
 def _machine() -> str:
-    return "CPU" if jax.default_backend() == "cpu" else jax.devices()[0].device_kind
+    devices = jax.devices()
+    return f"CPU, {len(devices)} devices" if jax.default_backend() == "cpu" else devices[0].device_kind
 
 
 def _asked(table: Table, name: str, given: Arguments) -> dict[str, Any]:
@@ -251,8 +252,6 @@ def _write(table: Table, given: Arguments, done: Mapping[str, Cells]) -> None:
         "source": table.source,
         "command": command(table, given),
         "seeds": list(range(given.num_seeds)),
-        "machine": _machine() if jax.default_backend() != "cpu" else f"CPU, {jax.device_count()} devices",
-        "versions": run_config.versions(),
         "columns": list(table.columns),
         "rows": {name: {"paper": dict(table.rows[name].paper), **_plain(cells)} for name, cells in done.items()},
     }
