@@ -31,6 +31,9 @@ TABLES = {
     "karimireddy2020": Entry("karimireddy2020", "karimireddy2020", "SCAFFOLD and FedAvg by similarity (digits)"),
     "ghosh2020": Entry("ghosh2020", "ghosh2020", "IFCA: planted clusters found again (rotated digits)"),
     "personalization": Entry("personalization", "personalization", "personal models against one and none (digits)"),
+    "audit": Entry("audit", "audit", "epsilon claimed and measured: DP-FedAvg as it should be, and with bugs"),
+    "kairouz2021": Entry("kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),
+    "kairouz2021-text": Entry("kairouz2021", "kairouz2021_text", "accuracy against epsilon (Shakespeare)"),
 }
 
 

@@ -46,7 +46,7 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
     """Draws means over seeds with 95 % intervals, a panel for each setting and a line of it for each row.
 
     Args:
-      rows: by panel and row, cells that hold a list of one number a seed under each of `columns`.
+      rows: by panel and row, cells that hold a number, or a list of one a seed, under each of `columns`.
       columns: what to draw, each with its own marker.
       path: of the figure.
       xlabel: the label of the values.
@@ -59,7 +59,7 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
     figure = Figure(figsize=(4.6 * len(rows) + 1.8, 0.34 * most + 1.3), layout="constrained")
     for axes, (title, own) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows.items(), strict=True):
         for index, column in enumerate(columns):
-            found = [interval(cells[column]) for cells in own.values()]
+            found = [interval(np.atleast_1d(cells[column])) for cells in own.values()]
             look, at = style.look(index), np.arange(len(own)) + 0.18 * (index - (len(columns) - 1) / 2)
             means, halves = [value.mean for value in found], np.nan_to_num([value.half for value in found])
             common = {"color": look.color, "marker": look.marker, "markersize": 5, "linestyle": "none"}
