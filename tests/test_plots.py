@@ -7,6 +7,7 @@ import jax
 import matplotlib.pyplot as plt
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from scipy import stats
 
 import fedjaxlite as fl
@@ -413,6 +414,14 @@ def test_every_figure_is_complete_and_shows_in_a_notebook(tmp_path):
                 assert axis.get_ylabel()
             legend = axis.get_legend()
             assert legend is None or legend.get_window_extent().x0 >= axis.get_window_extent().x1, f"{name}: legend"
+
+
+def test_a_figure_of_ones_own_shows_too():
+    figure = Figure(figsize=(8, 4), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    assert not hasattr(figure, "_repr_png_")
+    assert plots.curves({"a": [0.1, 0.2]}, axes=left) is plots.clients([0.1, 0.2], axes=right) is figure
+    assert figure._repr_png_().startswith(b"\x89PNG")
 
 
 def test_a_file_is_written(tmp_path, monkeypatch):

@@ -104,7 +104,7 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
     """(position, value) by round, of the rounds whose record has the metric; costs are summed over all rounds before.
 
     Raises:
-      TypeError, ValueError: a record has no "round", no bytes or no seconds; rounds do not ascend; a value is no number.
+      TypeError, ValueError: a record has no round, bytes or seconds; rounds do not ascend; a value is no number.
     """
     found, spent, last = {}, 0.0, -1
     for index, record in enumerate(records):
@@ -116,8 +116,8 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
                 )
         if record["round"] <= last:
             raise ValueError(
-                f"record {index} of {where} is of round {record['round']}, after one of round {last}; expected ascending "
-                "rounds: pass the seeds of a run as a list with the records of each."
+                f"record {index} of {where} is of round {record['round']}, after one of round {last}; expected "
+                "ascending rounds: pass the seeds of a run as a list with the records of each."
             )
         last = record["round"]
         spent += sum(number(record[field], f"{field!r} of {where}") for field in _FIELDS.get(over, ()))

@@ -70,13 +70,10 @@ def marked(values: np.ndarray, index: int, most: int = 12) -> list[int]:
 
 
 def new_figure(size: tuple[float, float]) -> "Figure":
-    """A figure of `size` inches that pyplot does not know of, and that notebooks show all the same."""
+    """A figure of `size` inches that pyplot does not know of."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=size, layout="constrained")
-    # Notebooks show figures of pyplot only; any other object they ask for this method.
-    vars(figure)["_repr_png_"] = partial(_png, figure)
-    return figure
+    return Figure(figsize=size, layout="constrained")
 
 
 def _png(figure: "Figure") -> bytes:
@@ -163,7 +160,9 @@ def whole_numbers(axis: Any, most: int | Literal["auto"] = "auto") -> None:
 
 
 def finish(figure: "Figure", path: Path) -> "Figure":
-    """Writes the figure where asked to, and hands it back."""
+    """Writes the figure where asked to, and hands it back such that notebooks show it without pyplot."""
+    # Notebooks know figures of pyplot only; any other object they ask for this method.
+    vars(figure).setdefault("_repr_png_", partial(_png, figure))
     if path is not None:
         figure.savefig(path, dpi=150)
     return figure
