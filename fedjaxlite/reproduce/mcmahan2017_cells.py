@@ -135,8 +135,8 @@ class _Cost(NamedTuple):
 
 
 _COSTS = {
-    "2nn": _Cost((4e-5, 4e-6), (5e-4, 2e-8), (0.03, 0.005)),
-    "cnn": _Cost((1e-3, 1e-3), (2e-3, 2e-6), (5.0, 0.1)),
+    "2nn": _Cost((4e-5, 4e-6), (3e-4, 2e-8), (0.03, 0.002)),
+    "cnn": _Cost((1e-3, 1e-3), (1.5e-3, 4e-6), (5.0, 0.1)),
     "lstm": _Cost((5e-2, 1e-2), (1e-2, 5e-6), (60.0, 1.0)),
 }
 _CLIENTS = {"2nn": (100, 600.0), "cnn": (100, 600.0), "lstm": (1229, 37.0)}
@@ -151,5 +151,5 @@ def expected(cell: Cell) -> Expected:
     rounds, cost, lanes = cell.paper or 500, _COSTS[cell.model], min(cohort, LANES[cell.model])
     cpu = 5 * rounds * (cohort * steps * (cost.cpu[0] + cost.cpu[1] * batch) + cost.evaluation[0])
     waves = math.ceil(cohort / lanes) * steps
-    gpu = rounds * (waves * (cost.gpu[0] + cost.gpu[1] * batch * lanes * 5) + cost.evaluation[1]) + 60
+    gpu = rounds * (waves * (cost.gpu[0] + cost.gpu[1] * batch * lanes * 5) + cost.evaluation[1]) + 20
     return Expected(cpu + 15, gpu)

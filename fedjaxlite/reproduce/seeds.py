@@ -24,7 +24,17 @@ class Interval(NamedTuple):
     half: float
 
     def __str__(self) -> str:
-        return f"{self.mean:.3g} ± {self.half:.2g}"
+        return f"{number(self.mean)} ± {number(self.half, 2)}"
+
+
+def number(value: float, digits: int = 3) -> str:
+    """A number for people: so many significant digits, and all of those before the point.
+
+    Example:
+      >>> number(0.12345), number(1468.0), number(2.0)
+      ('0.123', '1468', '2')
+    """
+    return f"{value:.0f}" if 10**digits <= abs(value) < 1e9 else f"{value:.{digits}g}"
 
 
 def interval(values: Sequence[float] | np.ndarray) -> Interval:

@@ -14,7 +14,7 @@ import jax
 
 from fedjaxlite import run_config
 from fedjaxlite.progress import duration
-from fedjaxlite.reproduce.seeds import Arguments, Interval, interval
+from fedjaxlite.reproduce.seeds import Arguments, Interval, interval, number
 
 Cells = Mapping[str, Any]
 LONG = 30 * 60.0
@@ -168,9 +168,9 @@ def shown(cell: Any) -> str:
         finite = [float(v) for v in cell if math.isfinite(v)]
         if not finite:
             return f"none of {len(cell)} seeds"
-        text = str(interval(finite)) if len(finite) > 1 else f"{finite[0]:.3g}"
+        text = str(interval(finite)) if len(finite) > 1 else number(finite[0])
         return text if len(finite) == len(cell) else f"{text} ({len(finite)} of {len(cell)} seeds)"
-    return f"{cell:.3g}" if isinstance(cell, float) else str(cell)
+    return number(cell) if isinstance(cell, float) else str(cell)
 
 
 def ratio(cell: Any, paper: Any) -> str:
