@@ -7,8 +7,8 @@ a grid, from which the best is taken. MNIST and Shakespeare have to be prepared 
 """
 
 import math
-from collections.abc import Callable
-from functools import lru_cache
+from collections.abc import Callable, Mapping
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,10 +19,10 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.reproduce import mcmahan2017_cells as cells
-from fedjaxlite.reproduce import to_target
+from fedjaxlite.reproduce import seeds, to_target
 from fedjaxlite.reproduce.mcmahan2017_cells import Cell
 from fedjaxlite.reproduce.seeds import Arguments
-from fedjaxlite.reproduce.table import Row, Table
+from fedjaxlite.reproduce.table import Cells, Row, Table
 
 _SOURCE = "McMahan et al. (2017), https://arxiv.org/abs/1602.05629"
 _NOTE = (
@@ -66,7 +66,8 @@ def table2(given: Arguments) -> Table:
 def _table(name: str, title: str, chosen: tuple[Cell, ...], given: Arguments, what: str) -> Table:
     chosen = tuple(cell for cell in chosen if cell in cells.SMOKE) if given.smoke else chosen
     rows = {cells.name_of(cell): _row(cell, given) for cell in chosen}
-    return Table(name, title, _SOURCE, ("rounds", "rate"), rows, _NOTE.format(what=what), _draw)
+    papers = {cells.name_of(cell): cell.paper for cell in chosen}
+    return Table(name, title, _SOURCE, ("rounds", "rate"), rows, _NOTE.format(what=what), partial(_draw, papers))
 
 
 def _row(cell: Cell, given: Arguments) -> Row:
@@ -147,12 +148,33 @@ def _text(iid: bool, smoke: bool, data_dir: Path | None) -> Task:
     return Task(model, fl.losses.sequence_cross_entropy(model), train, fl.evaluate(model, test), 0.54)
 
 
-def _draw(done: Any, path: Path) -> None:
-    """Test accuracy over rounds, the first eight rows."""
-    longest = {name: max(map(len, cells["curves"])) for name, cells in done.items()}
-    runs = {}
-    for name, found in list(done.items())[:8]:
-        # A run ends where it reached its target; what would come after it is not known.
-        padded = [curve + [math.nan] * (longest[name] - len(curve)) for curve in found["curves"]]
-        runs[name] = np.asarray(padded, np.float64)
-    fl.plots.curves(runs, path=path)
+def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Path) -> None:
+    """Rounds to the target, ours as means with intervals and the paper's, one line a cell."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 1.6 + 0.32 * len(done)), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    for place, (name, found) in enumerate(done.items()):
+        reached = [rounds for rounds in found["rounds"] if math.isfinite(rounds)]
+        paper = papers[name]
+        if paper is not None:
+            axes.plot([paper], [place], "x", color="black", markersize=7, label="_" * bool(place) + "the paper")
+        if reached:
+            mean, half = seeds.interval(reached)
+            few = "" if len(reached) == len(found["rounds"]) else f"  {len(reached)} of {len(found['rounds'])} seeds"
+            bar = None if math.isnan(half) else [[min(half, 0.9 * mean)], [half]]
+            axes.errorbar([mean], [place], xerr=bar, fmt="o", color="tab:blue", capsize=3, markersize=5)
+            axes.annotate(few, (mean, place), fontsize=8)
+        else:
+            axes.annotate(f"over {found['most']}", (found["most"], place), fontsize=8, ha="right", va="center")
+    axes.plot([], [], "o", color="tab:blue", label="fedjaxlite, mean and 95 % interval over seeds")
+    axes.set_yticks(range(len(done)), list(done), fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("log")
+    axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.set_xlabel("rounds to the target accuracy")
+    axes.grid(True, axis="x", which="both", color="0.92")
+    figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
+    figure.savefig(path, dpi=150)
