@@ -152,6 +152,7 @@ def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Pat
     """Rounds to the target, ours as means with intervals and the paper's, one line a cell."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogLocator, NullFormatter
 
     figure = Figure(figsize=(8, 1.6 + 0.32 * len(done)), layout="constrained")
     FigureCanvasAgg(figure)
@@ -173,7 +174,9 @@ def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Pat
     axes.set_yticks(range(len(done)), list(done), fontsize=8)
     axes.invert_yaxis()
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_major_formatter("{x:.0f}")
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("rounds to the target accuracy")
     axes.grid(True, axis="x", which="both", color="0.92")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
