@@ -42,6 +42,23 @@ class Contender(NamedTuple):
     trial_seconds: float
 
 
+def lanes_on(platform: str, lanes: Sequence[int], capacity: int) -> list[int]:
+    """The numbers of lanes to search: the workload's on a CPU, and on an accelerator more and never one.
+
+    Args:
+      platform: "cpu", "gpu", "tpu".
+      lanes: the workload's, ascending.
+      capacity: the most clients in a cohort; more lanes than that would stay empty.
+
+    Example:
+      >>> lanes_on("cpu", (1, 2, 4), 20), lanes_on("gpu", (1, 2, 4), 20)
+      ([1, 2, 4], [2, 4, 16, 20])
+    """
+    if platform == "cpu":
+        return list(lanes)
+    return sorted({min(n, capacity) for n in (*lanes[1:], 16, 64)})
+
+
 def settings(lanes: Sequence[int], num_devices: int, tiny: bool) -> list[Setting]:
     """The short list that is searched: the lanes given, on one device and on all; one of them where time is short."""
     if tiny:

@@ -58,22 +58,24 @@ def main(
     with no_compilation_cache():
         start = machine.describe()
         _warn_if_busy(start)
-        results = [measure(workload, size, repeats, _say, pythons) for workload in chosen]
-    found = {
-        "size": size,
-        "repeats": repeats,
-        "machine": {**start, "load_average_at_the_end": machine.load_average()},
-        "workloads": results,
-    }
+        results: list[dict[str, Any]] = []
+        found: dict[str, Any] = {"size": size, "repeats": repeats, "machine": start, "workloads": results}
+        for workload in chosen:
+            results.append(measure(workload, size, repeats, _say, pythons))
+            found["machine"] = {**start, "load_average_at_the_end": machine.load_average()}
+            if out is not None:  # after every workload, so that a run that is stopped keeps what it measured
+                _write(found, Path(out))
     if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / "bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-        report.plot(found, folder / "bench.png")
-        _say(f"wrote {folder / 'bench.json'} and {folder / 'bench.png'}")
+        report.plot(found, Path(out) / "bench.png")
+        _say(f"wrote {Path(out) / 'bench.json'} and {Path(out) / 'bench.png'}")
     report.table(found)
     _raise_failures(results)
     return found
+
+
+def _write(found: Mapping[str, Any], folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "bench.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
 
 
 def measure(
@@ -98,7 +100,8 @@ def measure(
     say(f"{workload.name}: {workload.title}, {size}")
     before = memory.resident()
     problem = workload.build(size)
-    candidates = contenders.settings(problem.lanes, jax.device_count(), size == "tiny")
+    lanes = contenders.lanes_on(jax.default_backend(), problem.lanes, problem.sampler.capacity)
+    candidates = contenders.settings(lanes, jax.device_count(), size == "tiny")
     ours = contenders.find_ours(problem, candidates)
     info, peak = _peak(ours, before)
     steps = contenders.check_steps(info, problem, workload.name)
