@@ -12,7 +12,7 @@ VENV_OK := $(VENV)/.created
 RUN_OK  := $(VENV)/.installed-run
 DEV_OK  := $(VENV)/.installed-dev
 
-.PHONY: help run test slow check format install coverage clean
+.PHONY: help run test slow check docs format install coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -20,6 +20,7 @@ help:
 	@echo "make test      the test suite"
 	@echo "make slow      the tests that take longer than the everyday suite allows"
 	@echo "make check     format, lint, types and the examples in docstrings"
+	@echo "make docs      the documentation as a site, in .cache/site; warnings are errors"
 	@echo "make format    rewrite the sources in the project's format"
 	@echo "make coverage  the test suite with a coverage report"
 	@echo "make install   the environment for development, in $(VENV)"
@@ -37,6 +38,10 @@ slow: $(DEV_OK)
 
 check: $(DEV_OK)
 	VENV=$(VENV) scripts/check
+
+docs: $(DEV_OK)
+	VENV=$(VENV) scripts/docs
+	@echo "the site: .cache/site/index.html"
 
 format: $(DEV_OK)
 	$(BIN)/ruff check --fix-only --quiet .
