@@ -110,7 +110,7 @@ def reproduce(
         typer.Option(help='Only these rows, such as "2nn IID*"; may be given again.', metavar="GLOB"),
     ] = None,
     rates: Annotated[
-        str | None, typer.Option(help="Client learning rates to search, with commas between; the best is shown.")
+        str | None, typer.Option(help="Client learning rates to search, with commas between, or 'grid'.")
     ] = None,
     smoke: Annotated[bool, typer.Option(help="Seconds instead of minutes; the figures mean nothing.")] = False,
     listed: Annotated[bool, typer.Option("--list", help="Show the rows and how long each takes here.")] = False,

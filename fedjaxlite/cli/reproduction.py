@@ -14,6 +14,10 @@ from fedjaxlite.reproduce import catalog, table
 from fedjaxlite.reproduce.seeds import Arguments
 
 
+GRID = tuple(float(f"{10 ** (k / 3):.3g}") for k in range(-6, 1))
+"""The grid of McMahan et al. (2017): multiples of 10^(1/3), from 0.01 to 1."""
+
+
 class Asked(NamedTuple):
     """The options of the command, as they were given."""
 
@@ -59,12 +63,16 @@ def _arguments(name: str, asked: Asked) -> Arguments:
 def _rates(text: str | None) -> tuple[float, ...]:
     if text is None:
         return ()
+    if text == "grid":
+        return GRID
     try:
         rates = tuple(float(part) for part in text.split(","))
     except ValueError:
         rates = (-1.0,)
     if any(not 0 < rate < float("inf") for rate in rates):
-        raise ValueError(f"--rates is {text!r}; expected positive numbers with commas between, such as 0.03,0.1,0.3.")
+        raise ValueError(
+            f"--rates is {text!r}; expected 'grid', or positive numbers with commas between, such as 0.03,0.1."
+        )
     return rates
 
 
