@@ -13,7 +13,6 @@ from fedjaxlite.progress import duration
 from fedjaxlite.reproduce import catalog, table
 from fedjaxlite.reproduce.seeds import Arguments
 
-
 GRID = tuple(float(f"{10 ** (k / 3):.3g}") for k in range(-6, 1))
 """The grid of McMahan et al. (2017): multiples of 10^(1/3), from 0.01 to 1."""
 

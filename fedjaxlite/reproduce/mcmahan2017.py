@@ -3,7 +3,8 @@
 McMahan, Moore, Ramage, Hampson, Agüera y Arcas (2017), https://arxiv.org/abs/1602.05629, tables 1 and 2. Rounds are
 counted as there: the curve is made monotone, and the crossing interpolated linearly. The paper searches the learning
 rate of each cell on a grid of multiples of 10^(1/3); here each model has one rate for all cells unless `--rates` gives
-others, from which the best is taken; `--rates grid` is such a grid. MNIST and Shakespeare have to be prepared (`fl.datasets.load` says where).
+others, from which the best is taken; `--rates grid` is such a grid. MNIST and Shakespeare have to be prepared
+(`fl.datasets.load` says where).
 """
 
 import math
