@@ -56,7 +56,7 @@ def lanes_on(platform: str, lanes: Sequence[int], capacity: int) -> list[int]:
     """
     if platform == "cpu":
         return list(lanes)
-    return sorted({min(n, capacity) for n in (*lanes[1:], 16, 64)})
+    return sorted({min(n, capacity) for n in (*lanes[1:], 16, 64, 256)})
 
 
 def settings(lanes: Sequence[int], num_devices: int, tiny: bool) -> list[Setting]:
