@@ -34,6 +34,9 @@ TABLES = {
     "audit": Entry("audit", "audit", "epsilon claimed and measured: DP-FedAvg as it should be, and with bugs"),
     "kairouz2021": Entry("kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),
     "kairouz2021-text": Entry("kairouz2021", "kairouz2021_text", "accuracy against epsilon (Shakespeare)"),
+    "leak-digits": Entry("leak", "leak_digits", "images put together from what a server sees (digits)"),
+    "leak-mnist": Entry("leak", "leak_mnist", "images put together from what a server sees (MNIST)"),
+    "leak-members": Entry("leak_members", "leak_members", "who took part, from the model and from a sum (digits)"),
 }
 
 

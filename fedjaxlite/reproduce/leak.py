@@ -8,28 +8,36 @@ inverting gradients (Geiping et al., 2020, https://arxiv.org/abs/2003.14053), iD
 https://arxiv.org/abs/2001.02610); membership by loss (Yeom et al., 2018, https://arxiv.org/abs/1709.01604) and LiRA
 (Carlini et al., 2022, https://arxiv.org/abs/2112.03570). The attacker is strong: it knows the model, how clients train
 and in which order, and, but for the label attacks, the labels.
-
-With `--out` the tables are written as JSON and the pictures beside them. MNIST is taken from the folder of prepared
-data (environment variable FEDJAXLITE_DATA), and left out where there is none.
 """
 
-from collections.abc import Callable
-from functools import partial
+import base64
+from collections.abc import Callable, Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.privacy import attacks
-from fedjaxlite.reproduce import leak_members, leak_views, seeds
-from fedjaxlite.reproduce.leak_views import EPOCHS, MASKED, NOISED, PLAIN, SUM, Setting
+from fedjaxlite.reproduce import leak_views
+from fedjaxlite.reproduce.leak_views import EPOCHS, MASKED, PLAIN, SUM, VIEWS
+from fedjaxlite.reproduce.seeds import Arguments
+from fedjaxlite.reproduce.table import Cells, Expected, Row, Table
 
-VIEWS = (PLAIN, EPOCHS, *NOISED.values(), MASKED, SUM)
+LINEAR, DLG, COSINE = "linear layer", "DLG", "inverting gradients"
+METHODS = (LINEAR, DLG, COSINE)
 SHOWN = 4
 """Pictures of each attack in the figure."""
+
+_SMOKE = {"digits": (MASKED,), "mnist": (PLAIN,)}
+_SOURCE = "Zhu et al. (2019), arXiv 1906.08935; Geiping et al. (2020), arXiv 2003.14053; Zhao et al. (2020), 2001.02610"
+_NOTE = (
+    "PSNR in dB, 99 for an exact image; correlation with the image, less that with images that nobody held; labels by "
+    "iDLG, in batches by counts. The closed form is of more images than the searches. The papers attack other models "
+    "on other data and show pictures: there are no figures to set beside these."
+)
 
 
 class Sizes(NamedTuple):
@@ -38,11 +46,13 @@ class Sizes(NamedTuple):
     Attributes:
       num_cohorts: of 8 images each, for the closed form, which costs nothing.
       num_searched: how many of these are searched for.
+      hidden: units of the network with the linear layer.
       dlg_steps, cosine_steps: of the searches.
     """
 
     num_cohorts: int
     num_searched: int
+    hidden: int
     dlg_steps: int
     cosine_steps: int
 
@@ -63,62 +73,105 @@ class Outcome(NamedTuple):
     chance: np.ndarray
 
 
-def main(given: seeds.Arguments = seeds.Arguments()) -> dict[str, list[Any]]:  # noqa: B008  (a NamedTuple, immutable)
-    """Runs all attacks, prints the tables, and draws the figures where a folder is given.
+def leak_digits(given: Arguments) -> Table:
+    """The handwritten digits, 8 x 8."""
+    return _table("digits", given, Sizes(4 * given.num_seeds, 2, 64, 150, 600), Expected(100.0, 60.0))
+
+
+def leak_mnist(given: Arguments) -> Table:
+    """MNIST, 28 x 28; it has to be prepared (`fl.datasets.load` says where)."""
+    return _table("mnist", given, Sizes(4 * given.num_seeds, 1, 64, 200, 1200), Expected(300.0, 120.0))
+
+
+def _table(name: str, given: Arguments, sizes: Sizes, expected: Expected) -> Table:
+    sizes = Sizes(1, 1, 8, 2, 2) if given.smoke else sizes
+    test = cache(lambda: _test(name, given))
+    attack = cache(lambda method, kind: _attack(method, kind, test()["x"].shape[1:], sizes))
+
+    def row(view: str) -> Row:
+        def run(folder: Path | None) -> Cells:
+            del folder
+            return reconstruct(view, test(), sizes, attack)
+
+        return Row(run, expected)
+
+    rows = {view: row(view) for view in (_SMOKE[name] if given.smoke else VIEWS)}
+    of = "the digits" if given.smoke or name == "digits" else "MNIST"
+    title = f"leak-{name}: images of {of} from what the server sees, means over images with 95 % intervals"
+    columns = [f"{method}, {what}" for what in ("dB", "above chance") for method in METHODS]
+
+    def draw(done: Mapping[str, Cells], path: Path) -> None:
+        _draw(done, path, f"{of}: reconstructions from what the server sees, with their PSNR in dB")
+
+    return Table(f"leak-{name}", title, _SOURCE, [*columns, "right labels, %"], rows, _NOTE, draw)
+
+
+def _test(name: str, given: Arguments) -> Mapping[str, np.ndarray]:
+    if given.smoke or name == "digits":
+        return fl.datasets.load("digits")[1]
+    return fl.datasets.load("mnist", data_dir=given.data_dir)[1]
+
+
+def reconstruct(view: str, test: Mapping[str, np.ndarray], sizes: Sizes, attack: Callable[[str, str], Any]) -> Cells:
+    """What each attack makes of a view: cells by method, a number an image.
+
+    Args:
+      view: one of VIEWS.
+      test: images and labels, `{"x", "y"}`.
+      sizes: how much is computed.
+      attack: `attack(method, view)`, the compiled search.
 
     Returns:
-      by data set, attack and view: PSNR in dB, correlation, and the correlation above chance, over images.
+      the cells; "pictures" and "originals" hold the first images as text.
     """
-    tests = {"digits": fl.datasets.load("digits")[1]}
-    try:
-        tests["mnist"] = fl.datasets.load("mnist")[1]
-    except FileNotFoundError:
-        print("MNIST is not there and left out; set FEDJAXLITE_DATA to the folder that holds `tfds`.")
-    rows: dict[str, list[Any]] = {}
-    labels: dict[str, list[Any]] = {}
-    for name, test in tests.items():
-        sizes = _sizes(name, given)
-        outcomes, right = reconstruct(test, sizes)
-        for attack, by_view in outcomes.items():
-            for view in VIEWS:
-                rows[f"{name}, {attack}: {view}"] = _row(by_view[view])
-        labels |= {f"{name}: {view}": [seeds.interval(100 * right[view])] for view in VIEWS}
-        if given.out is not None:
-            draw(outcomes, test["x"], Path(given.out), name)
-    title = "leak: images from updates; means over images, 95 % intervals; a PSNR of 99 is exact"
-    seeds.show(title, ("PSNR, dB", "correlation", "above chance"), rows, given.out)
-    seeds.show("leak_labels: iDLG, and counts in batches", ("right labels, %",), labels, given.out)
-    leak_members.main(given)
-    return rows
-
-
-def _sizes(name: str, given: seeds.Arguments) -> Sizes:
-    if given.smoke:
-        return Sizes(2, 1, 3, 3)
-    return Sizes(4 * given.num_seeds, 2, 150, 600) if name == "digits" else Sizes(4 * given.num_seeds, 1, 200, 1200)
-
-
-def reconstruct(test: Any, sizes: Sizes) -> tuple[dict[str, dict[str, Outcome]], dict[str, np.ndarray]]:
-    """Outcomes by attack and view, and the share of labels found by view, `[G]`."""
     x, y, shape = test["x"], test["y"], test["x"].shape[1:]
     num_cohorts = min(sizes.num_cohorts, len(x) // (2 * leak_views.COHORT))
     strangers = x[num_cohorts * leak_views.COHORT :]
-    dense, smooth = fl.models.mlp(features=(64, 10), input_shape=shape), leak_views.smooth_cnn(shape)
-    searches = {
-        "DLG": partial(attacks.dlg, steps=sizes.dlg_steps),
-        "inverting gradients": partial(attacks.invert_gradients, steps=sizes.cosine_steps, total_variation=1e-3),
-    }
-    outcomes: dict[str, dict[str, Outcome]] = {name: {} for name in ("linear layer", *searches)}
-    right: dict[str, np.ndarray] = {}
-    for setting in leak_views.settings(dense, x, y, num_cohorts, jax.random.key(0)):
-        for view, target in setting.targets.items():
-            outcomes["linear layer"][view] = judge(closed_form(target["dense_0"]), setting.x, strangers)
-            right[view] = _labels(setting, view, target["dense_1"])
-    for setting in leak_views.settings(smooth, x, y, sizes.num_searched, jax.random.key(1)):
-        for name, search in searches.items():
-            found = _searched(search(setting.update_fn, shape=setting.x.shape[1:]), setting)
-            outcomes[name] |= {view: judge(candidates, setting.x, strangers) for view, candidates in found.items()}
-    return outcomes, right
+    dense, smooth = fl.models.mlp(features=(sizes.hidden, 10), input_shape=shape), leak_views.smooth_cnn(shape)
+    found = leak_views.seen(view, dense, x, y, num_cohorts, jax.random.key(0))
+    outcomes = {LINEAR: judge(closed_form(found.target["dense_0"]), found.x, strangers)}
+    labels = 100 * _labels(found, view, found.target["dense_1"])
+    found = leak_views.seen(view, smooth, x, y, sizes.num_searched, jax.random.key(1))
+    keys = jax.random.split(jax.random.key(2), len(found.x))  # every view starts from the same noise
+    for method in METHODS[1:]:
+        images = np.asarray(attack(method, _kind(view))(found.params, found.target, keys, found.y).x)
+        outcomes[method] = judge(images, found.x, strangers)
+    cells: dict[str, Any] = {"right labels, %": labels.round(3).tolist(), "originals": _text(x[:SHOWN])}
+    for method, outcome in outcomes.items():
+        cells[f"{method}, dB"] = np.minimum(outcome.psnr, 99.0).astype(float).round(3).tolist()
+        cells[f"{method}, correlation"] = outcome.correlation.astype(float).round(5).tolist()
+        cells[f"{method}, above chance"] = (outcome.correlation - outcome.chance).astype(float).round(5).tolist()
+    cells["pictures"] = {method: _text(outcome.x[:SHOWN]) for method, outcome in outcomes.items()}
+    cells["height"], cells["width"] = shape[:2]
+    return cells
+
+
+def _kind(view: str) -> str:
+    """The view with the same update, for which a search is compiled once."""
+    return view if view in (EPOCHS, SUM) else PLAIN
+
+
+def _attack(method: str, kind: str, shape: tuple[int, ...], sizes: Sizes) -> Any:
+    """A compiled search, `(params, targets, keys, labels) -> Inversion` with a leading axis `[G]`."""
+    update_fn = leak_views.update_of(kind, leak_views.smooth_cnn((shape[0], shape[1], shape[2])))
+    images = {EPOCHS: (leak_views.ON_CLIENT,), SUM: (leak_views.COHORT,)}.get(kind, (1,))
+    if method == DLG:
+        search = attacks.dlg(update_fn, shape=(*images, *shape), steps=sizes.dlg_steps)
+    else:
+        search = attacks.invert_gradients(
+            update_fn, shape=(*images, *shape), steps=sizes.cosine_steps, total_variation=1e-3
+        )
+    # one after the other: side by side, every search would wait for the longest line search
+    return jax.jit(lambda *victims: jax.lax.map(lambda victim: search(*victim), victims))
+
+
+def _text(images: np.ndarray) -> str:
+    """Images in [0, 1] as text, a byte a pixel."""
+    return base64.b64encode(np.round(255 * np.asarray(images)).astype(np.uint8).tobytes()).decode()
+
+
+def _images(text: str, height: int, width: int) -> np.ndarray:
+    return np.frombuffer(base64.b64decode(text), np.uint8).reshape(-1, height, width) / 255.0
 
 
 def closed_form(layer: Any) -> np.ndarray:
@@ -127,20 +180,6 @@ def closed_form(layer: Any) -> np.ndarray:
     return np.concatenate(
         [first[:, None], jax.vmap(attacks.linear_candidates)(layer["kernel"], layer["bias"]).inputs], 1
     )
-
-
-def _searched(attack: Callable[..., attacks.Inversion], setting: Setting) -> dict[str, np.ndarray]:
-    """Candidates `[G, n, ...]` by view; all views in one program."""
-    together = lambda trees: jax.tree.map(lambda *leaves: jnp.concatenate(leaves), *trees)  # noqa: E731
-    count, views = len(setting.x), list(setting.targets)
-    # every view starts from the same noise
-    keys = jnp.tile(jax.random.split(jax.random.key(2), count), len(views))
-    labels = jnp.concatenate([setting.y] * len(views))
-    params = together([setting.params[view] for view in views])
-    # one after the other: side by side, every search would wait for the longest line search
-    run = jax.jit(lambda *victims: jax.lax.map(lambda victim: attack(*victim), victims))
-    found = run(params, together([setting.targets[view] for view in views]), keys, labels)
-    return {view: np.asarray(found.x[i * count : (i + 1) * count]) for i, view in enumerate(views)}
 
 
 def judge(candidates: np.ndarray, originals: Any, strangers: np.ndarray) -> Outcome:
@@ -163,36 +202,24 @@ def judge(candidates: np.ndarray, originals: Any, strangers: np.ndarray) -> Outc
     return Outcome(x, join("psnr"), join("correlation"), np.concatenate(chance))
 
 
-def _labels(setting: Setting, view: str, layer: Any) -> np.ndarray:
+def _labels(found: leak_views.Seen, view: str, layer: Any) -> np.ndarray:
     """The share of a client's labels that are found, `[G]`."""
-    num = setting.y.shape[1]
+    num = found.y.shape[1]
     if num == 1:
-        return np.asarray(jax.vmap(attacks.idlg_label)(layer["kernel"]) == setting.y[:, 0], np.float64)
+        return np.asarray(jax.vmap(attacks.idlg_label)(layer["kernel"]) == found.y[:, 0], np.float64)
     local = leak_views.LOCAL
     scale = local["learning_rate"] * local["epochs"] * num / local["batch_size"] if view == EPOCHS else 1.0
     counts = np.asarray(jax.vmap(partial(attacks.label_counts, batch_size=num))(layer["bias"] / scale))
-    truth = np.stack([np.bincount(row, minlength=counts.shape[1]) for row in np.asarray(setting.y)])
+    truth = np.stack([np.bincount(row, minlength=counts.shape[1]) for row in np.asarray(found.y)])
     return np.minimum(counts, truth).sum(1) / num
 
 
-def _row(outcome: Outcome) -> list[Any]:
-    above = outcome.correlation - outcome.chance
-    return [seeds.interval(values) for values in (np.minimum(outcome.psnr, 99.0), outcome.correlation, above)]
-
-
-def draw(outcomes: dict[str, dict[str, Outcome]], originals: np.ndarray, out: Path, name: str) -> None:
-    """Writes `leak_NAME.png`: the attacks side by side, a row for each view."""
-    rows = {"original": np.concatenate([originals[:SHOWN]] * len(outcomes))}
-    captions = {}
-    for view in VIEWS:
-        rows[view] = np.concatenate([by_view[view].x[:SHOWN] for by_view in outcomes.values()])
-        captions[view] = [f"{value:.1f}" for by_view in outcomes.values() for value in by_view[view].psnr[:SHOWN]]
-    out.mkdir(parents=True, exist_ok=True)
-    title = f"{name}: reconstructions from what the server sees, with their PSNR in dB"
-    attacks.plot_reconstructions(
-        rows, out / f"leak_{name}.png", captions=captions, headings=list(outcomes), group=SHOWN, title=title
-    )
-
-
-if __name__ == "__main__":
-    main(seeds.arguments(__doc__))
+def _draw(done: Mapping[str, Cells], path: Path, title: str) -> None:
+    """The attacks side by side, a row for each view."""
+    rows, captions = {}, {}
+    for view, cells in done.items():
+        size = cells["height"], cells["width"]
+        rows.setdefault("original", np.concatenate([_images(cells["originals"], *size)] * len(METHODS)))
+        rows[view] = np.concatenate([_images(cells["pictures"][method], *size) for method in METHODS])
+        captions[view] = [f"{value:.1f}" for method in METHODS for value in cells[f"{method}, dB"][:SHOWN]]
+    fl.plots.reconstructions(rows, captions=captions, headings=METHODS, group=SHOWN, title=title, path=path)

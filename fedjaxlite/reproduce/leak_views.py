@@ -25,22 +25,21 @@ UNCLIPPED = 1e6
 PLAIN, EPOCHS, MASKED = "plain update", f"{LOCAL['epochs']} epochs on {ON_CLIENT}", "masked message"
 NOISED = {epsilon: f"clipped, noise ε = {epsilon}" for epsilon in (1000, 8, 1)}
 SUM = f"sum of {COHORT} clients"
+VIEWS = (PLAIN, EPOCHS, *NOISED.values(), MASKED, SUM)
 
 
-class Setting(NamedTuple):
-    """Clients that compute their updates alike, G of them, each seen in one or several ways.
+class Seen(NamedTuple):
+    """What the server sees of clients that compute their updates alike, G of them.
 
     Attributes:
-      update_fn: the attacker's model of them, `((weights, clip_norm), x, y) -> update`.
-      params: `(weights [G, ...], clip_norm [G])` of each view, by name: what the attacker knows.
-      targets: by name, pytree `[G, ...]` of floats: what the attacker sees.
+      params: `(weights [G, ...], clip_norm [G])`, what the attacker knows.
+      target: pytree `[G, ...]` of floats, what the attacker sees.
       x: `[G, n, ...]`, the images behind it.
       y: `[G, n]`, their labels, which the attacker is given.
     """
 
-    update_fn: Callable[..., PyTree]
-    params: dict[str, PyTree]
-    targets: dict[str, PyTree]
+    params: PyTree
+    target: PyTree
     x: jax.Array
     y: jax.Array
 
@@ -75,66 +74,58 @@ def smooth_cnn(input_shape: tuple[int, int, int]) -> Any:
     return fl.models.from_functions(init, apply, name="smooth_cnn", input_shape=input_shape)
 
 
-def settings(model: Any, x: np.ndarray, y: np.ndarray, num_cohorts: int, key: Any) -> list[Setting]:
-    """The three settings for the first images of a data set: one image a client, local epochs, and a secure sum.
+def update_of(view: str, model: Any) -> Callable[..., PyTree]:
+    """The attacker's model of what is behind a view, `((weights, clip_norm), x, y) -> update`, with n images."""
+    loss_fn = attacks.soft_cross_entropy(model)
+    local = attacks.local_update(loss_fn, **LOCAL)
+    if view == EPOCHS:
+        return lambda both, x, y: _clip(local(both[0], x, y), both[1])
+    one = lambda both, x, y: _clip(attacks.gradient_update(loss_fn)(both[0], x, y), both[1])  # noqa: E731
+    if view != SUM:
+        return one
+    return lambda both, x, y: jax.tree.map(
+        lambda leaf: leaf.mean(0), jax.vmap(one, in_axes=(None, 0, 0))(both, x[:, None], y[:, None])
+    )
+
+
+def seen(view: str, model: Any, x: np.ndarray, y: np.ndarray, num_cohorts: int, key: Any) -> Seen:
+    """The first images of a data set as the server sees them: one image a client, local epochs, or a secure sum.
 
     Args:
+      view: one of VIEWS.
       model: a Model of 10 classes.
       x: float32 `[n, height, width, 1]`, n >= 8 C.
       y: int32 `[n]`.
       num_cohorts: C; each cohort has a model of its own, fresh, and 8 images.
-      key: for models, masks and noise.
+      key: for models, masks and noise; with the same one, views are of the same models and images.
 
     Returns:
-      Settings of G = 8 C, 2 C and C clients or sums.
+      Seen of G = 8 C clients, 2 C clients with 4 images each, or C sums.
     """
     images = jnp.asarray(x[: num_cohorts * COHORT]).reshape(num_cohorts, COHORT, *x.shape[1:])
     labels = jnp.asarray(y[: num_cohorts * COHORT]).reshape(num_cohorts, COHORT)
     to_init, to_send = jax.random.split(key)
     models = jax.vmap(model.init)(jax.random.split(to_init, num_cohorts))
-    loss_fn = attacks.soft_cross_entropy(model)
-    return [
-        *_single_and_sum(loss_fn, models, images, labels, to_send),
-        _local(loss_fn, models, images, labels),
-    ]
-
-
-def _single_and_sum(loss_fn: Any, models: PyTree, x: jax.Array, y: jax.Array, key: Any) -> list[Setting]:
-    num_cohorts = x.shape[0]
-    one = lambda both, x, y: _clip(attacks.gradient_update(loss_fn)(both[0], x, y), both[1])  # noqa: E731
-    many = lambda both, x, y: jax.tree.map(  # noqa: E731
-        lambda leaf: leaf.mean(0), jax.vmap(one, in_axes=(None, 0, 0))(both, x[:, None], y[:, None])
-    )
-    weights = jax.tree.map(lambda leaf: jnp.repeat(leaf, COHORT, axis=0), models)
-    singles, answers = x.reshape(-1, 1, *x.shape[2:]), y.reshape(-1, 1)
-    num = num_cohorts * COHORT
-    loose, tight = (weights, jnp.full(num, UNCLIPPED)), (weights, jnp.full(num, CLIP_NORM))
-    updates = jax.jit(jax.vmap(one))(loose, singles, answers)
+    on_client = ON_CLIENT if view == EPOCHS else 1
+    singles, answers = images.reshape(-1, on_client, *x.shape[1:]), labels.reshape(-1, on_client)
+    weights = jax.tree.map(lambda leaf: jnp.repeat(leaf, COHORT // on_client, axis=0), models)
+    loose = (weights, jnp.full(len(singles), UNCLIPPED))
+    updates = jax.jit(jax.vmap(update_of(view if view == EPOCHS else PLAIN, model)))(loose, singles, answers)
+    if view in (PLAIN, EPOCHS):
+        return Seen(loose, updates, singles, answers)
     in_cohorts = jax.tree.map(lambda leaf: leaf.reshape(num_cohorts, COHORT, *leaf.shape[1:]), updates)
-    keys = jax.random.split(key, num_cohorts)
-    secure = fl.chain(fl.mean(over=COHORT), fl.clip_by_global_norm(RANGE), privacy.secure_sum(bits=16))
-    masked, mean = _each_through(secure, in_cohorts, keys)
-    targets, params = {PLAIN: updates}, {PLAIN: loose}
-    for epsilon, name in NOISED.items():
-        noised = privacy.local_gaussian(clip_norm=CLIP_NORM, epsilon=epsilon, delta=DELTA)
-        chain = fl.chain(fl.mean(over=COHORT), noised)
-        own = jax.vmap(lambda key, number=epsilon: jax.random.fold_in(key, number))(keys)
-        sent, _ = _each_through(chain, in_cohorts, own)
-        targets[name], params[name] = _flat(sent), tight
-    targets[MASKED], params[MASKED] = jax.vmap(as_floats)(_flat(masked)), loose
-    return [
-        Setting(one, params, targets, singles, answers),
-        Setting(many, {SUM: (models, jnp.full(num_cohorts, UNCLIPPED))}, {SUM: mean}, x, y),
-    ]
-
-
-def _local(loss_fn: Any, models: PyTree, x: jax.Array, y: jax.Array) -> Setting:
-    train = attacks.local_update(loss_fn, **LOCAL)
-    update_fn = lambda both, x, y: _clip(train(both[0], x, y), both[1])  # noqa: E731
-    each = COHORT // ON_CLIENT
-    x, y = x.reshape(-1, ON_CLIENT, *x.shape[2:]), y.reshape(-1, ON_CLIENT)
-    params = (jax.tree.map(lambda leaf: jnp.repeat(leaf, each, axis=0), models), jnp.full(len(x), UNCLIPPED))
-    return Setting(update_fn, {EPOCHS: params}, {EPOCHS: jax.jit(jax.vmap(update_fn))(params, x, y)}, x, y)
+    keys = jax.random.split(to_send, num_cohorts)
+    if view in (MASKED, SUM):
+        secure = fl.chain(fl.mean(over=COHORT), fl.clip_by_global_norm(RANGE), privacy.secure_sum(bits=16))
+        masked, mean = _each_through(secure, in_cohorts, keys)
+        if view == SUM:
+            return Seen((models, jnp.full(num_cohorts, UNCLIPPED)), mean, images, labels)
+        return Seen(loose, jax.vmap(as_floats)(_flat(masked)), singles, answers)
+    epsilon = next(value for value, name in NOISED.items() if name == view)
+    noised = privacy.local_gaussian(clip_norm=CLIP_NORM, epsilon=epsilon, delta=DELTA)
+    own = jax.vmap(lambda key: jax.random.fold_in(key, epsilon))(keys)
+    sent, _ = _each_through(fl.chain(fl.mean(over=COHORT), noised), in_cohorts, own)
+    return Seen((weights, jnp.full(len(singles), CLIP_NORM)), _flat(sent), singles, answers)
 
 
 def through(chain: fl.Aggregator, updates: PyTree, key: Any) -> tuple[PyTree, PyTree]:
