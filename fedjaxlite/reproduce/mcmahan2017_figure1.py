@@ -54,7 +54,7 @@ def mixtures(given: Arguments, common: bool, thetas: np.ndarray) -> np.ndarray:
     else:
         (train, _), size = fl.datasets.load("mnist", data_dir=given.data_dir), 600
         model = fl.models.mlp(features=(200, 200, 10), input_shape=(28, 28, 1))
-    evaluate = fl.evaluate(model, train)
+    evaluate = fl.evaluate(model, train, batch_size=min(6000, len(train["y"])))
     ends = jnp.asarray([*thetas, 0.0, 1.0, 0.5], jnp.float32)
 
     @jax.jit
