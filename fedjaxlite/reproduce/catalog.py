@@ -32,6 +32,8 @@ TABLES = {
     "ghosh2020": Entry("ghosh2020", "ghosh2020", "IFCA: planted clusters found again (rotated digits)"),
     "personalization": Entry("personalization", "personalization", "personal models against one and none (digits)"),
     "audit": Entry("audit", "audit", "epsilon claimed and measured: DP-FedAvg as it should be, and with bugs"),
+    "reddi2021": Entry("reddi2021", "reddi2021", "FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi on three tasks"),
+    "andrew2021": Entry("andrew2021", "andrew2021", "adaptive clipping against fixed clip norms (MNIST)"),
     "kairouz2021": Entry("kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),
     "kairouz2021-text": Entry("kairouz2021", "kairouz2021_text", "accuracy against epsilon (Shakespeare)"),
     "leak-digits": Entry("leak", "leak_digits", "images put together from what a server sees (digits)"),

@@ -108,7 +108,7 @@ def _draw(done: Mapping[str, Cells], path: Path) -> None:
     for axes, (name, cells) in zip(figure.subplots(1, len(done), squeeze=False)[0], done.items(), strict=True):
         for number, losses in enumerate(cells["losses"]):
             axes.plot(cells["thetas"], losses, color="0.6" if number else "black", linewidth=1.8 - (number > 0))
-        axes.axhline(cells["better parent"][0], color="black", linestyle="--", linewidth=0.9, label="better parent")
+        axes.axhline(cells["better parent"][0], color="black", linestyle="--", linewidth=0.9, label="its better parent")
         for theta in (0, 1):
             axes.axvline(theta, color="0.85", linewidth=0.8, zorder=0)
         axes.set_title(f"{name} (pair 0 in black)", fontsize=10)

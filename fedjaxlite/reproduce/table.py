@@ -255,10 +255,17 @@ def _write(table: Table, given: Arguments, done: Mapping[str, Cells]) -> None:
         "columns": list(table.columns),
         "rows": {name: {"paper": dict(table.rows[name].paper), **_plain(cells)} for name, cells in done.items()},
     }
-    (out / f"{table.name}.json").write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
+    (out / f"{table.name}.json").write_text(_json(found), encoding="utf-8")
     (out / f"{table.name}.md").write_text(f"{markdown(table, done)}\n\n`{found['command']}`\n", encoding="utf-8")
     if table.draw is not None:
         table.draw(done, out / f"{table.name}.png")
+
+
+def _json(found: Mapping[str, Any]) -> str:
+    """JSON with one line a row: curves are long."""
+    rows = ",\n".join(f"  {json.dumps(name)}: {json.dumps(row)}" for name, row in found["rows"].items())
+    rest = json.dumps({name: value for name, value in found.items() if name != "rows"})
+    return f'{rest[:-1]},\n "rows": {{\n{rows}\n }}\n}}\n'
 
 
 def command(table: Table, given: Arguments) -> str:
