@@ -99,9 +99,9 @@ def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> d
     if todo and not given.smoke:
         total = sum(expected_seconds(table.rows[name], given) for name in todo)
         say(f"{len(todo)} rows, {given.num_seeds} seeds: about {duration(total)} on this machine ({_machine()})")
-    for number, name in enumerate(todo, 1):
+    for place, name in enumerate(todo, 1):
         about = "" if given.smoke else f", about {duration(expected_seconds(table.rows[name], given))}"
-        say(f"[{number}/{len(todo)}] {name}{about}")
+        say(f"[{place}/{len(todo)}] {name}{about}")
         began = time.perf_counter()
         folder = None if given.out is None else Path(given.out) / "rows" / slug(name)
         cells = dict(table.rows[name].run(folder))
