@@ -1,7 +1,5 @@
 """Several seeds of one run as one vmapped program, and what is said of them: means with confidence intervals."""
 
-import argparse
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -139,29 +137,6 @@ def accuracy_of(model: Any, test: Mapping[str, Any]) -> Callable[[PyTree], jax.A
     return accuracy
 
 
-def show(title: str, columns: Sequence[str], rows: Mapping[str, Sequence[Any]], out: Path | None = None) -> None:
-    """Prints a table in Markdown, and writes it as JSON where asked to.
-
-    Args:
-      title: above the table; its first word names the file.
-      columns: of the values.
-      rows: by name, values as long as `columns`: Intervals, numbers or text.
-      out: a folder, made where it is missing.
-    """
-    print(f"\n### {title}\n")
-    print("| | " + " | ".join(columns) + " |")
-    print("| --- |" + " --- |" * len(columns))
-    for name, values in rows.items():
-        print(f"| {name} | " + " | ".join(f"{v:.3g}" if isinstance(v, float) else str(v) for v in values) + " |")
-    if out is not None:
-        plain = {n: [v._asdict() if isinstance(v, Interval) else v for v in values] for n, values in rows.items()}
-        found = {"title": title, "columns": list(columns), "rows": plain, "fedjaxlite": fl.__version__}
-        found["jax"] = jax.__version__
-        Path(out).mkdir(parents=True, exist_ok=True)
-        path = Path(out) / f"{title.split()[0].lower().strip(':,')}.json"
-        path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
 class Arguments(NamedTuple):
     """What every table takes.
 
@@ -182,22 +157,3 @@ class Arguments(NamedTuple):
     rates: tuple[float, ...] = ()
     again: bool = False
     data_dir: Path | None = None
-
-
-def parser_of(description: str | None) -> argparse.ArgumentParser:
-    """The options that every script takes; a script may add its own."""
-    parser = argparse.ArgumentParser(description=description)
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds; intervals need two or more")
-    parser.add_argument("--smoke", action="store_true", help="seconds instead of minutes; the figures mean nothing")
-    parser.add_argument("--out", type=Path, default=None, help="folder for the tables as JSON")
-    return parser
-
-
-def arguments(description: str | None) -> Arguments:
-    """The command line's Arguments."""
-    return from_options(parser_of(description).parse_args())
-
-
-def from_options(given: argparse.Namespace) -> Arguments:
-    """The Arguments among the options that were given."""
-    return Arguments(given.seeds, given.smoke, given.out)
