@@ -4,6 +4,7 @@ import fnmatch
 import json
 import math
 import shlex
+import shutil
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -104,6 +105,8 @@ def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> d
         say(f"[{place}/{len(todo)}] {name}{about}")
         began = time.perf_counter()
         folder = None if given.out is None else Path(given.out) / "rows" / slug(name)
+        if given.again and folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
         cells = dict(table.rows[name].run(folder))
         seconds = time.perf_counter() - began
         say(f"    {_line(table, cells)} ({duration(seconds)})")

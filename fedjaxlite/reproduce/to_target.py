@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
+from fedjaxlite import records
 from fedjaxlite.reproduce import seeds
 
 PyTree = Any
@@ -68,6 +69,11 @@ def _one_by_one(
 ) -> list[list[float]]:
     curves = []
     for seed in range(num_seeds):
+        own = None if folder is None else folder / f"rate={rate:g}-seed={seed}"
+        curve = _finished(own, target, most)
+        if curve:
+            curves.append(curve)
+            continue
         first, key, noise = jax.random.split(jax.random.key(seed), 3)
         state = run.init(model.init(first), population, key=key, noise_key=noise)
         history = fl.train(
@@ -77,12 +83,21 @@ def _one_by_one(
             num_rounds=most,
             evaluate=evaluate,
             target={"accuracy": target},
-            out_dir=None if folder is None else folder / f"rate={rate:g}-seed={seed}",
+            out_dir=own,
             resume=folder is not None,
             progress=False,
         )
         curves.append([float(record["test_accuracy"]) for record in history.records])
     return curves
+
+
+def _finished(folder: Path | None, target: float, most: int) -> list[float]:
+    """The curve of a run that is done, from its records; empty where it is not."""
+    path = None if folder is None else folder / "records.jsonl"
+    if path is None or not path.exists():
+        return []
+    curve = [float(record["test_accuracy"]) for record in records.read(path)]
+    return curve if len(curve) >= most or any(accuracy >= target for accuracy in curve) else []
 
 
 def _side_by_side(
