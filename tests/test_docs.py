@@ -21,6 +21,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = ROOT / "docs"
 PAGES = sorted(DOCS.rglob("*.md"))
 PROGRAMS = [DOCS / "index.md", DOCS / "tutorial.md", *sorted((DOCS / "how_to").glob("*.md"))]
+SLOW = ("availability.md", "seeds_and_rates.md", "streaming.md")  # what they show has everyday tests of its own
 
 # Where the names of a public module are documented: a page of docs/reference.
 REFERENCE = {
@@ -72,7 +73,9 @@ def hook(name: str) -> ModuleType:
 # Programs
 
 
-@pytest.mark.parametrize("page", PROGRAMS, ids=short)
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=[pytest.mark.slow] if page.name in SLOW else []) for page in PROGRAMS], ids=short
+)
 def test_the_programs_of_a_page_run_and_print_what_it_shows(page, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     fewer = {"num_rounds": "12"} if page.name == "index.md" else {}
