@@ -242,10 +242,11 @@ def test_the_page_on_the_command_line_has_every_command_and_option():
 def test_docstrings_are_read_section_by_section():
     text = (
         "Takes a path such as ['a']['b'].\n\nRaises:\n  TypeError: for one thing, or\n  another.\n"
-        "  ValueError: for a third.\n\nExample:\n  >>> 1\n  1\n"
+        "  ValueError: for a third.\n\nAttributes:\n  a, b: both\n    of them.\n  c: it.\n\nExample:\n  >>> 1\n  1\n"
     )
     pytest.importorskip("griffe")
     read = hook("docstrings").readable(text)
     assert "`['a']['b']`" in read
     assert "Examples:\n  >>> 1" in read
+    assert "  a: both\n    of them.\n  b: both\n    of them.\n  c: it." in read
     assert "for one thing, or\n    another.\n  ValueError" in read

@@ -35,7 +35,7 @@ def tables(name: str) -> str:
 
 
 def _row(option: Any) -> str:
-    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    names = ", ".join(f"`{name}`{{ .option }}" for name in (*option.opts, *option.secondary_opts))
     if option.param_type_name == "argument":
         names = f"`{option.name.upper()}`"
     shown = getattr(option, "show_default", None)
