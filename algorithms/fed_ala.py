@@ -79,7 +79,7 @@ def fed_ala(
 
     Raises:
       TypeError, ValueError: for arguments out of range, or both `epochs` and `steps`; when rounds are built, if no
-      trainable leaf is chosen.
+        trainable leaf is chosen.
 
     Source: Zhang et al. (2023), https://arxiv.org/abs/2212.01197, algorithm 1, equations 4 and 5.
 

@@ -63,7 +63,7 @@ def fed_rep(
 
     Raises:
       TypeError, ValueError: for arguments out of range, or both epochs and steps of one phase; when rounds are built,
-      if no leaf is of the head, or all are.
+        if no leaf is of the head, or all are.
 
     Source: Collins et al. (2021), https://arxiv.org/abs/2102.07078, algorithm 1.
 

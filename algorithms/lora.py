@@ -66,7 +66,7 @@ def init(params: Any, *, rank: int, key: jax.Array, where: Predicate | None = No
 
     Raises:
       TypeError, ValueError: for a rank below 1 or above a leaf's own; if no leaf is chosen, or one with less than two
-      axes, or one that is not of floats.
+        axes, or one that is not of floats.
 
     Example:
       >>> base = {"kernel": jnp.ones((8, 3)), "bias": jnp.zeros(3)}

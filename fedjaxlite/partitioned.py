@@ -57,7 +57,7 @@ def partition_params(
 
     Raises:
       TypeError: if an argument is no function. ValueError, when built: if nothing is left to train, a leaf is both
-      frozen and personal, or personal leaves meet an algorithm whose update is more than a delta.
+        frozen and personal, or personal leaves meet an algorithm whose update is more than a delta.
 
     Sources: Arivazhagan et al. (2019), https://arxiv.org/abs/1912.00818 (personal layers); Hu et al. (2021),
     https://arxiv.org/abs/2106.09685 (a frozen base).
