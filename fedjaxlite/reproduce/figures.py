@@ -2,13 +2,16 @@
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.reproduce.seeds import interval
 from fedjaxlite.reproduce.table import Cells
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 
 def by_setting(done: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -25,7 +28,7 @@ def by_setting(done: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, every: int = 1) -> None:
+def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, every: int = 1) -> "Figure":
     """Draws curves side by side, a panel for each setting.
 
     Args:
@@ -33,6 +36,9 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
       path: of the figure.
       metric: the label of the vertical axes.
       every: rounds between the entries.
+
+    Returns:
+      the figure.
     """
     from matplotlib.figure import Figure
 
@@ -40,9 +46,10 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
     for axes, (title, own) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
         fl.plots.curves(own, metric=metric, every=every, title=title, axes=axes)
     figure.savefig(path, dpi=150)
+    return figure
 
 
-def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path: Path, *, xlabel: str) -> None:
+def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path: Path, *, xlabel: str) -> "Figure":
     """Draws means over seeds with 95 % intervals, a panel for each setting and a line of it for each row.
 
     Args:
@@ -50,6 +57,9 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
       columns: what to draw, each with its own marker.
       path: of the figure.
       xlabel: the label of the values.
+
+    Returns:
+      the figure.
     """
     from matplotlib.figure import Figure
 
@@ -72,3 +82,4 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
     if len(columns) > 1:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
     figure.savefig(path, dpi=150)
+    return figure

@@ -77,8 +77,8 @@ class Trained(NamedTuple):
 def leak_members(given: Arguments) -> Table:
     """Membership of examples in the trained model, and of clients in one sum."""
     sizes = Sizes(4, 40, 4, 2, 3) if given.smoke else Sizes(33, 400, 20, 20, 200)
-    train, test = fl.datasets.load("digits")
-    models = cache(lambda noise: trained(train, test, sizes, noise))
+    data = cache(lambda: fl.datasets.load("digits"))
+    models = cache(lambda noise: trained(*data(), sizes, noise))
 
     def example(attack: str, noise: float) -> Row:
         def run(folder: Path | None) -> Cells:
@@ -95,7 +95,7 @@ def leak_members(given: Arguments) -> Table:
     def client(noise: float) -> Row:
         def run(folder: Path | None) -> Cells:
             del folder
-            curve = client_curve(train, sizes, noise)
+            curve = client_curve(data()[0], sizes, noise)
             epsilon = privacy.gaussian_epsilon(noise_multiplier=noise, delta=DELTA)
             return {
                 **_worth(curve),

@@ -38,7 +38,7 @@ def questions(sizes: Sizes, num_clients: int, seed: int) -> fl.Population:
     """Clients who each write of a few tags.
 
     A client prefers tags by a Dirichlet draw around their shares in the whole; a question has one to three of them, and
-    its words are half signs of its tags and half whatever is common.
+    one in six of its words is a sign of its tags, the others whatever is common.
 
     Args:
       sizes: of the language, which is the same for every seed.
