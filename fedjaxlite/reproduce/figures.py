@@ -42,9 +42,14 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
     """
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(6.6 * len(runs), 3.8), layout="constrained")
-    for axes, (title, own) in zip(figure.subplots(1, len(runs), squeeze=False)[0], runs.items(), strict=True):
+    alike = len({tuple(own) for own in runs.values()}) == 1
+    width = 4.2 * len(runs) + 2.6 if alike else 6.6 * len(runs)
+    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    grid = figure.subplots(1, len(runs), squeeze=False)[0]
+    for axes, (title, own) in zip(grid, runs.items(), strict=True):
         fl.plots.curves(own, metric=metric, every=every, title=title, axes=axes)
+        if alike and axes is not grid[-1]:  # one legend is enough
+            axes.get_legend().remove()
     figure.savefig(path, dpi=150)
     return figure
 
@@ -75,7 +80,7 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
             common = {"color": look.color, "marker": look.marker, "markersize": 5, "linestyle": "none"}
             axes.errorbar(means, at, xerr=halves, capsize=3, elinewidth=1, label=column, **common)
         axes.set_yticks(range(len(own)), list(own))
-        axes.invert_yaxis()
+        axes.set_ylim(len(own) - 0.5, -0.5)
         axes.set_xlabel(xlabel)
         axes.set_title(title, fontsize=10)
         axes.grid(visible=True, axis="x", color=style.GRID)

@@ -59,8 +59,8 @@ def questions(smoke: bool, data_dir: Path | None = None) -> Task:
         of = lambda data: tags.recall_at_5(model.apply(params, jnp.asarray(data["x"])), jnp.asarray(data["y"]))  # noqa: E731
         return {name: of(data) for name, data in held.items()}
 
-    servers = {kind: powers(-0.5, 0, 0.5) for kind in ("sgd", "momentum", "adaptive")}
-    return Task(model, loss_fn, train, scores, 20, 200, powers(0.5, 1, 1.5, 2), servers)
+    servers = {"sgd": powers(-0.5, 0, 0.5), "momentum": powers(-0.5, 0, 0.5), "adaptive": powers(0, 0.5, 1)}
+    return Task(model, loss_fn, train, scores, 20, 200, powers(0, 0.5, 1, 1.5), servers)
 
 
 def images(smoke: bool, data_dir: Path | None = None) -> Task:
