@@ -197,6 +197,6 @@ fl.plots.clients({"the shared model": before, "tuned": after})
 # %% [markdown]
 # ## Where to go next
 #
-# - [Algorithms](../docs/algorithms.md): all methods, what each sends and keeps, and the claims of their papers run again
+# - [Algorithms](../docs/algorithms.md): what each method sends and keeps, and the claims of the papers run again
 # - [What a client's update gives away](05_the_leak.ipynb)
 # - [Devices that come and go](08_devices_that_come_and_go.ipynb): unlike clients who are also not there alike

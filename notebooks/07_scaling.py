@@ -49,18 +49,14 @@ print("This runs on the CPU." if platform == "cpu" else f"This runs on an accele
 # %%
 SMALL = bool(os.environ.get("FEDJAXLITE_SMALL"))  # the repository's tests run every notebook in seconds
 if SMALL:
-    NUM_CLIENTS, COHORT, HIDDEN, LANES, COHORTS, SEEDS = 32, 8, 8, (1, 2), (4, 16), (1, 2)
+    NUM_CLIENTS, COHORT, HIDDEN = 32, 8, 8
+    LANES, COHORTS, SEEDS = (1, 2), (4, 16), (1, 2)
 elif platform == "cpu":
-    NUM_CLIENTS, COHORT, HIDDEN, LANES, COHORTS, SEEDS = 2000, 100, 64, (1, 2, 4, 8), (16, 128, 1024), (1, 8)
+    NUM_CLIENTS, COHORT, HIDDEN = 2000, 100, 64
+    LANES, COHORTS, SEEDS = (1, 2, 4, 8), (16, 128, 1024), (1, 8)
 else:
-    NUM_CLIENTS, COHORT, HIDDEN, LANES, COHORTS, SEEDS = (
-        4000,
-        1024,
-        64,
-        (1, 4, 16, 64, 256),
-        (64, 512, 4096),
-        (1, 8, 32),
-    )
+    NUM_CLIENTS, COHORT, HIDDEN = 5000, 1024, 64
+    LANES, COHORTS, SEEDS = (1, 4, 16, 64, 256), (64, 512, 4096), (1, 8, 32)
 
 # %% [markdown]
 # ## Many ragged clients, without padding
@@ -158,7 +154,7 @@ print(f"largest difference between {len(models)} layouts after a round: {largest
 # run.
 
 # %%
-print(fl.plan(composed(), params, train, num_rounds=1000, lanes_options=LANES[:2], budget_seconds=10))
+print(fl.plan(composed(), params, train, num_rounds=1000, lanes_options=LANES, budget_seconds=10))
 
 # %% [markdown]
 # ## Memory

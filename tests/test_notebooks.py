@@ -76,8 +76,9 @@ def test_a_notebook_begins_with_what_it_takes(name: str) -> None:
     assert install.splitlines() == [install]
     assert install.startswith('# %pip install "fedjaxlite[privacy]"')
     assert '%pip install "..[privacy]"' in install
-    lines = [line for line in device.splitlines() if re.search(r"\b(jax|fl)\.\w+(\.\w+)*\(", line)]
-    assert "fl.use_cpu_cores()" in lines[0], "nothing may start JAX before the cores are asked for"
+    first = re.search(r"\b(?:jax|fl)(?:\.\w+)+\(", device)
+    assert first is not None
+    assert first.group() == "fl.use_cpu_cores(", "nothing may start JAX before the cores are asked for"
     for part in ("jax.devices()", "fl.__version__", "jax.__version__", "on the CPU", "on an accelerator"):
         assert part in device, part
 
@@ -103,10 +104,14 @@ def test_the_committed_outputs_are_whole(name: str) -> None:
 @pytest.mark.parametrize("name", NAMES)
 def test_links_lead_somewhere(name: str) -> None:
     text = "\n".join(cell.source for cell in twin(name).cells if cell.cell_type == "markdown")
-    links = re.findall(r"\]\(([^)#]+)(?:#[^)]*)?\)", text)
-    assert any(link.startswith("../docs/") for link in links)
-    missing = [link for link in links if not link.startswith("https://") and not (FOLDER / link).exists()]
-    assert not missing
+    links = re.findall(r"\]\(([^)#]+)(?:#([^)]*))?\)", text)
+    inside = [(page, anchor) for page, anchor in links if not page.startswith("https://")]
+    assert any(page.startswith("../docs/") for page, _ in inside)
+    for page, anchor in inside:
+        assert (FOLDER / page).exists(), f"{name} links to {page}, which is not there."
+        headings = re.findall(r"^#+ (.+)$", (FOLDER / page).read_text(encoding="utf-8"), re.MULTILINE)
+        slugs = ["", *(re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings)]
+        assert anchor in slugs, f"{name} links to {page}#{anchor}, and there is no such heading."
 
 
 @pytest.mark.parametrize("name", NAMES)
