@@ -3,7 +3,7 @@
     client k:   takes part in the algorithm as it is
                 v_k = the model received, trained for E' epochs on its own examples, and kept
 
-The baseline that personalisation has to beat: with `fed_avg` inside it is FedAvg followed by fine-tuning. The shared
+The baseline that personalization has to beat: with `fed_avg` inside it is FedAvg followed by fine-tuning. The shared
 model is the inner algorithm's, number by number.
 
 Sources:

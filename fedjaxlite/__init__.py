@@ -27,6 +27,7 @@ from fedjaxlite.algorithm import Algorithm as Algorithm
 from fedjaxlite.algorithm import ClientOutput as ClientOutput
 from fedjaxlite.client_data import Batches as Batches
 from fedjaxlite.client_data import ClientData as ClientData
+from fedjaxlite.client_data import client_view as client_view
 from fedjaxlite.client_data import repeat as repeat
 from fedjaxlite.codecs import clip_by_global_norm as clip_by_global_norm
 from fedjaxlite.codecs import clip_by_value as clip_by_value
@@ -115,6 +116,7 @@ __all__ = [
     "chain",
     "check_optimizer",
     "checks",
+    "client_view",
     "clip_by_global_norm",
     "clip_by_value",
     "datasets",

@@ -85,7 +85,7 @@ class Algorithm(NamedTuple):
       params: `params(server_state) -> params`, the model that is evaluated and exported.
       broadcast: `broadcast(server_state) -> shared`, what a client downloads; `None` means `params`.
       init_client: `init_client(params) -> client_state`, what a client keeps between its rounds; nothing by default.
-      client_params: `client_params(shared, client_state) -> params`, a client's personalised model.
+      client_params: `client_params(shared, client_state) -> params`, a client's personalized model.
       resident: `resident(shared) -> pytree`, the part of `shared` that clients have already (a frozen base), which is
         not counted as download.
       scalar_bounds: the largest absolute value of each of `ClientOutput.scalars`; needed by codecs to integers.

@@ -114,6 +114,38 @@ class ClientData:
         return replace(self, work=jnp.asarray(work, jnp.float32), wave=self.wave._replace(work=everyone))
 
 
+def client_view(population: Population, client: Any, *, key: jax.Array) -> ClientData:
+    """One client's view of its own examples, alone in its wave: to call an algorithm's functions by hand.
+
+    Args:
+      population: N clients.
+      client: the client's index, an int or int32 `[]` in [0, N); may be traced.
+      key: the client's key of a round. A run's is `fold_in(fold_in(state.keys.client, round), client)`.
+
+    Returns:
+      a ClientData, what `Algorithm.client_update` gets.
+
+    Raises:
+      IndexError: for a client that is none of the population.
+
+    Example:
+      >>> import jax, numpy as np, fedjaxlite as fl
+      >>> people = fl.Population.from_arrays({"x": np.float32([1, 3, 10])}, client_ids=[0, 0, 1])
+      >>> data = client_view(people, 0, key=jax.random.key(0))
+      >>> add = lambda total, batch, mask, key: total + jax.numpy.where(mask, batch["x"], 0.0).sum()
+      >>> float(data.batches(batch_size=2, epochs=1).scan(add, jax.numpy.float32(0)))
+      4.0
+    """
+    if not checks.is_traced(client) and not 0 <= int(client) < population.num_clients:
+        raise IndexError(f"`client` is {client}; expected 0 to {population.num_clients - 1}.")
+    client = jnp.asarray(client, jnp.int32)
+    offsets = jnp.asarray(population.offsets)
+    size, work = offsets[client + 1] - offsets[client], jnp.float32(1)
+    wave = Wave(client[None], size[None], work[None], population.max_size)
+    features = {name: jnp.asarray(array) for name, array in population.features.items()}
+    return ClientData(features, offsets[client], size, client, work, key, wave)
+
+
 @dataclass(frozen=True)
 class Batches:
     """A plan of batches over one client's data; `scan` runs it, as often as you like."""

@@ -1,4 +1,4 @@
-"""Evaluation: of the server's model on central data, per client, and after personalisation."""
+"""Evaluation: of the server's model on central data, per client, and after personalization."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
@@ -183,12 +183,12 @@ def evaluate_clients(
     Args:
       model_or_loss: a Model, or a loss function `(params, batch, key) -> [B]`.
       population: the clients' test data; clients that were never trained on are one too (`partition.holdout_clients`).
-      rounds: a Rounds whose algorithm keeps personalised models; its clients are then the population's, in order.
+      rounds: a Rounds whose algorithm keeps personalized models; its clients are then the population's, in order.
       batch_size: rows at a time.
       execution: lanes and devices.
 
     Returns:
-      `f(params) -> ClientReport`; with `rounds`, `f(state) -> ClientReport` of each client's personalised model.
+      `f(params) -> ClientReport`; with `rounds`, `f(state) -> ClientReport` of each client's personalized model.
 
     Example:
       >>> import fedjaxlite as fl

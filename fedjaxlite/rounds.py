@@ -32,7 +32,7 @@ class Rounds(NamedTuple):
       lower: `lower(state, data, num_rounds=None) -> jax.stages.Lowered`, the program of `step` (or of `steps`) without
         running it, for XLA's own analysis of memory and cost.
       params: `params(state)`, the model that is evaluated and exported.
-      client_params: `client_params(state, client) -> params`, one client's personalised model.
+      client_params: `client_params(state, client) -> params`, one client's personalized model.
       traffic: `traffic(params, population) -> Traffic`.
       wire: `wire(params, population) -> Wire`, the facts at the end of the chain, for accountants.
       algorithm, sampler, aggregator, execution: what was composed.

@@ -49,7 +49,7 @@ def train(
       evaluate: `f(params)` that returns a dict of scalars or a ClientReport, such as `fl.evaluate(model, test)`; or a
         dict of such functions by name. Metrics are recorded as "test_accuracy", with the function's name in front;
         a single function is called "test".
-      evaluate_state: likewise, `f(state)`, for personalised models (`fl.evaluate_clients(..., rounds=rounds)`); a
+      evaluate_state: likewise, `f(state)`, for personalized models (`fl.evaluate_clients(..., rounds=rounds)`); a
         single function is called "clients".
       evaluate_every: rounds between evaluations; the last round is always evaluated. One evaluation comes before the
         first round, so that what is wrong with it shows before any training.

@@ -36,7 +36,6 @@ from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.client_data import Wave
 from fedjaxlite.reproduce import seeds
 
 try:
@@ -153,22 +152,19 @@ print("as `rounds` derives it:", rounds.traffic(params, train))
 
 # %% [markdown]
 # **4, local training.** `client_update` gets a client's view of its own examples: its rows in the packed arrays, and a
-# key that is a function of the run's key, the round and the client's id, and of nothing else. (A *wave* is the clients
-# that are trained side by side; here each is alone.) Its output is a *delta*, server minus client, and a weight.
-
+# key that is a function of the run's key, the round and the client's id, and of nothing else. Its output is a *delta*,
+# server minus client, and a weight.
 
 # %%
-def view(client, key):
-    """Client `client`'s own examples and key, for it alone in its wave."""
-    size = train.num_examples[client]
-    wave = Wave(client[None], size[None], jnp.ones(1), train.max_size)
-    own_key = jax.random.fold_in(key, client)
-    return fl.ClientData(train.features, train.offsets[client], size, client, jnp.float32(1), own_key, wave, own_key)
-
-
-train = jax.device_put(train)
 round_key = jax.random.fold_in(state.keys.client, state.round)
-client_update = jax.jit(lambda shared, client: algorithm.client_update(shared, (), view(client, round_key), None))
+
+
+@jax.jit
+def client_update(shared, client):
+    data = fl.client_view(train, client, key=jax.random.fold_in(round_key, client))
+    return algorithm.client_update(shared, (), data, None)
+
+
 outputs = [client_update(shared, client) for client in cohort.ids]
 for client, output in zip(cohort.ids, outputs, strict=True):
     delta, loss = float(fl.global_norm(output.update)), float(output.info["loss"])

@@ -125,6 +125,12 @@ class TestClips:
         cut = jax.jit(lambda v: through(fl.chain(fl.mean(), fl.clip_by_global_norm(1.0)), [v], [1]).value)
         assert cut(value)[0] <= min(largest, 1.0) * (1 + 1e-6)
 
+    def test_a_norm_can_be_differentiated_at_zero_and_keeps_nan(self) -> None:
+        np.testing.assert_array_equal(jax.grad(fl.global_norm)(jnp.zeros(3)), np.zeros(3))
+        slope = jax.grad(fl.global_norm)(jnp.float32([3.0, 4.0]))
+        np.testing.assert_allclose(slope, [0.6, 0.8], rtol=1e-6)
+        assert np.isnan(fl.global_norm(jnp.float32([1.0, np.nan])))
+
     def test_entries_are_cut_one_by_one(self) -> None:
         cut = through(fl.chain(fl.mean(), fl.clip_by_value(0.5)), [np.float32([0.2, -3, 0.6])], [1]).value
         np.testing.assert_allclose(cut, [0.2, -0.5, 0.5], rtol=1e-6)

@@ -28,6 +28,25 @@ def view(client: int, *, work: float = 1.0, population: fl.Population = PEOPLE, 
     return fl.ClientData(features, offset, n, jnp.int32(client), share, jax.random.key(key), wave)
 
 
+def test_a_view_made_by_hand_is_that_of_a_round() -> None:
+    """Same examples, same order, same draws as `client_update` sees; and no client beyond the last."""
+    run = fl.rounds(helpers.fed_avg(0.02), sampler=fl.sampling.full(5), aggregator=fl.weighted_mean())
+    people = helpers.regression((4, 9, 1, 6, 2))
+    params = {"w": jnp.ones(3), "b": jnp.float32(0)}
+    state = run.init(params, people, key=jax.random.key(3))
+    after, _ = run.step(state, people)
+    total, weight = jax.tree.map(jnp.zeros_like, params), 0.0
+    for client in range(5):
+        key = jax.random.fold_in(jax.random.fold_in(state.keys.client, 0), client)
+        output = run.algorithm.client_update(params, (), fl.client_view(people, client, key=key), key)
+        share = jnp.asarray(output.weight, jnp.float32)
+        total, weight = jax.tree.map(lambda t, d, w=share: t + w * d, total, output.update), weight + float(share)
+    by_hand = jax.tree.map(lambda p, t: p - t / weight, params, total)
+    assert helpers.max_difference(by_hand, after.params) < 1e-6
+    with pytest.raises(IndexError, match="`client` is 5; expected 0 to 4"):
+        fl.client_view(people, 5, key=jax.random.key(0))
+
+
 def rows_of(batches: fl.Batches) -> list[list[int]]:
     """The rows of every batch, padding left out."""
     found = []

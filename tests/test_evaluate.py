@@ -125,7 +125,7 @@ class TestClients:
         assert gini(np.array([0, 0, 0, 1.0])) == pytest.approx(0.75)
         assert gini(np.zeros(3)) == 0
 
-    def test_personalised_models_are_measured_as_the_algorithm_makes_them(self) -> None:
+    def test_personalized_models_are_measured_as_the_algorithm_makes_them(self) -> None:
         run, state, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, sampler=fl.sampling.replay([[2, 0]]))
         report = fl.evaluate_clients(helpers.linear_loss, PEOPLE, rounds=run, execution=helpers.ONE)(state)
         for i in range(4):

@@ -21,7 +21,7 @@ def held(update: Callable[[fl.ClientData], Any], **options: Any) -> testing.Case
     return testing.case(helpers.sender(update), ZERO, PEOPLE, **{"layouts": layouts, "num_rounds": 2, **options})
 
 
-def test_an_algorithm_that_reads_its_neighbours_breaks_the_layout_law() -> None:
+def test_an_algorithm_that_reads_its_neighbors_breaks_the_layout_law() -> None:
     case = held(lambda data: data.wave.num_examples.sum().astype(jnp.float32))
     with pytest.raises(
         AssertionError,

@@ -54,7 +54,7 @@ def uniform(cohort_size: int, *, dropout: float = 0.0) -> Sampler:
         "without_replacement",
         cohort_size=size,
         amplification=True,
-        note="Fixed size without replacement: neighbours replace one client, so a clipped sum changes by 2 clip_norm.",
+        note="Fixed size without replacement: neighbors replace one client, so a clipped sum changes by 2 clip_norm.",
     )
     sampler = Sampler(sample, size, accounting, f"uniform({size})", check=check)
     return sampler if not checks.is_traced(dropout) and dropout == 0 else with_dropout(sampler, dropout)

@@ -76,7 +76,7 @@ def poisson(rate: float, capacity: int, *, max_overflow: float = 1e-6) -> Sample
         "poisson",
         rate=rate,
         amplification=True,
-        note=f"Neighbours add or remove one client. At most {slots} clients a round; overflow is cut and counted.",
+        note=f"Neighbors add or remove one client. At most {slots} clients a round; overflow is cut and counted.",
     )
     return Sampler(sample, slots, accounting, f"poisson({rate})", may_overflow=True, check=check)
 

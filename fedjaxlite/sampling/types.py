@@ -43,8 +43,8 @@ class Accounting(NamedTuple):
       min_separation: int, two rounds of one client are at least this far apart; 1 promises nothing.
       max_participations: int, the rounds of one client in a whole run, where the sampler knows; else None.
       amplification: whether a theorem of privacy amplification by sampling holds for this draw: of the whole
-        population by `rate` ("poisson", add-or-remove neighbours) or by cohort_size / N ("without_replacement",
-        replace-one neighbours). Where False, a client counts as present in every round that it may be in.
+        population by `rate` ("poisson", add-or-remove neighbors) or by cohort_size / N ("without_replacement",
+        replace-one neighbors). Where False, a client counts as present in every round that it may be in.
       note: what else a reader of the privacy report has to know, in words.
 
     Example:
