@@ -12,7 +12,7 @@ VENV_OK := $(VENV)/.created
 RUN_OK  := $(VENV)/.installed-run
 DEV_OK  := $(VENV)/.installed-dev
 
-.PHONY: help run test slow check docs format install coverage clean
+.PHONY: help run test slow check docs notebooks format install coverage clean
 .DEFAULT_GOAL := help
 
 help:
@@ -21,6 +21,7 @@ help:
 	@echo "make slow      the tests that take longer than the everyday suite allows"
 	@echo "make check     format, lint, types and the examples in docstrings"
 	@echo "make docs      the documentation as a site, in .cache/site; warnings are errors"
+	@echo "make notebooks runs the notebooks and writes their outputs; ARGS=\"03 07\" some of them"
 	@echo "make format    rewrite the sources in the project's format"
 	@echo "make coverage  the test suite with a coverage report"
 	@echo "make install   the environment for development, in $(VENV)"
@@ -42,6 +43,9 @@ check: $(DEV_OK)
 docs: $(DEV_OK)
 	VENV=$(VENV) scripts/docs
 	@echo "the site: .cache/site/index.html"
+
+notebooks: $(DEV_OK)
+	$(BIN)/python scripts/notebooks $(ARGS)
 
 format: $(DEV_OK)
 	$(BIN)/ruff check --fix-only --quiet .
