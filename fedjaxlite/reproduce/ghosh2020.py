@@ -64,7 +64,7 @@ def ghosh2020(given: Arguments) -> Table:
             del folder
             return _cells(clustered, sizes, data(), given.num_seeds)
 
-        return Row(run, Expected(60.0 if clustered else 20.0, 30.0))
+        return Row(run, Expected(20.0 if clustered else 10.0, 30.0))
 
     rows = {"FedAvg": row(False), f"IFCA, k = {k}": row(True)}
     title = (

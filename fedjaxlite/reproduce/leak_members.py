@@ -90,7 +90,7 @@ def leak_members(given: Arguments) -> Table:
             accuracy = (100 * seen.accuracy).tolist()
             return {**_worth(curve), _ACCURACY: accuracy, _EPSILON: epsilon, "curve": _corners(curve)}
 
-        return Row(run, Expected(60.0, 30.0))
+        return Row(run, Expected(10.0, 20.0))
 
     def client(noise: float) -> Row:
         def run(folder: Path | None) -> Cells:
@@ -103,7 +103,7 @@ def leak_members(given: Arguments) -> Table:
                 "curve": _corners(curve),
             }
 
-        return Row(run, Expected(20.0, 15.0))
+        return Row(run, Expected(2.0, 10.0))
 
     noises = NOISE[:1] if given.smoke else NOISE
     name = lambda noise: f"noise z = {noise:g}" if noise else "no noise"  # noqa: E731

@@ -91,7 +91,7 @@ def personalization(given: Arguments) -> Table:
             values = ([100 * f[f"accuracy{of}"] for f in found] for of in ("_mean", "_worst10"))
             return dict(zip(_COLUMNS, values, strict=True))
 
-        return Row(run, Expected(25.0, 20.0))
+        return Row(run, Expected(15.0, 20.0))
 
     skews = list(_SKEWS)[:1] if given.smoke else list(_SKEWS)
     chosen = _SMOKE if given.smoke else tuple(made)

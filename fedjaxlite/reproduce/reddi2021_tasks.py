@@ -75,9 +75,9 @@ def images(smoke: bool, data_dir: Path | None = None) -> Task:
     of = _halves({name: np.asarray(rows) for name, rows in test.items()})
     metrics = {name: fl.evaluate(model, data) for name, data in of.items()}
     scores = lambda params: {name: run(params)["accuracy"] for name, run in metrics.items()}  # noqa: E731
-    servers = {"sgd": powers(-0.5, 0, 0.5), "momentum": powers(-1, -0.5, 0), "adaptive": powers(-2, -1.5, -1)}
+    servers = {"sgd": powers(-0.5, 0, 0.5), "momentum": powers(-1, -0.5, 0), "adaptive": powers(-2.5, -2, -1.5, -1)}
     loss_fn = fl.losses.cross_entropy(model)
-    return Task(model, loss_fn, train, scores, 20, 150, powers(-1.5, -1, -0.5), servers)
+    return Task(model, loss_fn, train, scores, 20, 150, powers(-1, -0.5, 0), servers)
 
 
 def text(smoke: bool, data_dir: Path | None = None) -> Task:
