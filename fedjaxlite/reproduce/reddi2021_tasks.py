@@ -97,8 +97,8 @@ def text(smoke: bool, data_dir: Path | None = None) -> Task:
     loss_fn = fl.losses.sequence_cross_entropy(model)
     metrics = {name: fl.evaluate(loss_fn, data) for name, data in of.items()}
     scores = lambda params: {name: run(params)["accuracy"] for name, run in metrics.items()}  # noqa: E731
-    servers = {"sgd": powers(-0.5, 0, 0.5), "momentum": powers(-1, -0.5, 0), "adaptive": powers(-1, -0.5, 0)}
-    return Task(model, loss_fn, train, scores, 4, 150, powers(0.5, 1, 1.5), servers)
+    servers = {"sgd": powers(-1, -0.5, 0), "momentum": powers(-1.5, -1, -0.5), "adaptive": powers(-1.5, -1, -0.5)}
+    return Task(model, loss_fn, train, scores, 4, 150, powers(0, 0.5, 1), servers)
 
 
 def _halves(data: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray]]:
