@@ -13,7 +13,7 @@ from typing import get_type_hints
 import pytest
 from methods import METHODS, covering, golden, participation
 from methods.covering import AGGREGATORS, Cell
-from methods.trial import LAWS, Trial, trial
+from methods.trial import LAWS, Trial, trial, with_empty_client
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms, testing
@@ -106,7 +106,7 @@ def test_method_as_a_program(name: str) -> None:
     testing.check_algorithm(
         method.make(),
         method.params(),
-        method.population(),
+        with_empty_client(method.population()),  # those that are told the number of clients count it
         laws=("jit", "vmap", "derivatives"),
         layouts=(),
         num_rounds=2,

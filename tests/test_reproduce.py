@@ -173,6 +173,15 @@ def test_figures_stand_beside_those_of_the_paper() -> None:
     assert text.endswith("A note.")
 
 
+def test_a_figure_of_another_task_has_no_ratio() -> None:
+    made = fabricated([])
+    rows = {name: row._replace(paper={made.columns[0]: "30.0, other data"}) for name, row in made.rows.items()}
+    text = table.markdown(made._replace(rows=rows), {name: row.run(None) for name, row in rows.items()})
+    assert "| paper |" in text
+    assert "30.0, other data" in text
+    assert "ours / paper" not in text
+
+
 # The command.
 
 

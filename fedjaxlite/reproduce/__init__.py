@@ -1,4 +1,5 @@
-"""Claims of papers, run again: each module is a script with fixed seeds that prints a table with intervals.
+"""Tables and figures of papers, run again by `fedjaxlite reproduce NAME`; `catalog` says which there are.
 
-python -m fedjaxlite.reproduce.li2020 [--smoke] [--seeds 5] [--out DIR]
+A module makes a `table.Table` of rows, each of which runs by itself; `table.run` runs them, keeps what is done, and
+shows it beside what the paper has. `seeds` and `to_target` train several seeds of one run.
 """

@@ -145,16 +145,18 @@ def expected_seconds(row: Row, given: Arguments) -> float:
 
 def markdown(table: Table, done: Mapping[str, Cells]) -> str:
     """The table, with the paper's figures and the ratios of ours to them where there are any."""
-    with_paper = [c for c in table.columns if any(c in table.rows[name].paper for name in done)]
-    head = [part for c in table.columns for part in ((c, "paper", "ours / paper") if c in with_paper else (c,))]
+    papers = {c: [table.rows[name].paper[c] for name in done if c in table.rows[name].paper] for c in table.columns}
+    # A paper's figure for another task is text, and there is nothing to divide by.
+    beside = {c: ["paper", "ours / paper"][: 1 + any(isinstance(p, float) for p in papers[c])] for c in papers}
+    head = [part for c in table.columns for part in (c, *(beside[c] if papers[c] else ()))]
     lines = ["| | " + " | ".join(head) + " |", "| --- |" + " --- |" * len(head)]
     for name, cells in done.items():
         texts = []
         for column in table.columns:
             texts.append(shown(cells.get(column, "")))
-            if column in with_paper:
+            if papers[column]:
                 paper = table.rows[name].paper.get(column, "")
-                texts += [shown(paper), ratio(cells.get(column), paper)]
+                texts += [shown(paper), ratio(cells.get(column), paper)][: len(beside[column])]
         lines.append(f"| {name} | " + " | ".join(texts) + " |")
     heading = f"### {table.title}\n\n" + "\n".join(lines)
     return heading + (f"\n\n{table.note}" if table.note else "")
