@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
+from fedjaxlite.plots import series
 
 PyTree = Any
 ONE = fl.Execution(devices=1)
@@ -42,13 +43,8 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
       >>> interval([1.0, 2.0, 3.0])
       Interval(mean=2.0, half=2.48...)
     """
-    from scipy import stats
-
-    sample = np.asarray(values, np.float64)
-    if sample.size < 2:
-        return Interval(float(sample.mean()), float("nan"))
-    half = stats.t.ppf(0.975, sample.size - 1) * sample.std(ddof=1) / np.sqrt(sample.size)
-    return Interval(float(sample.mean()), float(half))
+    mean, half = series.interval(np.asarray(values, np.float64).reshape(-1, 1))
+    return Interval(float(mean[0]), float("nan") if half is None else float(half[0]))
 
 
 def player(
