@@ -89,7 +89,8 @@ def fabricated(calls: list[str], *, seconds: float = 60.0, broken: tuple[str, ..
         return Row(run, Expected(seconds if name == "gamma" else 60.0, 1.0), {"rounds": paper})
 
     rows = {"alpha": row("alpha", 80.0), "beta": row("beta", 5.0), "gamma": row("gamma", 20.0)}
-    return Table("made", "made: a table", "nobody (2020), https://example.org", ("rounds", "text"), rows, "A note.")
+    made = Table("made", "made: a table", "nobody (2020), https://example.org", ("rounds", "text"), rows, "A note.")
+    return made._replace(takes_rates=True)
 
 
 def run(made: Table, given: Arguments) -> tuple[dict[str, table.Cells], str]:
@@ -171,6 +172,13 @@ def test_figures_stand_beside_those_of_the_paper() -> None:
     # One of two seeds never got there: a ratio would be of the lucky one.
     assert [cell.strip() for cell in beta.split("|")[2:6]] == ["10 (1 of 2 seeds)", "5", "", "of beta"]
     assert text.endswith("A note.")
+
+
+def test_rates_for_a_table_without_a_grid_are_refused() -> None:
+    calls: list[str] = []
+    with pytest.raises(ValueError, match="--rates was given, and made has no grid of client rates: leave it out"):
+        run(fabricated(calls)._replace(takes_rates=False), Arguments(2, rates=(0.1,)))
+    assert not calls
 
 
 def test_a_figure_of_another_task_has_no_ratio() -> None:

@@ -84,7 +84,7 @@ def karimireddy2020(given: Arguments) -> Table:
     }
     title = f"karimireddy2020: rounds to {_TARGET:.0%} on the digits, {num_clients} clients, {given.num_seeds} seeds"
     source = "Karimireddy et al. (2020), https://arxiv.org/abs/1910.06378, table 3"
-    return Table("karimireddy2020", title, source, columns, rows, _NOTE, _draw)
+    return Table("karimireddy2020", title, source, columns, rows, _NOTE, _draw, takes_rates=True)
 
 
 def _player(method: str, num_clients: int, num_rounds: int) -> Callable[..., tuple[Any, Any]]:

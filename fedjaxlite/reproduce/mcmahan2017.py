@@ -68,7 +68,16 @@ def _table(name: str, title: str, chosen: tuple[Cell, ...], given: Arguments, wh
     chosen = tuple(cell for cell in chosen if cell in cells.SMOKE) if given.smoke else chosen
     rows = {cells.name_of(cell): _row(cell, given) for cell in chosen}
     papers = {cells.name_of(cell): cell.paper for cell in chosen}
-    return Table(name, title, _SOURCE, ("rounds", "rate"), rows, _NOTE.format(what=what), partial(_draw, papers))
+    return Table(
+        name,
+        title,
+        _SOURCE,
+        ("rounds", "rate"),
+        rows,
+        _NOTE.format(what=what),
+        partial(_draw, papers),
+        takes_rates=True,
+    )
 
 
 def _row(cell: Cell, given: Arguments) -> Row:

@@ -66,7 +66,9 @@ def reddi2021(given: Arguments) -> Table:
     rows = {name: rows[name] for name in (_SMOKE if given.smoke else rows)}
     title = f"reddi2021: servers on twins of three tasks, scores in %, {given.num_seeds} seeds"
     source = "Reddi et al. (2021), https://arxiv.org/abs/2003.00295, table 1"
-    return Table("reddi2021", title, source, ("score", "client rate", "server rate"), rows, _NOTE, _draw)
+    return Table(
+        "reddi2021", title, source, ("score", "client rate", "server rate"), rows, _NOTE, _draw, takes_rates=True
+    )
 
 
 def searched(task: Task, method: str, num_seeds: int) -> Cells:

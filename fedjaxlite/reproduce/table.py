@@ -61,6 +61,7 @@ class Table(NamedTuple):
       rows: by name, in the order in which they are run and shown.
       note: what to know when comparing with the paper.
       draw: `draw(cells by row, path)` writes the figure, where there is one.
+      takes_rates: whether `Arguments.rates` mean something to it.
     """
 
     name: str
@@ -70,6 +71,7 @@ class Table(NamedTuple):
     rows: Mapping[str, Row]
     note: str = ""
     draw: Callable[[Mapping[str, Cells], Path], None] | None = None
+    takes_rates: bool = False
 
 
 def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> dict[str, Cells]:
@@ -85,8 +87,10 @@ def run(table: Table, given: Arguments, say: Callable[[str], None] = print) -> d
       cells by row, of the rows that there are.
 
     Raises:
-      ValueError: where `given.rows` names no row.
+      ValueError: where `given.rows` names no row, or rates are given to a table without a grid of them.
     """
+    if given.rates and not table.takes_rates:
+        raise ValueError(f"--rates was given, and {table.name} has no grid of client rates: leave it out.")
     chosen, left_out = choose(table, given)
     say(f"{table.title}\n{table.source}")
     for name in left_out:
