@@ -202,7 +202,8 @@ def test_the_command_lists_tables_and_rows() -> None:
     for row in ("q = 0", "q = 1", "q = 5"):
         assert row in told
     assert "paper: mean, % 79.0 ± 1.2" in told
-    assert "about" in told
+    assert "two cores" in told
+    assert "one H100" in told
     told = call("mcmahan2017-table2", "--list")
     assert "(only where --rows names it)" in told
 

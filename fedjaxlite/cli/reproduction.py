@@ -76,11 +76,13 @@ def _rates(text: str | None) -> tuple[float, ...]:
 
 
 def _list(found: table.Table, given: Arguments) -> None:
-    """The rows, with the paper's figures and how long each takes here."""
+    """The rows, with the paper's figures and how long each takes."""
     typer.echo(f"{found.title}\n{found.source}")
     width = max(map(len, found.rows))
+    typer.echo(f"{'':{width}}  {'two cores':>9}  {'one H100':>9}")
     for name, row in found.rows.items():
-        seconds = table.expected_seconds(row, given)
+        times = table.expected(row, given)
         paper = ", ".join(f"{column} {table.shown(value)}" for column, value in row.paper.items())
-        long = "  (only where --rows names it)" if seconds > table.LONG else ""
-        typer.echo(f"{name:{width}}  about {duration(seconds):>7}  {f'paper: {paper}' if paper else ''}{long}")
+        long = "  (only where --rows names it)" if table.expected_seconds(row, given) > table.LONG else ""
+        told = f"{name:{width}}  {duration(times.cpu):>9}  {duration(times.gpu):>9}"
+        typer.echo(f"{told}  {f'paper: {paper}' if paper else ''}{long}".rstrip())

@@ -142,9 +142,15 @@ def choose(table: Table, given: Arguments) -> tuple[list[str], list[str]]:
 
 
 def expected_seconds(row: Row, given: Arguments) -> float:
-    """How long a row takes on this machine, as far as is known: in proportion to seeds and rates."""
-    each = row.expected.cpu if jax.default_backend() == "cpu" else row.expected.gpu
-    return each * given.num_seeds / 5 * max(1, len(given.rates))
+    """How long a row takes on this machine, as far as is known."""
+    times = expected(row, given)
+    return times.cpu if jax.default_backend() == "cpu" else times.gpu
+
+
+def expected(row: Row, given: Arguments) -> Expected:
+    """How long a row takes with the seeds and rates asked for, in proportion to both."""
+    times = given.num_seeds / 5 * max(1, len(given.rates))
+    return Expected(times * row.expected.cpu, times * row.expected.gpu)
 
 
 def markdown(table: Table, done: Mapping[str, Cells]) -> str:
