@@ -13,7 +13,7 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.py"))
 REMEDY = "Edit the .py file and run `scripts/notebooks {number}` (or with --keep, where only text changed)."
 # What no output may hold: a folder of the machine that made it, or something that went wrong.
-FORBIDDEN = re.compile(r"/work/|/home/|/root/|/tmp/|/Users/|site-packages|Traceback|Warning:|WARNING:|\x1b\[")
+FORBIDDEN = re.compile(r"(?:^|[\s'\"(=:])/\w+/[\w.]+|site-packages|Traceback|Warning:|WARNING:|\x1b\[")
 TOP = 3
 """The title, the line that installs, the cell that looks for devices."""
 
