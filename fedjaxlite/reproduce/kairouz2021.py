@@ -143,7 +143,7 @@ def _table(name: str, sizes: str, task: Callable[[], Task], epsilons: tuple[floa
             del folder
             return dict(zip(columns, _accuracies(task(), kind, times, epsilons, given.num_seeds), strict=True))
 
-        return Row(run, Expected(300.0 if epsilons == _IMAGES else 120.0, 60.0))
+        return Row(run, Expected(160.0 if epsilons == _IMAGES else 60.0, 60.0))
 
     kinds = [(_GAUSSIAN, 1), (_TREE, 1), (_BANDED, 1), (_GAUSSIAN, 10)]
     rows = {
