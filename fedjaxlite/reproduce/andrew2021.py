@@ -19,6 +19,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms, privacy
+from fedjaxlite.plots import style
 from fedjaxlite.reproduce import seeds
 from fedjaxlite.reproduce.seeds import Arguments
 from fedjaxlite.reproduce.table import Cells, Expected, Row, Table
@@ -129,8 +130,8 @@ def _player(task: Task, adaptive: bool) -> Callable[..., tuple[Any, Any]]:
     accuracy = seeds.accuracy_of(task.model, task.test)
 
     def one(hyper: Any, population: fl.Population, key: jax.Array) -> tuple[Any, Any]:
-        run, own = rounds_of(task, adaptive, hyper), jax.random.split(key, 3)
-        state = run.init(task.model.init(own[0]), population, key=own[1], noise_key=own[2])
+        run = rounds_of(task, adaptive, hyper)
+        state = seeds.begin(run, task.model.init, population, key)
 
         def a_round(state: Any, _: None) -> tuple[Any, Any]:
             state, info = run.step(state, population)
@@ -146,7 +147,7 @@ def _player(task: Task, adaptive: bool) -> Callable[..., tuple[Any, Any]]:
     people = jax.device_put(task.train, jax.devices()[0])
 
     def play(hyper: Any, num_seeds: int) -> tuple[Any, Any]:
-        return together(jax.tree.map(jnp.asarray, hyper), people, jax.vmap(jax.random.key)(jnp.arange(num_seeds)))
+        return together(jax.tree.map(jnp.asarray, hyper), people, seeds.keys(num_seeds))
 
     return play
 
@@ -184,11 +185,7 @@ def _norms(task: Task, run: fl.Rounds) -> Callable[[Any], np.ndarray]:
 
 def _draw(done: Mapping[str, Cells], path: Path) -> None:
     """Left, accuracy over clip norms that are fixed, with the adaptive ones where they end; right, clip norms."""
-    from matplotlib.figure import Figure
-
-    from fedjaxlite.plots import style
-
-    figure = Figure(figsize=(13.0, 4.0), layout="constrained")
+    figure = style.new_figure((13.0, 4.0))
     left, right = figure.subplots(1, 2)
     points = {name: cells for name, cells in done.items() if cells["clip norm at the end"]}
     for look, kind in ((style.look(0), "fixed"), (style.look(1), "adapted")):
@@ -208,4 +205,4 @@ def _draw(done: Mapping[str, Cells], path: Path) -> None:
     if moving:
         fl.plots.curves(moving, metric="clip norm", axes=right)
         right.set_yscale("log")
-    figure.savefig(path, dpi=150)
+    style.finish(figure, path)

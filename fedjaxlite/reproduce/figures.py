@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import fedjaxlite as fl
+from fedjaxlite.plots import style
 from fedjaxlite.reproduce.seeds import interval
 from fedjaxlite.reproduce.table import Cells
 
@@ -40,18 +41,15 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
     Returns:
       the figure.
     """
-    from matplotlib.figure import Figure
-
     alike = len({tuple(own) for own in runs.values()}) == 1
     width = 4.2 * len(runs) + 2.6 if alike else 6.6 * len(runs)
-    figure = Figure(figsize=(width, 3.8), layout="constrained")
+    figure = style.new_figure((width, 3.8))
     grid = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (title, own) in zip(grid, runs.items(), strict=True):
         fl.plots.curves(own, metric=metric, every=every, title=title, axes=axes)
         if alike and axes is not grid[-1]:  # one legend is enough
             axes.get_legend().remove()
-    figure.savefig(path, dpi=150)
-    return figure
+    return style.finish(figure, path)
 
 
 def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path: Path, *, xlabel: str) -> "Figure":
@@ -66,12 +64,8 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
     Returns:
       the figure.
     """
-    from matplotlib.figure import Figure
-
-    from fedjaxlite.plots import style
-
     most = max(map(len, rows.values()))
-    figure = Figure(figsize=(4.6 * len(rows) + 1.8, 0.34 * most + 1.3), layout="constrained")
+    figure = style.new_figure((4.6 * len(rows) + 1.8, 0.34 * most + 1.3))
     for axes, (title, own) in zip(figure.subplots(1, len(rows), squeeze=False)[0], rows.items(), strict=True):
         for index, column in enumerate(columns):
             found = [interval(np.atleast_1d(cells[column])) for cells in own.values()]
@@ -86,5 +80,4 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
         axes.grid(visible=True, axis="x", color=style.GRID)
     if len(columns) > 1:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.savefig(path, dpi=150)
-    return figure
+    return style.finish(figure, path)

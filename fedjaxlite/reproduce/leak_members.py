@@ -159,8 +159,8 @@ def trained(train: Any, test: Any, sizes: Sizes, noise_multiplier: float) -> Tra
         return fl.rounds(algorithm, sampler=sampler, aggregator=aggregator, execution=seeds.ONE)
 
     def one(member: jax.Array, key: Any) -> Any:
-        run, own = rounds_of(member), jax.random.split(key, 3)
-        state = run.init(model.init(own[0]), people, key=own[1], noise_key=own[2])
+        run = rounds_of(member)
+        state = seeds.begin(run, model.init, people, key)
         return run.params(run.steps(state, people, sizes.num_rounds)[0])
 
     keys = jax.random.split(jax.random.key(0), sizes.num_models)

@@ -19,6 +19,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
+from fedjaxlite.plots import style
 from fedjaxlite.reproduce import mcmahan2017_cells as cells
 from fedjaxlite.reproduce import seeds, to_target
 from fedjaxlite.reproduce.mcmahan2017_cells import Cell
@@ -160,12 +161,9 @@ def _text(iid: bool, smoke: bool, data_dir: Path | None) -> Task:
 
 def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Path) -> None:
     """Rounds to the target, ours as means with intervals and the paper's, one line a cell."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
     from matplotlib.ticker import LogLocator, NullFormatter
 
-    figure = Figure(figsize=(8, 1.6 + 0.32 * len(done)), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.new_figure((8, 1.6 + 0.32 * len(done)))
     axes = figure.subplots()
     for place, (name, found) in enumerate(done.items()):
         reached = [rounds for rounds in found["rounds"] if math.isfinite(rounds)]
@@ -190,4 +188,4 @@ def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Pat
     axes.set_xlabel("rounds to the target accuracy")
     axes.grid(True, axis="x", which="both", color="0.92")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    figure.savefig(path, dpi=150)
+    style.finish(figure, path)

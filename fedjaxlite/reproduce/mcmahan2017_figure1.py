@@ -16,6 +16,7 @@ import numpy as np
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.plots import style
 from fedjaxlite.reproduce.seeds import Arguments
 from fedjaxlite.reproduce.table import Cells, Expected, Row, Table
 
@@ -100,11 +101,7 @@ def _summary(losses: np.ndarray) -> dict[str, list[float]]:
 
 def _draw(done: Mapping[str, Cells], path: Path) -> None:
     """The two panels of the figure: all pairs, and the better parent of the first."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(9, 3.8), layout="constrained")
-    FigureCanvasAgg(figure)
+    figure = style.new_figure((9, 3.8))
     for axes, (name, cells) in zip(figure.subplots(1, len(done), squeeze=False)[0], done.items(), strict=True):
         for number, losses in enumerate(cells["losses"]):
             axes.plot(cells["thetas"], losses, color="0.6" if number else "black", linewidth=1.8 - (number > 0))
@@ -115,4 +112,4 @@ def _draw(done: Mapping[str, Cells], path: Path) -> None:
         axes.set_xlabel("mixing weight θ: θ w + (1 − θ) w′")
         axes.set_ylabel("loss on the training set")
         axes.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    style.finish(figure, path)

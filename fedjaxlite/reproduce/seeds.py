@@ -47,6 +47,17 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
     return Interval(float(mean[0]), float("nan") if half is None else float(half[0]))
 
 
+def begin(run: fl.Rounds, init: Callable[[Any], PyTree], population: fl.Population, key: jax.Array) -> fl.RoundState:
+    """The state in which the run of a key begins: the model, the cohorts and the noise all follow from the key."""
+    first, own, noise = jax.random.split(key, 3)
+    return run.init(init(first), population, key=own, noise_key=noise)
+
+
+def keys(num_seeds: int) -> jax.Array:
+    """`[S]`, the keys of seeds 0 to S - 1."""
+    return jax.vmap(jax.random.key)(jnp.arange(num_seeds))
+
+
 def player(
     make: Callable[[Any], fl.Rounds],
     init: Callable[[Any], PyTree],
@@ -72,8 +83,8 @@ def player(
         raise ValueError(f"`num_rounds` is {num_rounds}; expected a multiple of `every`, {every}.")
 
     def one(hyper: Any, population: fl.Population, key: Any) -> tuple[Any, PyTree]:
-        run, own = make(hyper), jax.random.split(key, 3)
-        state = run.init(init(own[0]), population, key=own[1], noise_key=own[2])
+        run = make(hyper)
+        state = begin(run, init, population, key)
 
         def some_rounds(state: Any, _: None) -> tuple[Any, PyTree]:
             state = run.steps(state, population, every)[0]
@@ -84,8 +95,8 @@ def player(
     together = jax.jit(jax.vmap(one, in_axes=(None, None, 0)))
 
     def play(hyper: Any, population: fl.Population, num_seeds: int) -> tuple[Any, PyTree]:
-        keys = jax.vmap(jax.random.key)(jnp.arange(num_seeds))
-        return together(jax.tree.map(jnp.asarray, hyper), jax.device_put(population, jax.devices()[0]), keys)
+        people = jax.device_put(population, jax.devices()[0])
+        return together(jax.tree.map(jnp.asarray, hyper), people, keys(num_seeds))
 
     return play
 

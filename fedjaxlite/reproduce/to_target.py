@@ -74,8 +74,7 @@ def _one_by_one(
         if curve:
             curves.append(curve)
             continue
-        first, key, noise = jax.random.split(jax.random.key(seed), 3)
-        state = run.init(model.init(first), population, key=key, noise_key=noise)
+        state = seeds.begin(run, model.init, population, jax.random.key(seed))
         history = fl.train(
             run,
             state,
@@ -113,8 +112,7 @@ def _side_by_side(
     at_once = 5  # rounds a dispatch: the runs are looked at in between
 
     def begin(rate: jax.Array, key: jax.Array, population: fl.Population) -> Any:
-        first, own, noise = jax.random.split(key, 3)
-        return make(rate).init(model.init(first), population, key=own, noise_key=noise)
+        return seeds.begin(make(rate), model.init, population, key)
 
     def more(rate: jax.Array, state: Any, population: fl.Population) -> tuple[Any, jax.Array]:
         run = make(rate)
