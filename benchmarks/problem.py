@@ -9,7 +9,8 @@ import numpy as np
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, population
+from fedjaxlite import algorithms
+from fedjaxlite.data import population
 
 PyTree = Any
 

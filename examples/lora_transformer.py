@@ -24,7 +24,7 @@ from flax import nnx
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.algorithms import lora
-from fedjaxlite.algorithms.leaves import by_name
+from fedjaxlite.algorithms.pieces.leaves import by_name
 
 VOCABULARY = 97  # 0 pads, 1 is the end of a line, the rest is printable ASCII
 MODULES = ("argparse", "ast", "calendar", "configparser", "csv", "difflib", "fractions", "functools", "heapq")

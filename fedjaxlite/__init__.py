@@ -15,64 +15,66 @@ from fedjaxlite import losses as losses
 from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
-from fedjaxlite.aggregation import Aggregator as Aggregator
-from fedjaxlite.aggregation import Bounds as Bounds
-from fedjaxlite.aggregation import ClientInfo as ClientInfo
-from fedjaxlite.aggregation import Message as Message
-from fedjaxlite.aggregation import Stacked as Stacked
-from fedjaxlite.aggregation import Wire as Wire
-from fedjaxlite.aggregation import chain as chain
-from fedjaxlite.algorithm import Aggregate as Aggregate
-from fedjaxlite.algorithm import Algorithm as Algorithm
-from fedjaxlite.algorithm import ClientOutput as ClientOutput
-from fedjaxlite.client_data import Batches as Batches
-from fedjaxlite.client_data import ClientData as ClientData
-from fedjaxlite.client_data import client_view as client_view
-from fedjaxlite.client_data import repeat as repeat
-from fedjaxlite.codecs import clip_by_global_norm as clip_by_global_norm
-from fedjaxlite.codecs import clip_by_value as clip_by_value
-from fedjaxlite.codecs import global_norm as global_norm
-from fedjaxlite.codecs import mean as mean
-from fedjaxlite.codecs import weighted_mean as weighted_mean
-from fedjaxlite.devices import use_cpu_cores as use_cpu_cores
-from fedjaxlite.evaluate import evaluate as evaluate
-from fedjaxlite.evaluate import evaluate_clients as evaluate_clients
-from fedjaxlite.evaluate import evaluate_personalized as evaluate_personalized
-from fedjaxlite.execution import Execution as Execution
-from fedjaxlite.federated import PassInfo as PassInfo
-from fedjaxlite.federated_sum import federated_sum as federated_sum
-from fedjaxlite.gradients import BatchLoss as BatchLoss
-from fedjaxlite.gradients import batch_loss as batch_loss
-from fedjaxlite.gradients import value_and_grad as value_and_grad
-from fedjaxlite.heterogeneity import Heterogeneity as Heterogeneity
-from fedjaxlite.heterogeneity import heterogeneity as heterogeneity
-from fedjaxlite.heterogeneity import plot_partition as plot_partition
-from fedjaxlite.local import LocalResult as LocalResult
-from fedjaxlite.local import full_gradient as full_gradient
-from fedjaxlite.local import local_sgd as local_sgd
+from fedjaxlite.data.client_report import ClientReport as ClientReport
+from fedjaxlite.data.client_view import Batches as Batches
+from fedjaxlite.data.client_view import ClientData as ClientData
+from fedjaxlite.data.client_view import client_view as client_view
+from fedjaxlite.data.client_view import repeat as repeat
+from fedjaxlite.data.heterogeneity import Heterogeneity as Heterogeneity
+from fedjaxlite.data.heterogeneity import heterogeneity as heterogeneity
+from fedjaxlite.data.population import Population as Population
+from fedjaxlite.data.prepared_cohort import PreparedCohort as PreparedCohort
+from fedjaxlite.data.prepared_cohort import prepare_cohort as prepare_cohort
+from fedjaxlite.evaluation.central import evaluate as evaluate
+from fedjaxlite.evaluation.per_client import evaluate_clients as evaluate_clients
+from fedjaxlite.evaluation.per_client import evaluate_personalized as evaluate_personalized
+from fedjaxlite.execution.cohort_pass import PassInfo as PassInfo
+from fedjaxlite.execution.composition import Rounds as Rounds
+from fedjaxlite.execution.composition import rounds as rounds
+from fedjaxlite.execution.cpu_cores import use_cpu_cores as use_cpu_cores
+from fedjaxlite.execution.federated_sum import federated_sum as federated_sum
+from fedjaxlite.execution.layout import Execution as Execution
+from fedjaxlite.execution.one_round import Traffic as Traffic
+from fedjaxlite.execution.round_state import RoundState as RoundState
+from fedjaxlite.local.gradients import BatchLoss as BatchLoss
+from fedjaxlite.local.gradients import batch_loss as batch_loss
+from fedjaxlite.local.gradients import value_and_grad as value_and_grad
+from fedjaxlite.local.local_sgd import LocalResult as LocalResult
+from fedjaxlite.local.local_sgd import full_gradient as full_gradient
+from fedjaxlite.local.local_sgd import local_sgd as local_sgd
+from fedjaxlite.local.optimizer_check import check_optimizer as check_optimizer
 from fedjaxlite.losses import LossAux as LossAux
 from fedjaxlite.lowering import lower as lower
-from fedjaxlite.optimizers import check_optimizer as check_optimizer
-from fedjaxlite.partitioned import partition_params as partition_params
-from fedjaxlite.plan import plan as plan
-from fedjaxlite.population import Population as Population
-from fedjaxlite.prepared import PreparedCohort as PreparedCohort
-from fedjaxlite.prepared import prepare_cohort as prepare_cohort
-from fedjaxlite.program import Traffic as Traffic
-from fedjaxlite.quantization import quantize as quantize
-from fedjaxlite.rounds import Rounds as Rounds
-from fedjaxlite.rounds import rounds as rounds
+from fedjaxlite.observers import records as records
+from fedjaxlite.plots.who import plot_partition as plot_partition
+from fedjaxlite.protocol.algorithm import Aggregate as Aggregate
+from fedjaxlite.protocol.algorithm import Algorithm as Algorithm
+from fedjaxlite.protocol.algorithm import ClientOutput as ClientOutput
+from fedjaxlite.protocol.parameter_parts import partition_params as partition_params
+from fedjaxlite.protocol.server_step import apply_delta as apply_delta
 from fedjaxlite.sampling import Cohort as Cohort
 from fedjaxlite.sampling import Sampler as Sampler
-from fedjaxlite.server import apply_delta as apply_delta
-from fedjaxlite.stacking import stack as stack
-from fedjaxlite.state import RoundState as RoundState
-from fedjaxlite.train import train as train
+from fedjaxlite.training.plan import plan as plan
+from fedjaxlite.training.train import train as train
+from fedjaxlite.training.warm_start import warm_start as warm_start
 from fedjaxlite.variables import Variables as Variables
 from fedjaxlite.variables import trainable as trainable
 from fedjaxlite.variables import with_state as with_state
 from fedjaxlite.variables import with_trainable as with_trainable
-from fedjaxlite.warm_start import warm_start as warm_start
+from fedjaxlite.wire.aggregator import Aggregator as Aggregator
+from fedjaxlite.wire.aggregator import Bounds as Bounds
+from fedjaxlite.wire.aggregator import ClientInfo as ClientInfo
+from fedjaxlite.wire.aggregator import Message as Message
+from fedjaxlite.wire.aggregator import Stacked as Stacked
+from fedjaxlite.wire.aggregator import Wire as Wire
+from fedjaxlite.wire.chain import chain as chain
+from fedjaxlite.wire.clips import clip_by_global_norm as clip_by_global_norm
+from fedjaxlite.wire.clips import clip_by_value as clip_by_value
+from fedjaxlite.wire.clips import global_norm as global_norm
+from fedjaxlite.wire.means import mean as mean
+from fedjaxlite.wire.means import weighted_mean as weighted_mean
+from fedjaxlite.wire.quantization import quantize as quantize
+from fedjaxlite.wire.stacking import stack as stack
 
 if TYPE_CHECKING:
     from fedjaxlite import algorithms as algorithms
@@ -94,6 +96,7 @@ __all__ = [
     "ClientData",
     "ClientInfo",
     "ClientOutput",
+    "ClientReport",
     "Cohort",
     "Execution",
     "Heterogeneity",
@@ -141,6 +144,7 @@ __all__ = [
     "prepare_cohort",
     "privacy",
     "quantize",
+    "records",
     "repeat",
     "rounds",
     "sampling",

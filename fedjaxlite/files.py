@@ -1,4 +1,4 @@
-"""Arrays in files: one .npz with a JSON header, written all or nothing."""
+"""Files written all or nothing: arrays as one .npz with a JSON header, and text."""
 
 import json
 import os
@@ -57,6 +57,21 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[
             return arrays, described["header"]
     except _DAMAGE as error:
         raise ValueError(f"{os.fspath(path)!r} is no file of this library, or damaged ({error}).") from error
+
+
+def replace_text(path: str | os.PathLike[str], text: str) -> None:
+    """Writes a text file all or nothing: a reader, or a crash, finds the old content or the new."""
+    target = Path(path)
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
 
 
 def _plain(array: np.ndarray) -> np.ndarray:

@@ -34,7 +34,7 @@ from matplotlib.figure import Figure
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.reproduce import seeds
-from fedjaxlite.reproduce.karimireddy2020 import similar
+from fedjaxlite.reproduce.papers.karimireddy2020 import similar
 
 try:
     fl.use_cpu_cores()  # on a CPU every core becomes a device; this comes before anything else in JAX

@@ -37,7 +37,7 @@ from matplotlib.figure import Figure
 import fedjaxlite as fl
 from fedjaxlite import algorithms, privacy
 from fedjaxlite.privacy import attacks
-from fedjaxlite.reproduce.leak_views import as_floats, smooth_cnn, through
+from fedjaxlite.reproduce.studies.leak_views import as_floats, smooth_cnn, through
 
 try:
     fl.use_cpu_cores()  # on a CPU every core becomes a device; this comes before anything else in JAX

@@ -37,7 +37,7 @@ _EXAMPLES = "\n\n".join(
 
 def _show_version(wanted: bool) -> None:
     if wanted:
-        from fedjaxlite import run_config
+        from fedjaxlite.training import run_config
 
         typer.echo("  ".join(f"{name} {version}" for name, version in run_config.versions().items()))
         raise typer.Exit

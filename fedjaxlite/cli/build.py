@@ -11,8 +11,8 @@ import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.cli import parse, private_run
 from fedjaxlite.cli.settings import Settings
-from fedjaxlite.evaluate import loss_for
-from fedjaxlite.warm_start import warm_start
+from fedjaxlite.evaluation.central import loss_for
+from fedjaxlite.training.warm_start import warm_start
 
 
 class Job(NamedTuple):

@@ -11,14 +11,14 @@ import jax
 import typer
 
 import fedjaxlite as fl
-from fedjaxlite import run_config
 from fedjaxlite.cli import build, private_run
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.datasets.folders import cache_folder
-from fedjaxlite.plan import plan as make_plan
-from fedjaxlite.progress import duration, size
-from fedjaxlite.run_folder import RunFolder, prepare
-from fedjaxlite.train import History, train
+from fedjaxlite.observers.progress import duration, size
+from fedjaxlite.training import run_config
+from fedjaxlite.training.plan import plan as make_plan
+from fedjaxlite.training.run_folder import RunFolder, prepare
+from fedjaxlite.training.train import History, train
 
 
 def run(settings: Settings) -> None:

@@ -9,7 +9,7 @@ import typer
 
 import fedjaxlite as fl
 from fedjaxlite.cli.commands import keep_compiled
-from fedjaxlite.progress import duration
+from fedjaxlite.observers.progress import duration
 from fedjaxlite.reproduce import catalog, table
 from fedjaxlite.reproduce.seeds import Arguments
 

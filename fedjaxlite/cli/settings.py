@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, NamedTuple, get_args, get_type_hints
 
 import typer
 
-from fedjaxlite import run_config
+from fedjaxlite.training import run_config
 
 DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
 PRIVACY, EVALUATION = "Differential privacy", "Evaluation"

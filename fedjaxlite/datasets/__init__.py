@@ -15,10 +15,10 @@ from typing import Any, overload
 
 import numpy as np
 
+from fedjaxlite.data.population import Population
 from fedjaxlite.datasets import digits, shakespeare, synthetic, tfds
 from fedjaxlite.partition.partitioner import Features, Partitioner
 from fedjaxlite.partition.partitioner import federate as federate
-from fedjaxlite.population import Population
 
 __all__ = ["federate", "load"]
 

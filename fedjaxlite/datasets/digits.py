@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjaxlite import host
+from fedjaxlite.data import host_arrays
 
 
 def load() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
@@ -34,7 +34,7 @@ def load() -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     bundle: Any = load_digits()
     x = (bundle["images"] / 16.0).astype(np.float32)[..., None]
     y = bundle["target"].astype(np.int32)
-    rng = host.generator(0)
+    rng = host_arrays.generator(0)
     order = rng.permutation(len(y))
     in_test = np.zeros(len(y), bool)
     for label in range(10):

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 
-from fedjaxlite import checks, host
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
+from fedjaxlite.data.population import Population
 from fedjaxlite.datasets import folders
-from fedjaxlite.population import Population
 
 PAD, OOV, BOS, EOS = range(4)
 """Ids that stand for no character: padding, a character outside the vocabulary, begin and end of a client's text."""
@@ -77,7 +78,7 @@ def load(
         checks.positive_int(num_clients=num_clients)
         if num_clients > len(names):
             raise ValueError(f"num_clients={num_clients}, but there are {len(names)} roles with at least two lines.")
-        names = [names[i] for i in sorted(host.generator(seed).permutation(len(names))[:num_clients])]
+        names = [names[i] for i in sorted(host_arrays.generator(seed).permutation(len(names))[:num_clients])]
     train, test = [], []
     for name in names:
         lines = roles[name]

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from fedjaxlite import checks, host
-from fedjaxlite.population import Population
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
+from fedjaxlite.data.population import Population
 
 
 def load(
@@ -58,10 +59,10 @@ def load(
     spread = np.arange(1, num_features + 1) ** -0.6
     train, test = [], []
     for k in range(num_clients):
-        rng = host.generator(seed, 1, k)
+        rng = host_arrays.generator(seed, 1, k)
         size = int(np.exp(4 + 2 * rng.standard_normal())) + 50
         if iid:
-            model = host.generator(seed, 0)
+            model = host_arrays.generator(seed, 0)
             center, mean = 0.0, np.zeros(num_features)
         else:
             model = rng

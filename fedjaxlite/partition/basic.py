@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from fedjaxlite import checks, host
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
 from fedjaxlite.partition import draws
 from fedjaxlite.partition.partitioner import Features, Partitioner, check_enough
 
@@ -37,18 +38,18 @@ def iid(num_clients: int, *, sizes: Sequence[int] | np.ndarray | None = None, se
       [3, 3, 2, 2]
     """
     checks.positive_int(num_clients=num_clients)
-    host.generator(seed)
+    host_arrays.generator(seed)
     wanted = None if sizes is None else np.asarray(sizes)
     if wanted is not None and (wanted.shape != (num_clients,) or wanted.dtype.kind not in "iu" or (wanted < 0).any()):
         raise ValueError(f"`sizes` is {wanted.dtype}{list(wanted.shape)}; expected {num_clients} ints of at least 0.")
 
     def assign(features: Features) -> np.ndarray:
-        n = host.num_rows(features)
+        n = host_arrays.num_rows(features)
         if wanted is None:
             check_enough("iid", num_clients, 1, n)
         elif wanted.sum() != n:
             raise ValueError(f"`sizes` sums to {wanted.sum()}, but there are {n} examples; expected the same number.")
-        return _shuffled(host.generator(seed), draws.even_sizes(n, num_clients) if wanted is None else wanted)
+        return _shuffled(host_arrays.generator(seed), draws.even_sizes(n, num_clients) if wanted is None else wanted)
 
     params = {"num_clients": num_clients, "sizes": None if wanted is None else wanted.tolist(), "seed": seed}
     empty = wanted is not None and bool((wanted == 0).any())
@@ -104,7 +105,7 @@ def quantity(
     checks.positive_int(num_clients=num_clients)
     checks.one_of(tuple(_QUANTITY_PARAMETERS), distribution=distribution)
     check_min_size(min_size)
-    host.generator(seed)
+    host_arrays.generator(seed)
     own = _QUANTITY_PARAMETERS[distribution]
     given = {"alpha": alpha, "sigma": sigma, "exponent": exponent}
     for name, value in given.items():
@@ -120,9 +121,9 @@ def quantity(
         raise ValueError(f"`{own}` is {value}; expected a finite number.")
 
     def assign(features: Features) -> np.ndarray:
-        n = host.num_rows(features)
+        n = host_arrays.num_rows(features)
         check_enough("quantity", num_clients, min_size, n)
-        rng = host.generator(seed)
+        rng = host_arrays.generator(seed)
         if own == "alpha":
             shares = draws.dirichlet(rng, value, num_clients)
         elif own == "sigma":
@@ -164,7 +165,7 @@ def by_key(key: str, *, keep: bool = False) -> Partitioner:
     def keys(features: Features) -> np.ndarray:
         if key not in features:
             raise ValueError(f"`by_key` groups by feature {key!r}, but the features are {sorted(features)}.")
-        return host.as_ids(f"feature {key!r}", features[key])
+        return host_arrays.as_ids(f"feature {key!r}", features[key])
 
     return Partitioner(
         "by_key",

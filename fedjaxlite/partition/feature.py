@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from fedjaxlite import checks, host
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
 from fedjaxlite.partition.partitioner import Partitioner
 
 
@@ -41,7 +42,7 @@ def feature_noise(base: Partitioner, *, std: float, feature: str = "x", seed: in
     checks.nonnegative(std=std)
     if np.isinf(std):
         raise ValueError(f"`std` is {std}; expected a finite number of at least 0.")
-    host.generator(seed)
+    host_arrays.generator(seed)
 
     def noisy(array: np.ndarray, client: int, num_clients: int) -> np.ndarray:
         if array.dtype.kind != "f":
@@ -50,7 +51,7 @@ def feature_noise(base: Partitioner, *, std: float, feature: str = "x", seed: in
                 "first, such as x.astype('float32') / 255."
             )
         scale = std * np.sqrt((client + 1) / num_clients)
-        noise = scale * host.generator(seed, client).standard_normal(array.shape)
+        noise = scale * host_arrays.generator(seed, client).standard_normal(array.shape)
         return (array + noise).astype(array.dtype)
 
     params = {"base": repr(base), "std": std, "feature": feature, "seed": seed}

@@ -2,7 +2,8 @@
 
 import numpy as np
 
-from fedjaxlite import checks, host
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
 from fedjaxlite.partition import draws
 from fedjaxlite.partition.basic import check_min_size
 from fedjaxlite.partition.partitioner import LEFT_OUT, Features, Partitioner, check_enough, class_codes
@@ -47,12 +48,12 @@ def dirichlet(num_clients: int, *, alpha: float, min_size: int = 1, label: str =
     checks.positive_int(num_clients=num_clients)
     checks.positive(alpha=alpha)
     check_min_size(min_size)
-    host.generator(seed)
+    host_arrays.generator(seed)
 
     def assign(features: Features) -> np.ndarray:
         classes, codes = class_codes(features, label, "dirichlet")
         check_enough("dirichlet", num_clients, min_size, len(codes))
-        rng = host.generator(seed)
+        rng = host_arrays.generator(seed)
         owner = np.empty(len(codes), np.int64)
         for rows in _rows_of_classes(rng, codes, len(classes)):
             cuts = np.floor(np.cumsum(draws.dirichlet(rng, alpha, num_clients))[:-1] * len(rows))
@@ -102,14 +103,14 @@ def dirichlet_fixed_size(
     """
     checks.positive_int(num_clients=num_clients)
     checks.positive(alpha=alpha)
-    host.generator(seed)
+    host_arrays.generator(seed)
     if examples_per_client is not None:
         checks.positive_int(examples_per_client=examples_per_client)
 
     def assign(features: Features) -> np.ndarray:
         classes, codes = class_codes(features, label, "dirichlet_fixed_size")
         check_enough("dirichlet_fixed_size", num_clients, examples_per_client or 1, len(codes))
-        rng = host.generator(seed)
+        rng = host_arrays.generator(seed)
         rows = _rows_of_classes(rng, codes, len(classes))
         left = np.array([len(r) for r in rows])
         sizes = draws.even_sizes(len(codes), num_clients)
@@ -164,12 +165,12 @@ def label_shards(num_clients: int, *, shards_per_client: int = 2, label: str = "
       2
     """
     checks.positive_int(num_clients=num_clients, shards_per_client=shards_per_client)
-    host.generator(seed)
+    host_arrays.generator(seed)
 
     def assign(features: Features) -> np.ndarray:
         _, codes = class_codes(features, label, "label_shards")
         check_enough("label_shards", num_clients, shards_per_client, len(codes))
-        rng = host.generator(seed)
+        rng = host_arrays.generator(seed)
         count = num_clients * shards_per_client
         shard = np.repeat(np.arange(count), draws.even_sizes(len(codes), count))
         owner = np.empty(len(codes), np.int64)
@@ -214,7 +215,7 @@ def k_classes(num_clients: int, *, k: int, label: str = "y", seed: int = 0) -> P
       {3}
     """
     checks.positive_int(num_clients=num_clients, k=k)
-    host.generator(seed)
+    host_arrays.generator(seed)
 
     def assign(features: Features) -> np.ndarray:
         classes, codes = class_codes(features, label, "k_classes")
@@ -226,7 +227,7 @@ def k_classes(num_clients: int, *, k: int, label: str = "y", seed: int = 0) -> P
                 f"num_clients={num_clients} with k={k} use at most {num_clients * k} of the {len(classes)} classes; "
                 "ask for more clients or a larger k, or leave those classes out first."
             )
-        rng = host.generator(seed)
+        rng = host_arrays.generator(seed)
         holds = _balanced_choice(rng, num_clients, len(classes), k)
         owner = np.empty(len(codes), np.int64)
         for c, rows in enumerate(_rows_of_classes(rng, codes, len(classes))):

@@ -5,8 +5,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjaxlite import host
-from fedjaxlite.population import Population
+from fedjaxlite.data import host_arrays
+from fedjaxlite.data.population import Population
 
 Features = Mapping[str, Any]
 LEFT_OUT = -1
@@ -57,7 +57,7 @@ class Partitioner(NamedTuple):
         Returns:
           int32 `[n]`.
         """
-        host.num_rows(features)
+        host_arrays.num_rows(features)
         return np.asarray(self.assign(features)).astype(np.int32)
 
     def __repr__(self) -> str:
@@ -97,7 +97,7 @@ def federate(
         raise TypeError(f"`partition` is {partition!r}; expected one of fl.partition, such as fl.partition.iid(100).")
     if not isinstance(partition, Partitioner):
         partition = Partitioner(getattr(partition, "__name__", "partition"), {}, partition)
-    n = host.num_rows(arrays)
+    n = host_arrays.num_rows(arrays)
     owner = _checked(partition, np.asarray(partition.assign(arrays)), n)
     names = None if partition.client_names is None else np.asarray(partition.client_names(arrays))
     count = partition.num_clients or (len(names) if names is not None else int(owner.max(initial=-1)) + 1)
@@ -160,10 +160,10 @@ def _transformed(
     for i in range(count):
         before = population.client(i)
         after = transform(before, i, count)
-        if host.num_rows(after) != host.num_rows(before):
+        if host_arrays.num_rows(after) != host_arrays.num_rows(before):
             raise ValueError(
-                f"the transform made {host.num_rows(after)} examples of client {i}'s {host.num_rows(before)}; expected "
-                "as many."
+                f"the transform made {host_arrays.num_rows(after)} examples of client {i}'s "
+                f"{host_arrays.num_rows(before)}; expected as many."
             )
         clients.append(after)
     return Population.from_clients(clients, names=population.names, check_finite=check_finite, allow_empty=allow_empty)

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from fedjaxlite import checks, host
-from fedjaxlite.population import Population, packed
+from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
+from fedjaxlite.data.population import Population, packed
 
 
 def train_test_split(
@@ -39,7 +40,7 @@ def train_test_split(
     """
     _check_fraction("test_fraction", test_fraction)
     checks.one_of(("random", "time"), by=by)
-    rng = host.generator(seed)
+    rng = host_arrays.generator(seed)
     offsets = np.asarray(population.offsets, np.int64)
     sizes = np.diff(offsets)
     held = np.clip(np.floor(sizes * test_fraction + 0.5), 1, sizes - 1).clip(0).astype(np.int64)
@@ -82,7 +83,7 @@ def holdout_clients(population: Population, *, fraction: float, seed: int = 0) -
         raise ValueError(f"the population has {total} client; expected at least 2, one of them to be set aside.")
     count = int(np.clip(np.floor(total * fraction + 0.5), 1, total - 1))
     unseen = np.zeros(total, bool)
-    unseen[host.generator(seed).permutation(total)[:count]] = True
+    unseen[host_arrays.generator(seed).permutation(total)[:count]] = True
     return population.select(np.flatnonzero(~unseen)), population.select(np.flatnonzero(unseen))
 
 
@@ -93,5 +94,5 @@ def _check_fraction(name: str, value: float) -> None:
 
 def _rows(population: Population, chosen: np.ndarray, sizes: np.ndarray) -> Population:
     rows = np.flatnonzero(chosen)
-    features = {name: host.take(array, rows) for name, array in population.features.items()}
+    features = {name: host_arrays.take(array, rows) for name, array in population.features.items()}
     return packed(features, sizes, population.names, allow_empty=True)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedjaxlite import checks
-from fedjaxlite.evaluate import ClientReport
+from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.plots import series, style
 
 if TYPE_CHECKING:

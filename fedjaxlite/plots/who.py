@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedjaxlite import checks
-from fedjaxlite.heterogeneity import draw_partition
-from fedjaxlite.plots import style
-from fedjaxlite.population import Population
+from fedjaxlite.data.heterogeneity import heterogeneity
+from fedjaxlite.data.population import Population
+from fedjaxlite.plots import bubbles, style
 from fedjaxlite.sampling import Cohort
 
 if TYPE_CHECKING:
@@ -48,7 +48,67 @@ def partition(
       >>> [axes.get_ylabel() for axes in fl.plots.partition(population).axes]
       ['examples', 'class (y)']
     """
-    return draw_partition(population, label, max_clients, ignored_ids, axes, path)
+    return _draw_partition(population, label, max_clients, ignored_ids, axes, path)
+
+
+def plot_partition(
+    population: Population,
+    path: style.Path = None,
+    *,
+    max_clients: int = 50,
+    label: str = "y",
+    ignored_ids: tuple[int, ...] = (),
+) -> "Figure":
+    """Draws who has how much of what: a bubble for each client and class, and bars of the clients' sizes above.
+
+    A bubble's area is proportional to the number of labels. Reads the same in black and white.
+
+    Args:
+      population: N clients.
+      path: where to write it (.png, .pdf, .svg), or None.
+      max_clients: the first so many clients are drawn.
+      label: as in `heterogeneity`.
+      ignored_ids: labels that are none.
+
+    Returns:
+      The matplotlib figure.
+
+    Raises:
+      ValueError: as `fl.heterogeneity`, or `max_clients` below 1.
+
+    Example:
+      >>> import fedjaxlite as fl
+      >>> population = fl.Population.from_arrays({"y": [0, 0, 1, 1]}, client_ids=["a", "a", "b", "b"])
+      >>> [axes.get_ylabel() for axes in fl.plot_partition(population).axes]
+      ['examples', 'class (y)']
+    """
+    return _draw_partition(population, label, max_clients, ignored_ids, None, path)
+
+
+def _draw_partition(
+    population: Population,
+    label: str,
+    max_clients: int,
+    ignored_ids: tuple[int, ...],
+    axes: Any,
+    path: style.Path,
+) -> "Figure":
+    """`plot_partition`, into axes where given: those of the bubbles, or (bars, bubbles)."""
+    checks.positive_int(max_clients=max_clients)
+    measured = heterogeneity(population, label=label, ignored_ids=ignored_ids)
+    shown = min(max_clients, population.num_clients)
+    names = np.arange(shown) if population.names is None else population.names[:shown]
+    of = "" if shown == population.num_clients else f" (first {shown} shown)"
+    held = bubbles.Held(
+        histograms=measured.label_histograms[:shown],
+        sizes=np.diff(np.asarray(population.offsets))[:shown],
+        clients=[str(name) for name in names],
+        classes=[str(name) for name in measured.classes],
+        label=label,
+        title=f"{population.num_clients} clients{of}, {measured.num_examples} examples; mean total variation from all "
+        f"{measured.total_variation_mean:.2f}",
+    )
+    return bubbles.draw(held, axes, path)
 
 
 class _Rounds(NamedTuple):

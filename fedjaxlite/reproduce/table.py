@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fedjaxlite import run_config
-from fedjaxlite.progress import duration
+from fedjaxlite.observers.progress import duration
 from fedjaxlite.reproduce.seeds import Arguments, Interval, interval, number
+from fedjaxlite.training import run_config
 
 Cells = Mapping[str, Any]
 LONG = 30 * 60.0

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite import records
+from fedjaxlite.observers import records
 from fedjaxlite.reproduce import seeds
 
 PyTree = Any

@@ -108,7 +108,7 @@ def available(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> sampler = available(3, [[True, False, True, False, False]])
       >>> drawn = sampler.sample(jax.random.key(0), 0, Population({}, jnp.arange(6), max_size=1))
       >>> sorted(drawn.ids.tolist()), int(drawn.selected.sum())

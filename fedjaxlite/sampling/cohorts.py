@@ -32,7 +32,7 @@ def uniform(cohort_size: int, *, dropout: float = 0.0) -> Sampler:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> population = Population({}, jnp.arange(101), max_size=1)
       >>> drawn = uniform(10).sample(jax.random.key(0), 0, population)
       >>> len(set(drawn.ids.tolist())), bool(drawn.reported.all())
@@ -84,7 +84,7 @@ def cyclic(cohort_size: int, min_separation: int) -> Sampler:
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> population = Population({}, jnp.arange(101), max_size=1)
       >>> seen = [cyclic(10, 10).sample(jax.random.key(0), r, population).ids for r in range(10)]
       >>> len(set(jnp.concatenate(seen).tolist()))
@@ -134,7 +134,7 @@ def full(num_clients: int) -> Sampler:
 
     Example:
       >>> import jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> full(4).sample(None, 0, Population({}, jnp.arange(5), max_size=1)).ids.tolist()
       [0, 1, 2, 3]
     """

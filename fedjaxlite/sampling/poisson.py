@@ -34,7 +34,7 @@ def poisson(rate: float, capacity: int, *, max_overflow: float = 1e-6) -> Sample
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> sampler = poisson(rate=0.1, capacity=40)
       >>> sampler.check(num_clients=100)
       >>> drawn = sampler.sample(jax.random.key(0), 0, Population({}, jnp.arange(101), max_size=1))

@@ -193,7 +193,7 @@ def lognormal_latency(
     Example:
       >>> import jax, jax.numpy as jnp
       >>> from fedjaxlite import sampling
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> population = Population({}, jnp.arange(101) * 20, max_size=20)
       >>> sampler = with_deadline(sampling.full(100), deadline=6.0, latency=lognormal_latency())
       >>> 30 < int(sampler.sample(jax.random.key(0), 0, population).reported.sum()) < 70

@@ -55,7 +55,7 @@ def weighted(
 
     Example:
       >>> import jax, jax.numpy as jnp
-      >>> from fedjaxlite.population import Population
+      >>> from fedjaxlite.data.population import Population
       >>> population = Population({}, jnp.array([0, 98, 99, 100]), max_size=98)
       >>> drawn = weighted(5).sample(jax.random.key(0), 0, population)
       >>> int(drawn.ids[0]), round(float(drawn.scale[0]), 3), int(drawn.selected.sum())

@@ -29,16 +29,12 @@ Nothing in this folder needs JAX or the rest of the library: NumPy, and `cryptog
 (pip install 'fedjaxlite[privacy]').
 """
 
-from fedjaxlite.privacy.secagg import client as client
 from fedjaxlite.privacy.secagg import errors as errors
 from fedjaxlite.privacy.secagg import graph as graph
 from fedjaxlite.privacy.secagg import keys as keys
 from fedjaxlite.privacy.secagg import masking as masking
 from fedjaxlite.privacy.secagg import messages as messages
-from fedjaxlite.privacy.secagg import server as server
 from fedjaxlite.privacy.secagg import shamir as shamir
-from fedjaxlite.privacy.secagg.client_state import ClientState as ClientState
-from fedjaxlite.privacy.secagg.client_state import Identity as Identity
 from fedjaxlite.privacy.secagg.driver import Played as Played
 from fedjaxlite.privacy.secagg.driver import answer as answer
 from fedjaxlite.privacy.secagg.driver import identities as identities
@@ -47,7 +43,11 @@ from fedjaxlite.privacy.secagg.errors import SecureAggregationError as SecureAgg
 from fedjaxlite.privacy.secagg.keys import Primitives as Primitives
 from fedjaxlite.privacy.secagg.parameters import Parameters as Parameters
 from fedjaxlite.privacy.secagg.parameters import parameters as parameters
-from fedjaxlite.privacy.secagg.server_state import RoundResult as RoundResult
-from fedjaxlite.privacy.secagg.server_state import ServerState as ServerState
+from fedjaxlite.privacy.secagg.parties import client as client
+from fedjaxlite.privacy.secagg.parties import server as server
+from fedjaxlite.privacy.secagg.parties.client_state import ClientState as ClientState
+from fedjaxlite.privacy.secagg.parties.client_state import Identity as Identity
+from fedjaxlite.privacy.secagg.parties.server_state import RoundResult as RoundResult
+from fedjaxlite.privacy.secagg.parties.server_state import ServerState as ServerState
 from fedjaxlite.privacy.secagg.traffic import Traffic as Traffic
 from fedjaxlite.privacy.secagg.traffic import traffic as traffic

@@ -4,14 +4,15 @@ import os
 from collections.abc import Callable, Iterable, Mapping
 from typing import Literal, NamedTuple
 
-from fedjaxlite.privacy.secagg import client, keys, server
-from fedjaxlite.privacy.secagg.client_state import ClientState, Identity
+from fedjaxlite.privacy.secagg import keys
 from fedjaxlite.privacy.secagg.errors import SERVER, RoundAborted, SecureAggregationError
 from fedjaxlite.privacy.secagg.keys import Primitives, Random
 from fedjaxlite.privacy.secagg.masking import Words
 from fedjaxlite.privacy.secagg.messages import Abort, Deliveries, Message, Roster, Survivors, UnmaskRequest
 from fedjaxlite.privacy.secagg.parameters import Parameters
-from fedjaxlite.privacy.secagg.server_state import RoundResult
+from fedjaxlite.privacy.secagg.parties import client, server
+from fedjaxlite.privacy.secagg.parties.client_state import ClientState, Identity
+from fedjaxlite.privacy.secagg.parties.server_state import RoundResult
 
 ClientStage = Literal["advertise", "share", "mask", "confirm", "reveal"]
 # What may happen to a message on its way: (message, to whom) -> what arrives, nothing or several.

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.afl import afl, project_to_simplex
+from fedjaxlite.algorithms.groups_and_fairness.afl import afl, project_to_simplex
 
 project = jax.jit(project_to_simplex)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.analytics import (
+from fedjaxlite.algorithms.without_a_model.analytics import (
     federated_histogram,
     federated_mean,
     federated_quantiles,

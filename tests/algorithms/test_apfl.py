@@ -11,7 +11,7 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.apfl import apfl
+from fedjaxlite.algorithms.personal_models.apfl import apfl
 
 RATE, OWN_RATE, ALPHA, ALPHA_RATE = 0.05, 0.08, 0.4, 0.3
 

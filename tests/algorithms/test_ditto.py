@@ -11,7 +11,7 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.ditto import ditto
+from fedjaxlite.algorithms.personal_models.ditto import ditto
 
 LAM, RATE, OWN_RATE = 0.3, 0.05, 0.04
 

@@ -8,8 +8,8 @@ import optax
 import personal_problems as problems
 import pytest
 
-from fedjaxlite.algorithms.fed_ala import fed_ala
-from fedjaxlite.algorithms.leaves import by_name
+from fedjaxlite.algorithms.personal_models.fed_ala import fed_ala
+from fedjaxlite.algorithms.pieces.leaves import by_name
 
 RATE, ETA, SHARE = 0.05, 0.9, 0.8
 SETTINGS: dict[str, Any] = {"client_optimizer": optax.sgd(RATE), "batch_size": problems.BATCH, "shuffle": False}

@@ -10,8 +10,8 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_babu import fed_babu
-from fedjaxlite.algorithms.leaves import by_name
+from fedjaxlite.algorithms.pieces.leaves import by_name
+from fedjaxlite.algorithms.shared_parts.fed_babu import fed_babu
 
 RATE, TUNE_RATE = 0.05, 0.04
 SETTINGS: dict[str, Any] = {"client_optimizer": optax.sgd(RATE), "batch_size": problems.BATCH, "shuffle": False}

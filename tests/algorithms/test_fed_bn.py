@@ -11,7 +11,7 @@ import personal_problems as problems
 from methods.partial import scaled_loss
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_bn import fed_bn
+from fedjaxlite.algorithms.shared_parts.fed_bn import fed_bn
 
 RATE = 0.05
 LOSS = fl.losses.declare(scaled_loss, cross_example=True)

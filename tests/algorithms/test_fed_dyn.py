@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_dyn import fed_dyn
+from fedjaxlite.algorithms.one_model.fed_dyn import fed_dyn
 
 A, B = np.float32([1, 4, 2, 0.5, 0]), np.float32([0, 1, -1, 3, 0])
 SIZES = (1, 3, 2, 1, 0)  # which must not matter: clients weigh alike; the last has no examples, and so no curvature

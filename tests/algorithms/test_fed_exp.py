@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_exp import fed_exp
+from fedjaxlite.algorithms.one_model.fed_exp import fed_exp
 
 SIZES = (2, 1, 5)
 OWNER = np.repeat(np.arange(3), SIZES)

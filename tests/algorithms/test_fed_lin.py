@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_lin import fed_lin
+from fedjaxlite.algorithms.one_model.fed_lin import fed_lin
 
 A, B, SIZES = np.float32([1, 4, 2]), np.float32([0, 1, -2]), (1, 3, 5)
 WEIGHTS = np.float64(SIZES)

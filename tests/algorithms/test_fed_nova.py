@@ -10,8 +10,8 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_nova import fed_nova
-from fedjaxlite.algorithms.fed_prox import fed_prox
+from fedjaxlite.algorithms.one_model.fed_nova import fed_nova
+from fedjaxlite.algorithms.one_model.fed_prox import fed_prox
 
 PEOPLE = helpers.regression((4, 9, 1, 6))
 SOLVERS = ((0.0, 0.0), (0.6, 0.0), (0.0, 3.0), (0.6, 1.5))

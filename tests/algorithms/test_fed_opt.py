@@ -10,7 +10,13 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_opt import adaptive_server_optimizer, fed_adagrad, fed_adam, fed_avg_m, fed_yogi
+from fedjaxlite.algorithms.one_model.fed_opt import (
+    adaptive_server_optimizer,
+    fed_adagrad,
+    fed_adam,
+    fed_avg_m,
+    fed_yogi,
+)
 
 PEOPLE = helpers.regression((4, 9, 1, 6))
 SGD = optax.sgd(0.05)

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_pa import fed_pa, posterior_delta
+from fedjaxlite.algorithms.one_model.fed_pa import fed_pa, posterior_delta
 
 RATE = 0.1
 

@@ -11,7 +11,7 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.algorithms.fed_prox import AdaptiveState, fed_prox, fed_prox_adaptive
+from fedjaxlite.algorithms.one_model.fed_prox import AdaptiveState, fed_prox, fed_prox_adaptive
 
 TWO = fl.Population.from_arrays({"a": np.float32([1, 4]), "b": np.float32([0, 1])}, client_ids=np.arange(2))
 PEOPLE = helpers.regression((4, 9, 1, 6))

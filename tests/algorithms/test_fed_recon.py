@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_recon import fed_recon, reconstruct
+from fedjaxlite.algorithms.shared_parts.fed_recon import fed_recon, reconstruct
 
 START = {"g": jnp.float32(1.0), "l": jnp.float32(0.0)}
 

@@ -9,10 +9,10 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_per import fed_per
-from fedjaxlite.algorithms.fed_rep import fed_rep
-from fedjaxlite.algorithms.leaves import by_name
-from fedjaxlite.algorithms.lg_fed_avg import lg_fed_avg
+from fedjaxlite.algorithms.pieces.leaves import by_name
+from fedjaxlite.algorithms.shared_parts.fed_per import fed_per
+from fedjaxlite.algorithms.shared_parts.fed_rep import fed_rep
+from fedjaxlite.algorithms.shared_parts.lg_fed_avg import lg_fed_avg
 
 RATE, HEAD_RATE = 0.05, 0.08
 SETTINGS: dict[str, Any] = {"client_optimizer": optax.sgd(RATE), "batch_size": problems.BATCH, "shuffle": False}

@@ -11,8 +11,8 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.algorithms.ditto import ditto
-from fedjaxlite.algorithms.fine_tuning import fine_tuned
+from fedjaxlite.algorithms.personal_models.ditto import ditto
+from fedjaxlite.algorithms.personal_models.fine_tuning import fine_tuned
 
 RATE, TUNE = 0.05, 0.03
 

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.ifca import hyp_cluster, ifca, ifca_init
+from fedjaxlite.algorithms.groups_and_fairness.ifca import hyp_cluster, ifca, ifca_init
 
 A, B = np.array([1.0, 4.0, 2.0, 3.0, 1.0]), np.array([0.0, 0.2, 1.0, 1.3, 0.9])
 COHORTS = [[0, 1, 2], [1, 4, 3], [0, 1, -1], [2, 3, 4]]

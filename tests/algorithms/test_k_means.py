@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.k_means import k_means, k_means_init
+from fedjaxlite.algorithms.without_a_model.k_means import k_means, k_means_init
 
 CENTERS = np.array([[0.0, 0.0], [6.0, 0.0], [0.0, 6.0]])
 

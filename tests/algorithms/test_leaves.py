@@ -9,14 +9,14 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import models
-from fedjaxlite.algorithms import leaves
-from fedjaxlite.algorithms.fed_ala import fed_ala
-from fedjaxlite.algorithms.fed_babu import fed_babu
-from fedjaxlite.algorithms.fed_bn import fed_bn
-from fedjaxlite.algorithms.fed_per import fed_per
-from fedjaxlite.algorithms.fed_rep import fed_rep
-from fedjaxlite.algorithms.leaves import by_name, last_layer, norm_layers
-from fedjaxlite.algorithms.lg_fed_avg import lg_fed_avg
+from fedjaxlite.algorithms.personal_models.fed_ala import fed_ala
+from fedjaxlite.algorithms.pieces import leaves
+from fedjaxlite.algorithms.pieces.leaves import by_name, last_layer, norm_layers
+from fedjaxlite.algorithms.shared_parts.fed_babu import fed_babu
+from fedjaxlite.algorithms.shared_parts.fed_bn import fed_bn
+from fedjaxlite.algorithms.shared_parts.fed_per import fed_per
+from fedjaxlite.algorithms.shared_parts.fed_rep import fed_rep
+from fedjaxlite.algorithms.shared_parts.lg_fed_avg import lg_fed_avg
 
 MODEL = {"body": {"kernel": 1.0, "bias": 2.0}, "head": {"kernel": 3.0, "bias": 4.0}}
 ARGUMENTS = (

@@ -12,7 +12,7 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.algorithms import lora
-from fedjaxlite.algorithms.leaves import by_name
+from fedjaxlite.algorithms.pieces.leaves import by_name
 
 RATE, ALPHA, RANK = 0.01, 4.0, 2
 SCALE = ALPHA / RANK

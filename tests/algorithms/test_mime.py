@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.mime import mime, mime_lite
+from fedjaxlite.algorithms.one_model.mime import mime, mime_lite
 
 SIZES = (4, 1, 3)
 RNG = np.random.default_rng(1)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.one_shot import one_shot
+from fedjaxlite.algorithms.one_model.one_shot import one_shot
 
 
 def point(x: Any, batch: Any, key: Any) -> jax.Array:

@@ -11,7 +11,7 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.p_fed_me import p_fed_me
+from fedjaxlite.algorithms.personal_models.p_fed_me import p_fed_me
 
 LAM, ETA, BETA, OWN_RATE, INNER, ACCURACY = 2.0, 0.2, 1.5, 0.05, 4, 1.0
 

@@ -11,7 +11,7 @@ import personal_problems as problems
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.per_fed_avg import VARIANTS, per_fed_avg
+from fedjaxlite.algorithms.personal_models.per_fed_avg import VARIANTS, per_fed_avg
 
 ALPHA, RATE = 0.08, 0.05
 

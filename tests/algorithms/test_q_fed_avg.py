@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.q_fed_avg import q_fed_avg, q_fed_sgd
+from fedjaxlite.algorithms.groups_and_fairness.q_fed_avg import q_fed_avg, q_fed_sgd
 
 QS = (0.0, 0.5, 1.0, 3.0)
 

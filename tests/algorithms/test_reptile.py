@@ -12,7 +12,7 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.algorithms.reptile import reptile
+from fedjaxlite.algorithms.personal_models.reptile import reptile
 
 RATE = 0.05
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.scaffold import scaffold
+from fedjaxlite.algorithms.one_model.scaffold import scaffold
 
 PEOPLE = helpers.regression((4, 9, 1, 6))
 LOCAL: dict[str, Any] = {"batch_size": 2, "epochs": 2, "shuffle": False}

@@ -11,8 +11,8 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.algorithms.fed_dyn import fed_dyn
-from fedjaxlite.algorithms.schedules import scheduled
+from fedjaxlite.algorithms.one_model.fed_dyn import fed_dyn
+from fedjaxlite.algorithms.pieces.schedules import scheduled
 
 PEOPLE = helpers.regression((4, 9, 1, 6))
 RATES, STEPS = [0.1, 0.05, 0.05, 0.0125], [5, 3, 2, 1]

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.term import term
+from fedjaxlite.algorithms.groups_and_fairness.term import term
 
 TILTS = (-20.0, -1.0, 0.0, 1.0, 10.0, 40.0)
 VALUES, SIZES = [0.0, 0.3, 1.0], [3, 2, 1]

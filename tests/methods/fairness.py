@@ -8,10 +8,10 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.afl import afl
-from fedjaxlite.algorithms.ifca import hyp_cluster, ifca, ifca_init
-from fedjaxlite.algorithms.q_fed_avg import q_fed_avg, q_fed_sgd
-from fedjaxlite.algorithms.term import term
+from fedjaxlite.algorithms.groups_and_fairness.afl import afl
+from fedjaxlite.algorithms.groups_and_fairness.ifca import hyp_cluster, ifca, ifca_init
+from fedjaxlite.algorithms.groups_and_fairness.q_fed_avg import q_fed_avg, q_fed_sgd
+from fedjaxlite.algorithms.groups_and_fairness.term import term
 from methods.method import Method
 
 LOCAL: dict[str, Any] = {"client_optimizer": optax.sgd(0.02), "batch_size": 8, "epochs": 1}

@@ -3,7 +3,7 @@
 They are the numbers of the reference execution, with stragglers and dropouts; each method is held to them in a layout of
 its own, which is the law that layouts agree. A change that is meant is recorded with
 
-    FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/test_methods.py -k golden
+    FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/laws/test_methods.py -k golden
 
 which rewrites `tests/golden/METHODS.json`; its diff then says which methods changed, from which round on.
 """
@@ -21,7 +21,7 @@ import fedjaxlite as fl
 from methods.trial import Trial
 
 FILE = Path(__file__).resolve().parent.parent / "golden" / "METHODS.json"
-COMMAND = "FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/test_methods.py -k golden"
+COMMAND = "FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/laws/test_methods.py -k golden"
 UPDATE = os.environ.get("FEDJAXLITE_UPDATE_GOLDEN", "") not in ("", "0")
 RTOL = 1e-4
 """Relative to the norm of the leaf."""

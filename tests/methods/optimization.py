@@ -7,10 +7,10 @@ import helpers
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_nova import fed_nova
-from fedjaxlite.algorithms.fed_opt import fed_adagrad, fed_adam, fed_avg_m, fed_yogi
-from fedjaxlite.algorithms.fed_prox import fed_prox, fed_prox_adaptive
-from fedjaxlite.algorithms.scaffold import scaffold
+from fedjaxlite.algorithms.one_model.fed_nova import fed_nova
+from fedjaxlite.algorithms.one_model.fed_opt import fed_adagrad, fed_adam, fed_avg_m, fed_yogi
+from fedjaxlite.algorithms.one_model.fed_prox import fed_prox, fed_prox_adaptive
+from fedjaxlite.algorithms.one_model.scaffold import scaffold
 from methods.method import Method
 
 LOCAL: dict[str, Any] = {"batch_size": 4, "epochs": 1}

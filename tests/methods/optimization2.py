@@ -7,12 +7,12 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_dyn import fed_dyn
-from fedjaxlite.algorithms.fed_exp import fed_exp
-from fedjaxlite.algorithms.fed_lin import fed_lin
-from fedjaxlite.algorithms.fed_pa import fed_pa
-from fedjaxlite.algorithms.mime import mime, mime_lite
-from fedjaxlite.algorithms.schedules import scheduled
+from fedjaxlite.algorithms.one_model.fed_dyn import fed_dyn
+from fedjaxlite.algorithms.one_model.fed_exp import fed_exp
+from fedjaxlite.algorithms.one_model.fed_lin import fed_lin
+from fedjaxlite.algorithms.one_model.fed_pa import fed_pa
+from fedjaxlite.algorithms.one_model.mime import mime, mime_lite
+from fedjaxlite.algorithms.pieces.schedules import scheduled
 from methods.method import Method
 
 LOSS = helpers.linear_loss

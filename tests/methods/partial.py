@@ -10,13 +10,13 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.algorithms import lora
-from fedjaxlite.algorithms.fed_ala import fed_ala
-from fedjaxlite.algorithms.fed_babu import fed_babu
-from fedjaxlite.algorithms.fed_bn import fed_bn
-from fedjaxlite.algorithms.fed_per import fed_per
-from fedjaxlite.algorithms.fed_rep import fed_rep
-from fedjaxlite.algorithms.leaves import by_name
-from fedjaxlite.algorithms.lg_fed_avg import lg_fed_avg
+from fedjaxlite.algorithms.personal_models.fed_ala import fed_ala
+from fedjaxlite.algorithms.pieces.leaves import by_name
+from fedjaxlite.algorithms.shared_parts.fed_babu import fed_babu
+from fedjaxlite.algorithms.shared_parts.fed_bn import fed_bn
+from fedjaxlite.algorithms.shared_parts.fed_per import fed_per
+from fedjaxlite.algorithms.shared_parts.fed_rep import fed_rep
+from fedjaxlite.algorithms.shared_parts.lg_fed_avg import lg_fed_avg
 from methods.method import Method
 
 LOCAL: dict[str, Any] = {"client_optimizer": optax.sgd(0.02), "batch_size": 4}

@@ -6,12 +6,12 @@ import helpers
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.apfl import apfl
-from fedjaxlite.algorithms.ditto import ditto
-from fedjaxlite.algorithms.fine_tuning import fine_tuned
-from fedjaxlite.algorithms.p_fed_me import p_fed_me
-from fedjaxlite.algorithms.per_fed_avg import per_fed_avg
-from fedjaxlite.algorithms.reptile import reptile
+from fedjaxlite.algorithms.personal_models.apfl import apfl
+from fedjaxlite.algorithms.personal_models.ditto import ditto
+from fedjaxlite.algorithms.personal_models.fine_tuning import fine_tuned
+from fedjaxlite.algorithms.personal_models.p_fed_me import p_fed_me
+from fedjaxlite.algorithms.personal_models.per_fed_avg import per_fed_avg
+from fedjaxlite.algorithms.personal_models.reptile import reptile
 from methods.method import Method
 
 SGD = optax.sgd(0.02)

@@ -8,9 +8,9 @@ import numpy as np
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.algorithms.fed_recon import fed_recon
-from fedjaxlite.algorithms.k_means import k_means
-from fedjaxlite.algorithms.one_shot import one_shot
+from fedjaxlite.algorithms.one_model.one_shot import one_shot
+from fedjaxlite.algorithms.shared_parts.fed_recon import fed_recon
+from fedjaxlite.algorithms.without_a_model.k_means import k_means
 from methods.method import Method
 
 

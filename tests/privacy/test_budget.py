@@ -13,7 +13,7 @@ import jax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite import progress, records
+from fedjaxlite.observers import progress, records
 from fedjaxlite.privacy.accounting import epsilon, max_rounds, running_epsilon, stop_at_epsilon
 from fedjaxlite.privacy.central.adaptive_clip import adaptive_gaussian
 from fedjaxlite.privacy.central.gaussian import gaussian

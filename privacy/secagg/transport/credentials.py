@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjaxlite.privacy.secagg import masking
-from fedjaxlite.privacy.secagg.client_state import Identity
 from fedjaxlite.privacy.secagg.errors import SecureAggregationError, UnknownClient
 from fedjaxlite.privacy.secagg.keys import KEY_BYTES, Random
+from fedjaxlite.privacy.secagg.parties.client_state import Identity
 
 # The name that clients expect in the server's certificate.
 SERVER_NAME = "secagg-server"

@@ -6,7 +6,7 @@ import ssl
 from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
-from fedjaxlite.privacy.secagg import keys, messages, server
+from fedjaxlite.privacy.secagg import keys, messages
 from fedjaxlite.privacy.secagg.errors import (
     NOBODY,
     SERVER,
@@ -19,7 +19,8 @@ from fedjaxlite.privacy.secagg.errors import (
 from fedjaxlite.privacy.secagg.keys import Primitives
 from fedjaxlite.privacy.secagg.messages import Abort, Message
 from fedjaxlite.privacy.secagg.parameters import Parameters
-from fedjaxlite.privacy.secagg.server_state import RoundResult, ServerState
+from fedjaxlite.privacy.secagg.parties import server
+from fedjaxlite.privacy.secagg.parties.server_state import RoundResult, ServerState
 from fedjaxlite.privacy.secagg.transport.credentials import client_id, reason
 from fedjaxlite.privacy.secagg.transport.frames import Timeouts, hang_up, read_frame, write_frame
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.reproduce import leak, leak_members, leak_views
+from fedjaxlite.reproduce.studies import leak, leak_members, leak_views
 
 
 @cache

@@ -5,8 +5,9 @@ import pytest
 import secagg_stand_ins
 
 from fedjaxlite.privacy import secagg
-from fedjaxlite.privacy.secagg import client, errors, keys, messages, server, server_state, shamir
+from fedjaxlite.privacy.secagg import errors, keys, messages, shamir
 from fedjaxlite.privacy.secagg.errors import SERVER
+from fedjaxlite.privacy.secagg.parties import client, server, server_state
 
 N = 6
 REAL = keys.real()

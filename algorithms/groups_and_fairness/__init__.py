@@ -1,0 +1,1 @@
+"""Several models, or one that weighs its clients: clusters, and fairness between clients."""

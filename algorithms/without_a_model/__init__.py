@@ -1,0 +1,1 @@
+"""Sums over clients that are no training: statistics and clusters of points."""

@@ -1,0 +1,10 @@
+"""Data: every client's examples packed without padding, a client's view of its own, and what can be said of them.
+
+    population.py       all clients' examples, one after the other, and where each client's begin
+    host_arrays.py      what features, ids and seeds may be, and how they are cast
+    client_view.py      what a client sees: batches of any size, any number of times
+    prepared_cohort.py  one round's clients gathered on the host, for data that stream
+    heterogeneity.py    how unlike clients are      client_report.py   a metric's distribution over clients
+
+What comes in: how examples are held and read. Who gets which example is `partition/`, where they come from `datasets/`.
+"""

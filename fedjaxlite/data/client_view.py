@@ -1,0 +1,292 @@
+"""A client's view of its own examples: batches of any size, any number of times, in lanes of ragged clients."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.shuffle import shuffled
+
+PyTree = Any
+Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
+Count = Callable[[Any, Any], jax.Array]  # (num_examples, work) -> steps
+# Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
+SHUFFLE, LOCAL, ENCODE = 0, 1, 2
+
+
+class Wave(NamedTuple):
+    """What the lanes that run side by side have in common; the same for all of them, so not batched by `vmap`.
+
+    Attributes:
+      ids: int32 `[L]`, the clients in the lanes.
+      num_examples: int32 `[L]`, their sizes; 0 for an empty lane.
+      work: float32 `[L]`, the share of its local steps that each client gets done.
+      max_size: static, the examples of the population's largest client.
+      max_steps: a static bound on local steps, or None for loops of dynamic length.
+    """
+
+    ids: jax.Array
+    num_examples: jax.Array
+    work: jax.Array
+    max_size: int
+    max_steps: int | None = None
+
+    @property
+    def num_lanes(self) -> int:
+        """L: an int, static."""
+        return self.ids.shape[0]
+
+
+@dataclass(frozen=True)
+class ClientData:
+    """One client's examples, as `Algorithm.client_update` receives them.
+
+    Attributes:
+      features: dict of the whole population's packed arrays `[n_total, ...]`.
+      offset: int32 scalar, this client's first row.
+      num_examples: int32 scalar, how many rows it has.
+      id: int32 scalar, the client's index in the population.
+      work: float32 scalar in (0, 1], the share of its local steps that it gets done.
+      key: the client's key of this round.
+      wave: what its lanes share.
+      noise: a key for noise that protects the client's examples, a function of the run's noise key, the round and the
+        id; None outside of a run.
+    """
+
+    features: Mapping[str, jax.Array]
+    offset: jax.Array
+    num_examples: jax.Array
+    id: jax.Array
+    work: jax.Array
+    key: jax.Array
+    wave: Wave
+    noise: jax.Array | None = None
+
+    def batches(
+        self, *, batch_size: int, epochs: Any = None, steps: Any = None, shuffle: bool = True, stream: int = 0
+    ) -> "Batches":
+        """The client's examples in batches, for a number of epochs or of steps.
+
+        Every epoch uses each example once; the last batch of an epoch may be partial and is kept. A new order is
+        drawn each epoch. It does not depend on padding, lanes, or the other clients.
+
+        Args:
+          batch_size: B, a static int.
+          epochs: passes over the data, an int; or
+          steps: number of batches, an int. Exactly one of the two; either may be traced if it is the same for all
+            clients. A straggler (`work` below 1) stops after `ceil(work * steps)`, at least one.
+          shuffle: False keeps the stored order, as it is kept where one batch holds the largest client.
+          stream: another int gives other orders for a second pass in the same client update.
+
+        Raises:
+          TypeError, ValueError: for a batch size below 1, or unless exactly one of `epochs` and `steps` is given.
+        """
+        checks.positive_int(batch_size=batch_size, remedy="Full batches are `local_sgd(batch_size=None)`.")
+        if (epochs is None) == (steps is None):
+            raise ValueError(
+                f"`epochs` is {epochs!r} and `steps` is {steps!r}; expected exactly one of them: epochs for passes "
+                "over the client's data, steps for a fixed number of batches."
+            )
+        length = {"epochs": epochs} if steps is None else {"steps": steps}
+        if not checks.is_traced(length):
+            checks.positive_int(**length)
+        return Batches(self, batch_size, epochs, steps, shuffle, stream)
+
+    def of(self, population: Population) -> "ClientData":
+        """The same client's examples in another population with the same clients, such as its own test set."""
+        population = jax.tree.map(jnp.asarray, population)  # it may lie on the host still
+
+        def sizes(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
+            offsets = population.offsets[ids]
+            return offsets, population.offsets[ids + 1] - offsets
+
+        offset, num_examples = sizes(self.id)
+        wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], max_size=population.max_size)
+        return replace(self, features=population.features, offset=offset, num_examples=num_examples, wave=wave)
+
+    def with_work(self, work: Any) -> "ClientData":
+        """The same view with another share of local steps, for all lanes alike: `with_work(1.0)` ignores stragglers."""
+        everyone = jnp.full(self.wave.work.shape, work, jnp.float32)
+        return replace(self, work=jnp.asarray(work, jnp.float32), wave=self.wave._replace(work=everyone))
+
+
+def client_view(population: Population, client: Any, *, key: jax.Array) -> ClientData:
+    """One client's view of its own examples, alone in its wave: to call an algorithm's functions by hand.
+
+    Args:
+      population: N clients.
+      client: the client's index, an int or int32 `[]` in [0, N); may be traced.
+      key: the client's key of a round. A run's is `fold_in(fold_in(state.keys.client, round), client)`.
+
+    Returns:
+      a ClientData, what `Algorithm.client_update` gets.
+
+    Raises:
+      IndexError: for a client that is none of the population.
+
+    Example:
+      >>> import jax, numpy as np, fedjaxlite as fl
+      >>> people = fl.Population.from_arrays({"x": np.float32([1, 3, 10])}, client_ids=[0, 0, 1])
+      >>> data = client_view(people, 0, key=jax.random.key(0))
+      >>> add = lambda total, batch, mask, key: total + jax.numpy.where(mask, batch["x"], 0.0).sum()
+      >>> float(data.batches(batch_size=2, epochs=1).scan(add, jax.numpy.float32(0)))
+      4.0
+    """
+    if not checks.is_traced(client) and not 0 <= int(client) < population.num_clients:
+        raise IndexError(f"`client` is {client}; expected 0 to {population.num_clients - 1}.")
+    client = jnp.asarray(client, jnp.int32)
+    offsets = jnp.asarray(population.offsets)
+    size, work = offsets[client + 1] - offsets[client], jnp.float32(1)
+    wave = Wave(client[None], size[None], work[None], population.max_size)
+    features = {name: jnp.asarray(array) for name, array in population.features.items()}
+    return ClientData(features, offsets[client], size, client, work, key, wave)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """A plan of batches over one client's data; `scan` runs it, as often as you like."""
+
+    data: ClientData
+    batch_size: int
+    epochs: Any
+    steps: Any
+    shuffle: bool
+    stream: int
+
+    @property
+    def num_steps(self) -> jax.Array:
+        """int32 scalar, how many steps this client takes; 0 without examples."""
+        return self._count(self.data.num_examples, self.data.work)
+
+    @property
+    def steps_per_epoch(self) -> jax.Array:
+        """int32 scalar, the batches in one epoch, the partial last one included; at least 1."""
+        return jnp.maximum(_batches_of(self.data.num_examples, self.batch_size), 1)
+
+    def batch(self, step: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
+        """The batch of a step and its mask `[B]`, True for real examples.
+
+        Slots beyond the client's last example repeat its first ones: they are real rows, so that nothing that is
+        computed on them can be infinite where the client's own examples are not, and they are masked in every loss.
+        """
+        data, size = self.data, self.batch_size
+        n = jnp.maximum(jnp.asarray(data.num_examples, jnp.int32), 1)
+        step, steps_per_epoch = jnp.asarray(step, jnp.int32), self.steps_per_epoch
+        # Here and below `div` and `rem`: `//` and `%` would be ten operations each, for signs that cannot occur.
+        epoch, position = jax.lax.div(step, steps_per_epoch), jax.lax.rem(step, steps_per_epoch)
+        place = position * size + jnp.arange(size, dtype=jnp.int32)
+        mask = (place < data.num_examples) & (step < self.num_steps)
+        place = jnp.where(place < n, place, jax.lax.rem(place, jnp.broadcast_to(n, place.shape)))
+        if self.shuffle and data.wave.max_size > size:  # else every batch is all of a client's examples, in any order
+            key = jax.random.fold_in(jax.random.fold_in(data.key, SHUFFLE), self.stream)
+            place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n)
+        rows = data.offset + place
+        read = lambda feature: feature.at[rows].get(mode="clip", wrap_negative_indices=False)  # noqa: E731
+        batch = {name: read(feature) for name, feature in data.features.items()}
+        if data.wave.max_steps is not None:
+            # Where loops are static a client without examples runs too, on rows that may hold anything.
+            batch = jax.tree.map(lambda leaf: jnp.where(data.num_examples > 0, leaf, jnp.zeros_like(leaf)), batch)
+        return {**batch, "mask": mask}, mask
+
+    def scan(
+        self, step: Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree], carry: PyTree
+    ) -> PyTree:
+        """Runs `carry = step(carry, batch, mask, key)` over the batches and returns the last carry.
+
+        A step of pure padding (a lane whose client is done while another goes on) leaves the whole carry untouched,
+        optimizer counters too. The number of trips is one scalar for all lanes.
+
+        Args:
+          step: gets the carry, the batch (dict of `[B, ...]`, and `mask` among them), the mask `[B]`, and a key that
+            is a fixed function of the client's key and the step; returns a carry of the same structure and dtypes.
+          carry: pytree of arrays.
+
+        Returns:
+          the last carry; the initial one for a client without examples.
+        """
+        key = jax.random.fold_in(jax.random.fold_in(self.data.key, LOCAL), self.stream)
+
+        def body(index: jax.Array, carry: PyTree) -> PyTree:
+            batch, mask = self.batch(index)
+            return step(carry, batch, mask, jax.random.fold_in(key, index))
+
+        return _loop(self.data, self._count, body, carry)
+
+    def _count(self, num_examples: Any, work: Any) -> jax.Array:
+        total = self.steps if self.epochs is None else self.epochs * _batches_of(num_examples, self.batch_size)
+        return _share(total, num_examples, work)
+
+
+def _batches_of(num_examples: Any, batch_size: int) -> jax.Array:
+    rounded_up = jnp.asarray(num_examples, jnp.int32) + (batch_size - 1)
+    return jax.lax.div(rounded_up, jnp.full_like(rounded_up, batch_size))
+
+
+def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyTree], carry: PyTree) -> PyTree:
+    """Runs `carry = body(index, carry)` `steps` times, fewer for a straggler and not at all without examples.
+
+    Args:
+      data: the client's view.
+      steps: int, or an int32 scalar that is the same for all clients.
+      body: gets the step's index and the carry.
+      carry: pytree of arrays.
+
+    Returns:
+      the last carry.
+    """
+    return _loop(data, lambda num_examples, work: _share(steps, num_examples, work), body, carry)
+
+
+def _loop(
+    data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callable[..., PyTree], carry: PyTree
+) -> PyTree:
+    """One trip count for all lanes: dynamic, or static under `max_steps` (which reverse-mode differentiation needs)."""
+    wave = data.wave
+    num_steps = count(data.num_examples, data.work)
+    carry = jax.tree.map(jnp.asarray, carry)
+    template = jax.eval_shape(lambda: carry)
+    alone = wave.num_lanes == 1 and wave.max_steps is None
+
+    def guarded(index: jax.Array, carry: PyTree) -> PyTree:
+        index = jnp.asarray(index, jnp.int32)  # a Python int where jit is disabled
+        new = body(index, carry)
+        checks.same_structure(
+            new,
+            template,
+            what="the carry that a local step returned",
+            than="the carry it was given",
+            remedy="Return a carry of the same structure, shapes and dtypes.",
+        )
+        # Alone in its wave, a client sets the trip count itself: no step is padding.
+        return new if alone else jax.tree.map(lambda a, b: jnp.where(index < num_steps, a, b), new, carry)
+
+    if wave.max_steps is None:
+        trips = jnp.max(count(wave.num_examples, wave.work))
+        return jax.lax.fori_loop(jnp.int32(0), trips, guarded, carry)
+    indices = jnp.arange(_static_trips(wave, count), dtype=jnp.int32)
+    return jax.lax.scan(lambda c, i: (guarded(i, c), None), carry, indices)[0]
+
+
+def _static_trips(wave: Wave, count: Count) -> int:
+    with jax.ensure_compile_time_eval():
+        needed = count(jnp.int32(wave.max_size), jnp.float32(1.0))
+    if checks.is_traced(needed):
+        return int(wave.max_steps or 0)
+    if int(needed) > int(wave.max_steps or 0):
+        raise ValueError(
+            f"`Execution(max_steps={wave.max_steps})` is less than the {int(needed)} local steps of the largest client "
+            f"({wave.max_size} examples). Raise max_steps, or train fewer epochs."
+        )
+    return int(needed)
+
+
+def _share(total: Any, num_examples: Any, work: Any) -> jax.Array:
+    total = jnp.asarray(total, jnp.int32)
+    # 1e-4 of slack: a float32 product such as 0.2 * 5 must not round up to one step more.
+    partial = jnp.ceil(work * total.astype(jnp.float32) - 1e-4).astype(jnp.int32)
+    count = jnp.where(work < 1, jnp.maximum(partial, 1), total)
+    return jnp.where(num_examples > 0, count, 0)

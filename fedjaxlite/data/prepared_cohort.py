@@ -1,0 +1,73 @@
+"""A cohort prepared on the host, for data that stream from a disk or a database a cohort ahead."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.sampling import Cohort, Sampler
+
+
+class PreparedCohort(NamedTuple):
+    """One round's clients with their data; `rounds.step` takes it in place of the whole Population.
+
+    Attributes:
+      population: the cohort's examples only, client k of the cohort at index k, padded to a fixed number of rows.
+      cohort: who takes part; `ids` are the clients' indices in the whole population, as keys and states need them.
+    """
+
+    population: Population
+    cohort: Cohort
+
+
+def prepare_cohort(population: Population, cohort: Cohort, *, num_examples: int) -> PreparedCohort:
+    """Gathers a cohort's examples on the host.
+
+    Args:
+      population: the whole population, in host memory or memory-mapped.
+      cohort: who takes part: `sampler.sample(key, round, population)`.
+      num_examples: rows to pad to. One number for all rounds keeps shapes static, so that nothing recompiles.
+
+    Returns:
+      a PreparedCohort. Rounds on it give the numbers that they give on the whole population.
+
+    Raises:
+      ValueError: if the cohort's examples are more than `num_examples`.
+
+    Example:
+      >>> import fedjaxlite as fl, numpy as np
+      >>> everyone = fl.Population.from_arrays({"x": np.arange(6.0)}, client_ids=[0, 0, 1, 2, 2, 2])
+      >>> cohort = fl.sampling.cohort(jnp.array([2, 1]), jnp.array([True, True]))
+      >>> fl.prepare_cohort(everyone, cohort, num_examples=5).population.features["x"].tolist()
+      [3.0, 4.0, 5.0, 2.0, 0.0]
+    """
+    checks.positive_int(num_examples=num_examples)
+    ids, selected = np.asarray(cohort.ids), np.asarray(cohort.selected)
+    offsets = np.asarray(population.offsets)
+    sizes = np.where(selected, offsets[ids + 1] - offsets[ids], 0)
+    if sizes.sum() > num_examples:
+        raise ValueError(
+            f"`num_examples` is {num_examples}, and this cohort has {sizes.sum()}. Raise it to the most that a cohort "
+            f"can have, at most {len(ids)} x {population.max_size} here."
+        )
+    rows = [int(offsets[i]) + np.arange(int(n)) for i, n in zip(ids, sizes, strict=True)]
+    index = np.concatenate([*rows, np.zeros((0,), np.int64)]).astype(np.int64)
+    packed = {}
+    for name, feature in population.features.items():
+        feature = np.asarray(feature)
+        packed[name] = np.zeros((num_examples, *feature.shape[1:]), feature.dtype)
+        packed[name][: len(index)] = feature[index]
+    new_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    return PreparedCohort(Population(packed, new_offsets, population.max_size), cohort)
+
+
+def draw(sampler: Sampler, key: Any, round_number: Any, data: Any) -> tuple[Population, Cohort, jax.Array]:
+    """A round's cohort, its data, and each slot's row in them: drawn by the sampler, or as prepared."""
+    if isinstance(data, PreparedCohort):
+        slots = jnp.arange(data.cohort.ids.shape[0], dtype=jnp.int32)
+        return data.population, data.cohort, slots
+    cohort = sampler.sample(key, round_number, data)
+    return data, cohort, cohort.ids

@@ -1,0 +1,12 @@
+"""Execution: a round as one XLA program, on one device or many; the order below is the order in which data flow.
+
+    composition.py  `fl.rounds`: the four axes become init, step, steps
+    round_state.py  what a run carries from round to round
+    one_round.py    the first state; one round: draw, pass, decode, server step; its bytes
+    cohort_pass.py  one pass over a cohort: work, encode, guard, sum
+    schedule.py waves.py   who is trained beside whom, and the loop over waves of lanes
+    layout.py cpu_cores.py   lanes, devices, and how they are mapped
+    federated_sum.py   one sum over a cohort, for anything that is no training
+
+What comes in: where and in which order things run. Nothing here knows what is computed, or why.
+"""

@@ -1,0 +1,287 @@
+"""One pass over a cohort: every client's work, encoded, guarded and summed. Rounds and evaluations are built on it."""
+
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite import checks
+from fedjaxlite.data.client_view import ENCODE, ClientData, Wave
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.layout import Layout, merge
+from fedjaxlite.execution.schedule import balanced, owned
+from fedjaxlite.execution.waves import Inputs, Part, run_waves
+from fedjaxlite.protocol.algorithm import ClientOutput
+from fedjaxlite.sampling import Cohort
+from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Stacked, Wire
+from fedjaxlite.wire.chain import chain
+
+PyTree = Any
+ClientFn = Callable[[ClientData, PyTree], ClientOutput]
+
+
+class ClientState(NamedTuple):
+    """What each client keeps between its rounds; as a bank, with a leading axis of clients on every leaf.
+
+    Attributes:
+      algorithm: the algorithm's own (SCAFFOLD's control variates, Ditto's personal model).
+      codec: the aggregator's (error feedback).
+    """
+
+    algorithm: PyTree
+    codec: PyTree
+
+
+class PassInfo(NamedTuple):
+    """What a pass over a cohort tells beside its sum. Simulation only: a real server would not see `clients`.
+
+    Attributes:
+      num_selected: int32, clients that downloaded the model.
+      num_reported: int32, those of them that sent something.
+      num_nonfinite: int32, reports left out of the sum because they held NaN or infinity.
+      num_examples: int32, examples of the clients in the sum.
+      overflow: int32, sampled clients that found no slot in the cohort.
+      metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples.
+      clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", and the
+        algorithm's own `ClientOutput.info`.
+      aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
+    """
+
+    num_selected: Any
+    num_reported: Any
+    num_nonfinite: Any
+    num_examples: Any
+    overflow: Any
+    metrics: Mapping[str, Any]
+    clients: Mapping[str, Any]
+    aggregator: Mapping[str, Any] = {}
+
+
+def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str) -> Any:
+    """The work of one lane: the client's update, guarded against NaN, encoded, and zeroed where no client is.
+
+    A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
+    noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
+    zeroed *after* encoding, since the code of zero need not be zero.
+    """
+
+    def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array, slot: jax.Array) -> Part:
+        output = client_fn(data, state.algorithm)
+        message = Message(output.update, output.weight, dict(output.scalars))
+        finite = all_finite((message, output.client_state))
+        ok = alive & finite
+        message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
+        key = jax.random.fold_in(data.key, ENCODE)
+        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
+        element, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
+        element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
+        new_state = jax.tree.map(
+            lambda new, old: jnp.where(ok, new, old), ClientState(output.client_state, codec_state), state
+        )
+        counts = {
+            "in_sum": ok.astype(jnp.int32),
+            "nonfinite": (alive & ~finite).astype(jnp.int32),
+            "examples": jnp.where(ok, data.num_examples, 0),
+        }
+        own = {name: jnp.asarray(value) for name, value in output.info.items()}
+        rows = {"in_sum": ok, "info": own}
+        if fold == "stack":
+            return Part(counts, {**rows, "message": element}, new_state)
+        return Part({**counts, "message": element}, rows, new_state)
+
+    return task
+
+
+class Pass(NamedTuple):
+    """The result of `run_pass` on one device, merged over all of them.
+
+    Attributes:
+      total: a Message of sums, or Stacked.
+      num_clients: int32, clients in the sum.
+      bank: this device's new client states.
+      info: a PassInfo.
+    """
+
+    total: Any
+    num_clients: jax.Array
+    bank: PyTree
+    info: PassInfo
+
+
+def run_pass(
+    client_fn: ClientFn,
+    *,
+    aggregator: Aggregator,
+    aggregator_state: Any,
+    fold: str,
+    population: Population,
+    cohort: Cohort,
+    rows: jax.Array,
+    bank: ClientState,
+    key: jax.Array,
+    noise: jax.Array,
+    device: Any,
+    layout: Layout,
+) -> Pass:
+    """Runs a cohort on this device's share of lanes and sums over devices; inside `over_devices`.
+
+    Args:
+      client_fn: `(data, client_state) -> ClientOutput`.
+      aggregator: a chain.
+      aggregator_state: its state.
+      fold: "sum" or "stack", what the chain needs.
+      population: the data.
+      cohort: who takes part.
+      rows: int32 `[K]`, each slot's index in `population`.
+      bank: the states of this device's clients; a ClientState of empty trees ties no client to a device.
+      key: the round's client key.
+      noise: the round's key for noise that clients draw.
+      device: int32 scalar, this device's index.
+      layout: lanes and devices.
+    """
+    task = client_task(client_fn, aggregator, aggregator_state, fold)
+    active = cohort.selected & cohort.reported
+    sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
+    work = sizes * cohort.work
+    per_device = jax.tree.leaves(bank)[0].shape[0] if jax.tree.leaves(bank) else 0
+    if per_device and layout.num_devices > 1:
+        schedule = owned(work, active, cohort.ids // per_device, device=device)
+        bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1)
+    else:
+        schedule = balanced(work, active, lanes=layout.lanes, device=device, num_devices=layout.num_devices)
+        bank_rows = cohort.ids
+    inputs = Inputs(population, cohort, rows, bank_rows, key, noise)
+    summed, stacked, bank = run_waves(task, inputs, bank, schedule, layout)
+    summed, stacked = merge((summed, _widen(stacked)), layout)
+    total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
+    info = _pass_info(summed, stacked, cohort, active, sizes)
+    return Pass(total, summed["in_sum"], bank, info)
+
+
+def _widen(stacked: PyTree) -> PyTree:
+    # Booleans do not add up over devices.
+    return jax.tree.map(lambda x: x.astype(jnp.int32) if x.dtype == jnp.bool_ else x, stacked)
+
+
+def _pass_info(counts: Any, rows: Any, cohort: Cohort, active: jax.Array, sizes: jax.Array) -> PassInfo:
+    in_sum = rows["in_sum"] > 0
+    weight = jnp.where(in_sum, sizes, 0.0)
+    total = jnp.maximum(weight.sum(), 1.0)
+    metrics = {
+        name: (jnp.where(in_sum, values.astype(jnp.float32), 0.0) * weight).sum() / total
+        for name, values in rows["info"].items()
+    }
+    clients = {
+        **rows["info"],
+        "id": jnp.where(cohort.selected, cohort.ids, -1),
+        "num_examples": jnp.where(cohort.selected, sizes, 0.0).astype(jnp.int32),
+        "in_sum": in_sum,
+    }
+    return PassInfo(
+        num_selected=jnp.sum(cohort.selected, dtype=jnp.int32),
+        num_reported=jnp.sum(active, dtype=jnp.int32),
+        num_nonfinite=counts["nonfinite"],
+        num_examples=counts["examples"],
+        overflow=cohort.overflow,
+        metrics=metrics,
+        clients=clients,
+    )
+
+
+def all_finite(tree: PyTree) -> jax.Array:
+    """A bool scalar: whether every float in a pytree is finite."""
+    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
+    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
+    finite = jnp.bool_(True)
+    for leaf in floats:
+        finite = finite & jnp.all(jnp.isfinite(leaf))
+    return finite
+
+
+def traced_once(client_fn: ClientFn) -> ClientFn:
+    """The same function, which is traced once: for `output_template` and, on one device, inside of the round too.
+
+    What clients share and what they keep has to go in as the second argument: a closure would be that of one trace.
+    """
+
+    @partial(jax.jit, static_argnames=("max_size", "max_steps"), inline=True)
+    def flat(own: Any, lanes: Any, state: PyTree, max_size: int, max_steps: int | None) -> ClientOutput:
+        wave = Wave(**lanes, max_size=max_size, max_steps=max_steps)
+        return _checked(client_fn(ClientData(**own, wave=wave), state))
+
+    def call(data: ClientData, state: PyTree) -> ClientOutput:
+        wave = data.wave
+        lanes = {"ids": wave.ids, "num_examples": wave.num_examples, "work": wave.work}
+        own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
+        own |= {"features": dict(data.features), "key": data.key, "noise": data.noise}
+        return flat(own, lanes, state, max_size=wave.max_size, max_steps=wave.max_steps)
+
+    return call
+
+
+def _checked(output: Any) -> ClientOutput:
+    if not isinstance(output, ClientOutput):
+        raise TypeError(
+            f"the client's function returned a {type(output).__name__}; expected a fedjaxlite.ClientOutput "
+            "(update=..., weight=...)."
+        )
+    return output
+
+
+def output_template(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> ClientOutput:
+    """The shapes of what a client returns, found by tracing it on one abstract client, in lanes as in a round.
+
+    Raises:
+      TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
+    """
+
+    def one_client(features: Any, state: PyTree) -> ClientOutput:
+        zero, lanes = jnp.int32(0), (layout.lanes or 2,)
+        zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
+        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps)
+        key = jax.random.key(0, impl="threefry2x32")
+        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key), state)
+        return jax.tree.map(jnp.asarray, output)
+
+    return jax.eval_shape(one_client, dict(population.features), client_state)
+
+
+def wire_of(
+    output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds: Mapping[str, float], **facts: Any
+) -> Wire:
+    """The wire at the head of a chain, from the shapes of a client's output; refuses what no chain can take."""
+    for path, leaf in jax.tree_util.tree_flatten_with_path(output.update)[0]:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(
+                f"the update has {leaf.dtype}{list(leaf.shape)} at {checks.path_str(path)}; expected floats, since "
+                "updates are averaged. Leave the leaf out of the update, or cast it."
+            )
+    try:
+        jax.tree.map(lambda weight, subtree: None, output.weight, output.update)
+    except ValueError as error:
+        raise ValueError(
+            f"the weight is no tree prefix of the update: {error}. Give one number, or one for each part of the update."
+        ) from None
+    for path, leaf in jax.tree_util.tree_flatten_with_path((output.weight, dict(output.scalars), dict(output.info)))[0]:
+        if leaf.shape != ():
+            raise ValueError(
+                f"a client's weights, scalars and info are scalars; got {leaf.dtype}{list(leaf.shape)} at "
+                f"{checks.path_str(path[1:])}. Reduce it in the client."
+            )
+    if output.scalars and len(jax.tree.leaves(output.weight)) != 1:
+        raise ValueError(
+            f"the output has scalars {sorted(output.scalars)} beside a tree of weights, so their weight is not clear. "
+            "Give one weight, or put the scalars into the update as a part with a weight of its own."
+        )
+    scalars = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.float32), dict(output.scalars))
+    bounds = dict(scalar_bounds)
+    return Wire(output.update, output.weight, scalars, bounds, capacity=capacity, scaled=scaled, **facts)
+
+
+def as_chain(aggregator: Aggregator) -> Aggregator:
+    """The aggregator as a chain, so that a mean alone is complete."""
+    if not isinstance(aggregator, Aggregator):
+        raise TypeError(f"`aggregator` is {aggregator!r}; expected an Aggregator, such as fl.weighted_mean().")
+    return aggregator if aggregator.role == "chain" else chain(aggregator)

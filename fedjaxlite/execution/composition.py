@@ -1,0 +1,259 @@
+"""Rounds: an algorithm, a sampler, an aggregator and an execution, composed into one XLA program."""
+
+import weakref
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared_cohort import PreparedCohort
+from fedjaxlite.execution.cohort_pass import PassInfo, as_chain
+from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, placed_shapes, resolve
+from fedjaxlite.execution.one_round import (
+    Program,
+    Traffic,
+    broadcast,
+    client_of,
+    first_state,
+    run_rounds,
+    templates,
+    traffic,
+)
+from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.protocol.algorithm import Algorithm
+from fedjaxlite.sampling import Sampler
+from fedjaxlite.wire.aggregator import Aggregator, Wire
+
+PyTree = Any
+
+
+class Rounds(NamedTuple):
+    """A composed run; see `rounds`.
+
+    Attributes:
+      init: `init(params, population, *, key, noise_key=None) -> RoundState`. All that can be refused is refused here.
+      step: `step(state, data) -> (state, PassInfo)`, one round. `data` is a Population, or a PreparedCohort.
+      steps: `steps(state, population, num_rounds) -> (state, PassInfo)` in one dispatch; infos stacked `[num_rounds]`.
+      lower: `lower(state, data, num_rounds=None) -> jax.stages.Lowered`, the program of `step` (or of `steps`) without
+        running it, for XLA's own analysis of memory and cost.
+      params: `params(state)`, the model that is evaluated and exported.
+      client_params: `client_params(state, client) -> params`, one client's personalized model.
+      traffic: `traffic(params, population) -> Traffic`.
+      wire: `wire(params, population) -> Wire`, the facts at the end of the chain, for accountants.
+      algorithm, sampler, aggregator, execution: what was composed.
+    """
+
+    init: Callable[..., RoundState]
+    step: Callable[[RoundState, Any], tuple[RoundState, PassInfo]]
+    steps: Callable[[RoundState, Population, int], tuple[RoundState, PassInfo]]
+    lower: Callable[..., jax.stages.Lowered]
+    params: Callable[[RoundState], PyTree]
+    client_params: Callable[[RoundState, int], PyTree]
+    traffic: Callable[[PyTree, Population], Traffic]
+    wire: Callable[[PyTree, Population], Wire]
+    algorithm: Algorithm
+    sampler: Sampler
+    aggregator: Aggregator
+    execution: Execution
+
+
+def rounds(
+    algorithm: Algorithm,
+    *,
+    sampler: Sampler,
+    aggregator: Aggregator,
+    execution: Execution = Execution(),  # noqa: B008  (a NamedTuple, immutable)
+) -> Rounds:
+    """Composes the four axes of a federated run into pure functions, each one XLA program.
+
+    A round: the sampler draws a cohort; every client downloads what the algorithm broadcasts, trains on its own data
+    and encodes its update; the encoded updates are summed as clients finish; the server decodes the sum and updates
+    its state. A client's result is a function of the run's key, the round and its id: it depends neither on lanes or
+    devices nor on who else was sampled.
+
+    Args:
+      algorithm: what clients and server compute.
+      sampler: who takes part.
+      aggregator: what crosses the wire; a mean, or a chain that begins with one.
+      execution: lanes and devices.
+
+    Returns:
+      a Rounds of pure functions.
+
+    Raises:
+      TypeError, ValueError: for parts that are not what they should be. What depends on the model and the data is
+        refused by `init`, before any training.
+
+    Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, algorithm 1.
+
+    Example:
+      >>> import fedjaxlite as fl, jax.numpy as jnp, optax
+      >>> from fedjaxlite import algorithms
+      >>> data = fl.Population.from_arrays({"x": np.float32([1, 2, 3, 6])}, client_ids=[0, 0, 1, 1])
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2 / 2
+      >>> algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(1.0), batch_size=None, epochs=1)
+      >>> run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.weighted_mean())
+      >>> state = run.init(jnp.float32(0), data, key=jax.random.key(0))
+      >>> state, info = run.step(state, data)
+      >>> float(state.params), int(info.num_reported)
+      (3.0, 2)
+    """
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"`algorithm` is {algorithm!r}; expected an Algorithm, such as algorithms.fed_avg(...).")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
+    aggregator = as_chain(aggregator)
+    layout = resolve(execution, sampler.capacity)
+    program = Program(algorithm, sampler, aggregator, layout, client_of(algorithm))
+    place_once = _placer(program.layout)
+    fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
+
+    @lru_cache(maxsize=32)
+    def compiled(num_rounds: int | None) -> Callable[..., Any]:
+        own = program if num_rounds is None else program._replace(client=client_of(algorithm))
+        return over_devices(lambda *args: run_rounds(own, fold, num_rounds, *args), layout)
+
+    def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
+        prepared = isinstance(data, PreparedCohort)
+        _check_data(data.population if prepared else data, state, program)
+        if not prepared:
+            _check_clients(data.num_clients, state, program)
+            _check_rounds_left(state, num_rounds or 1, sampler, aggregator)
+        data = data if checks.is_traced(data) else place_once(data)
+        state = state if checks.is_traced(state) else _moved(state, program.layout)
+        (rest, info), clients = compiled(num_rounds)(state._replace(clients=()), data, state.clients)
+        if not checks.is_traced(info):
+            _settle(info, program)
+        return rest._replace(clients=clients), info
+
+    def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
+        state = first_state(program, params, population, key, noise_key)
+        # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
+        shapes = placed_shapes(population, program.layout)
+        jax.eval_shape(compiled(None), state._replace(clients=()), shapes, state.clients)
+        return state
+
+    def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
+        checks.positive_int(num_rounds=num_rounds)
+        if isinstance(population, PreparedCohort):
+            raise TypeError("`steps` draws its own cohorts and got a PreparedCohort; use `step` for each of them.")
+        return run(state, population, int(num_rounds))
+
+    def client_params(state: RoundState, client: int) -> PyTree:
+        _check_client(client, state)
+        own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
+        return algorithm.client_params(broadcast(algorithm, state.server_state), own)
+
+    def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
+        program_of: Any = compiled(num_rounds)
+        program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
+        return program_of.lower(state._replace(clients=()), placed_shapes(data, layout), state.clients)
+
+    return Rounds(
+        init=init,
+        step=lambda state, data: run(state, data, None),
+        steps=steps,
+        lower=lower,
+        params=lambda state: algorithm.params(state.server_state),
+        client_params=client_params,
+        traffic=lambda params, population: traffic(program, params, population),
+        wire=lambda params, population: templates(program, params, population)[2],
+        algorithm=algorithm,
+        sampler=sampler,
+        aggregator=aggregator,
+        execution=execution,
+    )
+
+
+def _check_data(population: Any, state: RoundState, program: Program) -> None:
+    if not isinstance(population, Population):
+        raise TypeError(
+            f"the data of a step are a {type(population).__name__}; expected the Population that `init` got, or a "
+            "PreparedCohort."
+        )
+    if not isinstance(state, RoundState):
+        raise TypeError(f"`state` is a {type(state).__name__}; expected the RoundState that `init` or a step returned.")
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not checks.is_traced(leaf)]
+    if any(leaf.is_deleted() for leaf in leaves):
+        raise ValueError(
+            "`state` was given to an earlier step under Execution(donate=True), which took over its memory. Go on from "
+            "the state that that step returned, or run without donate."
+        )
+    banks = jax.tree.leaves(state.clients)
+    if banks and banks[0].shape[0] % program.layout.num_devices:
+        raise ValueError(
+            f"the state keeps {banks[0].shape[0]} client states, which {program.layout.num_devices} devices cannot "
+            "share equally: it was made for another number of devices. Make it with this run's `init`."
+        )
+
+
+def _check_clients(num_clients: int, state: RoundState, program: Program) -> None:
+    program.sampler.check(num_clients)
+    banks, devices = jax.tree.leaves(state.clients), program.layout.num_devices
+    if banks and banks[0].shape[0] != -(-num_clients // devices) * devices:
+        raise ValueError(
+            f"the state keeps {banks[0].shape[0]} client states, and the population has {num_clients} clients: it was "
+            "made for another population, or another number of devices. Make it with this run's `init`."
+        )
+
+
+def _check_client(client: Any, state: RoundState) -> None:
+    banks = jax.tree.leaves(state.clients.algorithm)
+    if banks and not checks.is_traced(client) and not 0 <= client < banks[0].shape[0]:
+        raise IndexError(f"client {client} is out of range; expected 0 to {banks[0].shape[0] - 1}.")
+
+
+def _moved(state: RoundState, layout: Layout) -> RoundState:
+    """The state on this layout's devices: one that was made on others may go on here, with the same numbers."""
+    if set(state.round.devices()) == set(layout.devices):
+        return state
+    clients = place(state.clients, layout, sharded=True)
+    return place(state._replace(clients=()), layout)._replace(clients=clients)
+
+
+def _check_rounds_left(state: RoundState, more: int, sampler: Sampler, aggregator: Aggregator) -> None:
+    if checks.is_traced(state.round):
+        return
+    for name, what, most in (
+        (sampler.name, "has cohorts for", sampler.num_rounds),
+        (aggregator.name, "is made for", aggregator.num_rounds),
+    ):
+        done = int(state.round.addressable_data(0)) if most is not None else 0
+        if most is not None and done + more > most:
+            raise ValueError(
+                f"{name} {what} {most} rounds; {done} are done and {more} more were asked for. Ask for fewer, or give "
+                "it more rounds."
+            )
+
+
+def _settle(info: PassInfo, program: Program) -> None:
+    """Errors that only a finished round can tell, and the wait that several CPU devices need."""
+    on_cpu = program.layout.devices[0].platform == "cpu"
+    if on_cpu and program.layout.num_devices > 1:
+        # Rounds enqueued faster than they run can deadlock the collectives of virtual CPU devices.
+        jax.block_until_ready(info)
+    overflow = int(np.max(info.overflow.addressable_data(0))) if program.sampler.may_overflow else 0
+    if overflow > 0:
+        raise RuntimeError(
+            f"{overflow} sampled clients found no slot in {program.sampler.name}'s capacity of "
+            f"{program.sampler.capacity}, so the round is not what its accounting says. Raise `capacity`."
+        )
+
+
+def _placer(layout: Layout) -> Callable[[Any], Any]:
+    """Puts a population on the devices once; a later call with the same object finds it there."""
+    placed: weakref.WeakKeyDictionary[Population, Population] = weakref.WeakKeyDictionary()
+
+    def put(data: Any) -> Any:
+        if not isinstance(data, Population):
+            return place(data, layout)
+        if data not in placed:
+            with jax.ensure_compile_time_eval():  # inside of a caller's jit too, what is kept must be an array
+                placed[data] = place(data, layout)
+        return placed[data]
+
+    return put

@@ -1,0 +1,234 @@
+"""The program behind `rounds`: its first state, one round of it on one device, and what it sends."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared_cohort import draw
+from fedjaxlite.execution.cohort_pass import (
+    ClientFn,
+    ClientState,
+    PassInfo,
+    output_template,
+    run_pass,
+    traced_once,
+    wire_of,
+)
+from fedjaxlite.execution.layout import Layout, place, with_lanes
+from fedjaxlite.execution.round_state import Keys, RoundState
+from fedjaxlite.keys import as_key, entropy_key
+from fedjaxlite.protocol.algorithm import Algorithm
+from fedjaxlite.sampling import Sampler
+from fedjaxlite.wire.aggregator import Aggregator, Wire
+
+PyTree = Any
+
+
+class Traffic(NamedTuple):
+    """Bytes of one client in one round, derived from the shapes of what crosses the wire.
+
+    Attributes:
+      up: int, the encoded message: value, weights and scalars.
+      down: int, what is broadcast.
+    """
+
+    up: int
+    down: int
+
+
+class Program(NamedTuple):
+    """The four axes, checked.
+
+    Attributes:
+      algorithm: what clients and server compute.
+      sampler: who takes part.
+      aggregator: what crosses the wire, as a chain.
+      layout: lanes and devices.
+      client: `client(data, (shared, client_state)) -> ClientOutput`, the algorithm's `client_update`; see `client_of`.
+    """
+
+    algorithm: Algorithm
+    sampler: Sampler
+    aggregator: Aggregator
+    layout: Layout
+    client: ClientFn
+
+
+def client_of(algorithm: Algorithm) -> ClientFn:
+    """The client's half of an algorithm, traced once by all that use this function."""
+    return traced_once(lambda data, both: algorithm.client_update(both[0], both[1], data, data.key))
+
+
+def broadcast(algorithm: Algorithm, server_state: Any) -> PyTree:
+    """What a client downloads."""
+    return (algorithm.broadcast or algorithm.params)(server_state)
+
+
+def templates(program: Program, params: PyTree, population: Population) -> tuple[Any, Any, Wire]:
+    """The shapes of a client's output, the aggregator's state, and the wire at the end of the chain."""
+    algorithm = program.algorithm
+    server_state = jax.eval_shape(algorithm.init, params)
+    shared = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
+    client_state = jax.eval_shape(algorithm.init_client, params)
+    model = jax.eval_shape(algorithm.params, server_state)
+    layout = with_lanes(program.layout, model, population, program.sampler.capacity)
+    output = output_template(program.client, population, (shared, client_state), layout)
+    checks.same_structure(
+        output.client_state,
+        client_state,
+        what="the client_state that `client_update` returned",
+        than="`init_client(params)`",
+        remedy="Return a state of the same structure, shapes and dtypes, so that it can be kept.",
+    )
+    wire = wire_of(
+        output,
+        capacity=program.sampler.capacity,
+        scaled=program.sampler.scaled,
+        scalar_bounds=algorithm.scalar_bounds,
+        num_clients=population.num_clients,
+        participation=program.sampler.accounting,
+    )
+    state, wire = program.aggregator.init(wire)
+    return output, state, wire
+
+
+def first_state(program: Program, params: PyTree, population: Population, key: Any, noise_key: Any) -> RoundState:
+    """The state before round 0, on the devices of the layout; all checks of model against data come first."""
+    if not isinstance(population, Population):
+        raise TypeError(
+            f"`population` is a {type(population).__name__}; expected a Population. Make one with "
+            "fl.Population.from_arrays(arrays, client_ids=...), or load a data set with `partition=`."
+        )
+    _check_params(params)
+    program.sampler.check(population.num_clients)
+    _check_num_clients(program.algorithm, population)
+    key = as_key(key, "key")
+    algorithm, layout = program.algorithm, program.layout
+    output, aggregator_state, _ = templates(program, params, population)
+    params = jax.tree.map(jnp.asarray, params)
+    server_state = jax.tree.map(jnp.asarray, algorithm.init(params))
+    one = ClientState(algorithm.init_client(params), program.aggregator.init_client(output.update))
+    # Every device owns as many clients as the others, so the last one may own some that do not exist.
+    bank_size = -(-population.num_clients // layout.num_devices) * layout.num_devices
+    clients = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (bank_size, *jnp.shape(leaf))), one)
+    clients = clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
+    sample, client, server = jax.random.split(key, 3)
+    noise = as_key(noise_key, "noise_key") if noise_key is not None else entropy_key()
+    keys = Keys(sample, client, server, noise, jnp.bool_(noise_key is None))
+    state = RoundState(jnp.int32(0), server_state, aggregator_state, keys, ClientState((), ()))
+    state = state if checks.is_traced(state) else place(_owned_copy(state), layout)
+    return state._replace(clients=clients)
+
+
+def _owned_copy(state: RoundState) -> RoundState:
+    # Donation must never delete arrays that the caller still holds, such as the initial parameters.
+    return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
+
+
+def _check_num_clients(algorithm: Algorithm, population: Population) -> None:
+    told = algorithm.hparams.get("num_clients")
+    if told is not None and not checks.is_traced(told) and told != population.num_clients:
+        raise ValueError(
+            f"{algorithm.name} was made with num_clients={told}, and the population has {population.num_clients} "
+            "clients. Make it with num_clients=population.num_clients."
+        )
+
+
+def _check_params(params: PyTree) -> None:
+    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
+    if not leaves:
+        raise ValueError("`params` holds no arrays; expected the model, such as model.init(jax.random.key(0)).")
+    for path, leaf in leaves:
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is None and not isinstance(leaf, (float, int)):
+            raise TypeError(
+                f"`params` has a {type(leaf).__name__} at {checks.path_str(path)}; expected arrays only. Keep "
+                "functions and settings outside of the parameters."
+            )
+
+
+def run_rounds(
+    program: Program,
+    fold: str,
+    num_rounds: int | None,
+    device: Any,
+    state: RoundState,
+    data: Any,
+    clients: ClientState,
+) -> tuple[Any, ClientState]:
+    """One round, or `num_rounds` of them in a scan, on one device; inside `over_devices`."""
+    if num_rounds is None:
+        state, clients, info = _one_round(program, fold, device, state, clients, data)
+        return (state, info), clients
+
+    def body(carry: Any, _: None) -> tuple[Any, PassInfo]:
+        state, clients, info = _one_round(program, fold, device, carry[0], carry[1], data)
+        return (state, clients), info
+
+    (state, clients), infos = jax.lax.scan(body, (state, clients), None, length=num_rounds)
+    return (state, infos), clients
+
+
+def _one_round(
+    program: Program, fold: str, device: Any, state: RoundState, clients: ClientState, data: Any
+) -> tuple[RoundState, ClientState, PassInfo]:
+    algorithm, aggregator = program.algorithm, program.aggregator
+    population, cohort, rows = draw(program.sampler, state.keys.sample, state.round, data)
+    shared = broadcast(algorithm, state.server_state)
+    layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
+    this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
+    for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
+    opened = aggregator.begin(state.aggregator_state, cohort, to_begin)
+    result = run_pass(
+        lambda data, client_state: program.client(data, (shared, client_state)),
+        aggregator=aggregator,
+        aggregator_state=opened,
+        fold=fold,
+        population=population,
+        cohort=cohort,
+        rows=rows,
+        bank=clients,
+        key=this_round(state.keys.client),
+        noise=for_clients,
+        device=device,
+        layout=layout,
+    )
+    aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
+    checks.same_structure(
+        aggregator_state,
+        jax.eval_shape(lambda: state.aggregator_state),
+        what=f"the state that the decode of {aggregator.name} returned",
+        than="its `init(wire)`",
+        remedy="What `begin` adds for one round has to be dropped again.",
+    )
+    if aggregator.public_count is None:
+        aggregate = aggregate._replace(num_clients=result.num_clients)
+    server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
+    checks.same_structure(
+        server_state,
+        jax.eval_shape(lambda: state.server_state),
+        what="the state that `server_update` returned",
+        than="`init(params)`",
+        remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
+    )
+    new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients)
+    return new, result.bank, result.info._replace(aggregator=aggregator.metrics(aggregator_state))
+
+
+def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
+    """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
+    _, _, wire = templates(program, params, population)
+    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
+    value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(wire.value)
+    server_state = jax.eval_shape(program.algorithm.init, params)
+    down = jax.eval_shape(lambda s: broadcast(program.algorithm, s), server_state)
+    resident = jax.eval_shape(program.algorithm.resident, down)
+    return Traffic(up=value + _num_bytes((wire.weight, wire.scalars)), down=_num_bytes(down) - _num_bytes(resident))
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,52 @@
+"""What a run carries from round to round."""
+
+from typing import Any, NamedTuple
+
+import jax
+
+from fedjaxlite.execution.cohort_pass import ClientState
+
+PyTree = Any
+
+
+class Keys(NamedTuple):
+    """Independent random streams of a run. The round number is folded in where they are used.
+
+    Attributes:
+      sample: who takes part.
+      client: what clients draw: shuffles, dropout, stochastic rounding.
+      server: what the server draws.
+      noise: what privacy mechanisms draw on the server. It comes from the operating system unless given, and is part
+        of the state: whoever holds a checkpoint can subtract the noise.
+      secret: bool scalar, whether the noise key came from the operating system; else the run can be reproduced, and
+        whoever knows the key can subtract the noise.
+    """
+
+    sample: jax.Array
+    client: jax.Array
+    server: jax.Array
+    noise: jax.Array
+    secret: jax.Array
+
+
+class RoundState(NamedTuple):
+    """Everything that a run carries from round to round; a pytree, and all that a checkpoint needs.
+
+    Attributes:
+      round: int32 scalar, rounds done.
+      server_state: the algorithm's.
+      aggregator_state: the codecs'.
+      keys: the run's random streams; they never change.
+      clients: what the clients keep, with a leading axis of clients on every leaf.
+    """
+
+    round: jax.Array
+    server_state: Any
+    aggregator_state: Any
+    keys: Keys
+    clients: ClientState
+
+    @property
+    def params(self) -> PyTree:
+        """The model, where the server state has a field of that name; else use `rounds.params(state)`."""
+        return self.server_state.params

@@ -1,0 +1,162 @@
+"""What a client does with its data: local training by any optimizer, and exact gradients over all of it."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fedjaxlite import checks
+from fedjaxlite.data.client_view import ClientData, repeat
+from fedjaxlite.local.gradients import BatchLoss, add_to, mean_of, no_sums, value_and_grad
+from fedjaxlite.local.optimizer_check import check_optimizer
+from fedjaxlite.variables import trainable, with_state, with_trainable
+
+PyTree = Any
+
+
+class LocalResult(NamedTuple):
+    """What local training gives.
+
+    Attributes:
+      params: the trained model.
+      delta: pytree like the parameters, where training started minus where it ended.
+      num_steps: int32 scalar, local steps taken.
+      num_examples: int32 scalar, the client's examples: the weight of federated averaging.
+      metrics: dict of float32 scalars, the means over all examples seen of "loss" and of the loss's own metrics.
+      optimizer_state: the client optimizer's last state.
+    """
+
+    params: PyTree
+    delta: PyTree
+    num_steps: jax.Array
+    num_examples: jax.Array
+    metrics: Mapping[str, jax.Array]
+    optimizer_state: Any
+
+
+def local_sgd(
+    loss_fn: Callable[..., Any],
+    *,
+    client_optimizer: optax.GradientTransformation,
+    batch_size: int | None,
+    epochs: Any = None,
+    steps: Any = None,
+    shuffle: bool = True,
+    lower: bool | Literal["auto"] = "auto",
+    compute_dtype: Any = None,
+    remat: bool | Callable[..., Any] = False,
+    micro_batch_size: int | None = None,
+    chunk_size: int = 256,
+) -> Callable[..., LocalResult]:
+    """Local training by any optax optimizer: the loop inside federated averaging and most of its relatives.
+
+    Args:
+      loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
+      client_optimizer: an optax optimizer; its state starts fresh in every call.
+      batch_size: B, or None for the full batch (the paper's B = infinity); full batches are exact for ragged clients
+        and computed by accumulation over chunks.
+      epochs: passes over the data; or
+      steps: number of local steps. Exactly one of the two.
+      shuffle: False keeps the stored order.
+      lower: see `value_and_grad`.
+      compute_dtype: such as `jnp.bfloat16`, the dtype of activations; parameters and gradients keep theirs. See
+        `value_and_grad`.
+      remat: True, or a policy of `jax.checkpoint_policies`: activations are computed again instead of kept. See
+        `value_and_grad`.
+      micro_batch_size: rows at a time of a batch, whose gradient they add up to; memory against speed. See
+        `value_and_grad`. In a full batch the smaller of it and `chunk_size`.
+      chunk_size: rows at a time in a full batch; memory against speed, no effect on the result beyond rounding.
+
+    Returns:
+      `run(params, data, correct=None) -> LocalResult`. `correct(grads, params) -> grads` changes each step's gradient:
+      FedProx adds its proximal term there, SCAFFOLD its control variates. Keys come from `data`.
+
+    Raises:
+      TypeError, ValueError: for arguments out of range; for a loss that is not one number per example.
+
+    Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas (2017), https://arxiv.org/abs/1602.05629, algorithm 1,
+    ClientUpdate.
+    """
+    check_optimizer(client_optimizer=client_optimizer)
+    if batch_size is not None:
+        checks.positive_int(batch_size=batch_size)
+    if (epochs is None) == (steps is None):
+        raise ValueError(f"`epochs` is {epochs!r} and `steps` is {steps!r}; expected exactly one of them.")
+    options: dict[str, Any] = {"lower": lower, "compute_dtype": compute_dtype, "remat": remat}
+    value_and_grad(loss_fn, micro_batch_size=micro_batch_size, **options)  # refuses now what it refuses
+    if batch_size is None and getattr(loss_fn, "cross_example", False):
+        raise ValueError(
+            "`batch_size` is None and the loss is declared cross_example: a full batch is accumulated over chunks, "
+            "which would compute batch statistics per chunk. Give a batch_size."
+        )
+    if batch_size is None:
+        chunk_size = chunk_size if micro_batch_size is None else min(chunk_size, micro_batch_size)
+    else:
+        options["micro_batch_size"] = micro_batch_size
+
+    def run(params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None) -> LocalResult:
+        start = params
+        gradient = value_and_grad(loss_fn, lanes=data.wave.num_lanes, **options)
+
+        def update(carry: _Carry, reduced: BatchLoss, grads: PyTree) -> _Carry:
+            params = carry.params
+            grads = grads if correct is None else correct(grads, params)
+            updates, opt_state = client_optimizer.update(grads, carry.opt_state, trainable(params))
+            params = with_trainable(params, optax.apply_updates(trainable(params), updates))
+            params = params if reduced.state is None else with_state(params, reduced.state)
+            add = lambda total, mean: total + mean * reduced.weight  # noqa: E731
+            sums = jax.tree.map(add, carry.sums, {"loss": reduced.loss, **reduced.metrics})
+            return _Carry(params, opt_state, sums, carry.weight + reduced.weight, carry.steps + 1)
+
+        if batch_size is None:
+            whole = lambda params: full_gradient(gradient, params, data, chunk_size=chunk_size)  # noqa: E731
+            carry = _first_carry(params, client_optimizer, jax.eval_shape(whole, params)[0])
+            count = steps if epochs is None else epochs
+            carry = repeat(data, count, lambda _, c: update(c, *whole(c.params)), carry)
+        else:
+            plan = data.batches(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+            shapes = jax.eval_shape(lambda: gradient(params, *plan.batch(jnp.int32(0)), data.key))[0]
+            carry = _first_carry(params, client_optimizer, shapes)
+            carry = plan.scan(lambda c, batch, mask, key: update(c, *gradient(c.params, batch, mask, key)), carry)
+        metrics = {name: total / jnp.where(carry.weight > 0, carry.weight, 1.0) for name, total in carry.sums.items()}
+        delta = jax.tree.map(jnp.subtract, start, carry.params)
+        return LocalResult(carry.params, delta, carry.steps, data.num_examples, metrics, carry.opt_state)
+
+    return run
+
+
+class _Carry(NamedTuple):
+    params: PyTree
+    opt_state: Any
+    sums: dict[str, jax.Array]
+    weight: jax.Array
+    steps: jax.Array
+
+
+def _first_carry(params: PyTree, client_optimizer: Any, shapes: BatchLoss) -> _Carry:
+    sums = {"loss": jnp.float32(0.0), **{name: jnp.float32(0.0) for name in shapes.metrics}}
+    return _Carry(params, client_optimizer.init(trainable(params)), sums, jnp.float32(0.0), jnp.int32(0))
+
+
+def full_gradient(
+    gradient: Callable[..., tuple[BatchLoss, PyTree]], params: PyTree, data: ClientData, *, chunk_size: int = 256
+) -> tuple[BatchLoss, PyTree]:
+    """The exact gradient over all of a client's examples, accumulated over chunks of rows.
+
+    Args:
+      gradient: from `value_and_grad`.
+      params: the model.
+      data: the client's view.
+      chunk_size: rows at a time.
+
+    Returns:
+      `(BatchLoss, gradient)` of the mean loss over the client's examples; zeros for a client without examples.
+      `BatchLoss.state` is None: statistics of a whole client do not accumulate over chunks.
+    """
+    chunk_size = min(chunk_size, data.wave.max_size)
+    plan = data.with_work(1.0).batches(batch_size=chunk_size, epochs=1, shuffle=False)
+    template = jax.eval_shape(lambda: gradient(params, *plan.batch(jnp.int32(0)), data.key))
+    add = lambda sums, batch, mask, key: add_to(sums, *gradient(params, batch, mask, key))  # noqa: E731
+    return mean_of(plan.scan(add, no_sums(template)), template)

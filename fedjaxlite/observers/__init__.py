@@ -1,0 +1,24 @@
+"""Observers: what looks on while a run goes, round by round: progress, records, early stopping, and one's own.
+
+An observer is a few functions. The loop knows nothing of what they do, so a running epsilon, a bandwidth budget or a
+live plot is an observer like those in this room:
+
+    observer.py   what an observer is told, and what it may answer
+    records.py    one dict of plain numbers a round, and the file of JSON lines that holds them
+    files.py      records and event files, written round by round
+    stopping.py   a target that is reached, a metric that no longer improves
+    progress.py   a bar on a terminal, plain lines elsewhere
+
+What comes in: whatever watches a run of any algorithm. What it watches for privacy stands in `privacy/`.
+"""
+
+from fedjaxlite.observers.files import to_jsonl as to_jsonl
+from fedjaxlite.observers.files import to_tensorboard as to_tensorboard
+from fedjaxlite.observers.observer import History as History
+from fedjaxlite.observers.observer import LastRound as LastRound
+from fedjaxlite.observers.observer import Observer as Observer
+from fedjaxlite.observers.observer import Start as Start
+from fedjaxlite.observers.observer import Stop as Stop
+from fedjaxlite.observers.observer import as_observer as as_observer
+from fedjaxlite.observers.stopping import early_stop as early_stop
+from fedjaxlite.observers.stopping import stop_at as stop_at

@@ -1,0 +1,218 @@
+"""Records: one dict of plain numbers a round, and the file of JSON lines that holds them.
+
+The lines are strict JSON. A number that is not finite is written as null and read back as NaN.
+"""
+
+import contextlib
+import json
+import math
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjaxlite.execution.cohort_pass import PassInfo
+from fedjaxlite.execution.one_round import Traffic
+from fedjaxlite.files import replace_text
+
+OWN = ("round", "selected", "reported", "nonfinite", "examples", "bytes_up", "bytes_down", "seconds", "elapsed")
+"""What every record has beside the metrics of training and evaluation."""
+
+Record = dict[str, Any]
+
+
+def of_dispatch(
+    infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffic, seconds: float, noised: bool = False
+) -> list[Record]:
+    """The records of the rounds of one dispatch.
+
+    Args:
+      infos: what `rounds.step` returned, or `rounds.steps` with a leading axis of rounds.
+      first: the number of the first of them, from 1.
+      num_rounds: how many.
+      traffic: bytes of one client in one round.
+      seconds: wall time of the whole dispatch, shared equally.
+      noised: the chain holds a mechanism of privacy.
+
+    Returns:
+      one dict a round: "round", "selected", "reported", "nonfinite", "examples", the mean metrics of local training
+      ("loss" and what the algorithm gives; NaN where no client is in the sum), what the aggregator tells of itself (an
+      adaptive clip norm), "bytes_up", "bytes_down", "seconds". A metric whose name is one of these gets the prefix
+      "train_", or "aggregator_". With `noised`, "simulation_only" lists what was measured on the clients past the
+      noise: no guarantee covers it, and a real server would not see it.
+    """
+    infos = infos._replace(clients={})
+    rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
+    records = []
+    for i in range(num_rounds):
+        reported, selected = int(rows.num_reported[i]), int(rows.num_selected[i])
+        nonfinite = int(rows.num_nonfinite[i])
+        nobody = reported <= nonfinite
+        metrics = {
+            f"train_{name}" if name in OWN else name: math.nan if nobody else float(values[i])
+            for name, values in rows.metrics.items()
+        }
+        told = {
+            f"aggregator_{name}" if name in OWN or name in metrics else name: float(values[i])
+            for name, values in rows.aggregator.items()
+        }
+        record: Record = {
+            "round": first + i,
+            "selected": selected,
+            "reported": reported,
+            "nonfinite": nonfinite,
+            "examples": int(rows.num_examples[i]),
+            **metrics,
+            **told,
+            "bytes_up": traffic.up * reported,
+            "bytes_down": traffic.down * selected,
+            "seconds": seconds / num_rounds,
+        }
+        if noised:
+            record["simulation_only"] = ["nonfinite", "examples", *metrics]
+        records.append(record)
+    return records
+
+
+def here(leaf: Any) -> Any:
+    """An array that every device holds whole, as one device of this process has it; anything else as it is."""
+    replicated = isinstance(leaf, jax.Array) and leaf.is_fully_replicated
+    return leaf.addressable_data(0) if replicated and len(leaf.sharding.device_set) > 1 else leaf
+
+
+def scalars_of(result: Any, where: str) -> dict[str, float]:
+    """What an evaluation returned, as plain numbers.
+
+    Args:
+      result: a mapping from names to scalars, or an object with a `summary()` that gives one (a ClientReport).
+      where: whose result it is, for messages.
+
+    Raises:
+      TypeError: it is neither, or holds something that is no scalar.
+    """
+    summary = getattr(result, "summary", None)
+    result = summary() if callable(summary) else result
+    if not isinstance(result, Mapping):
+        raise TypeError(
+            f"{where} returned a {type(result).__name__}; expected a dict of scalars such as fl.evaluate gives, or a "
+            "ClientReport. Wrap the function so that it returns one."
+        )
+    numbers = {}
+    for name, value in result.items():
+        if np.ndim(here(value)) != 0 or isinstance(value, (str, bytes)) or value is None:
+            raise TypeError(f"{where} returned {value!r} for {name!r}; expected a scalar.")
+        numbers[str(name)] = np.asarray(here(value)).item()
+    return numbers
+
+
+def to_line(record: Mapping[str, Any]) -> str:
+    r"""One line of strict JSON, newline included.
+
+    Example:
+      >>> to_line({"round": 1, "loss": float("nan")})
+      '{"round": 1, "loss": null}\n'
+    """
+    return json.dumps({name: _plain(value) for name, value in record.items()}, allow_nan=False) + "\n"
+
+
+def _plain(value: Any) -> Any:
+    value = value.item() if hasattr(value, "item") else value
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def read(path: str | os.PathLike[str]) -> list[Record]:
+    """Reads a file of records; null becomes NaN, and a last line that was cut off while being written is left out.
+
+    Args:
+      path: a `records.jsonl`.
+
+    Returns:
+      the records in the order of the file.
+
+    Raises:
+      FileNotFoundError: there is no such file.
+      ValueError: a line before the last is no record.
+    """
+    lines = Path(path).read_text(encoding="utf-8").split("\n")
+    records = []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        try:
+            record = json.loads(line)
+            if not isinstance(record, dict) or not isinstance(record.get("round"), int):
+                raise ValueError('it has no "round"')
+        except ValueError as error:
+            if number == len(lines):
+                break  # no newline follows: the process ended while it wrote this line
+            raise ValueError(
+                f"line {number} of {os.fspath(path)!r} is no record ({error}). Repair it, or remove the file."
+            ) from None
+        records.append({name: math.nan if value is None else value for name, value in record.items()})
+    return records
+
+
+def cut(path: str | os.PathLike[str], last_round: int) -> list[Record]:
+    """Removes the records after a round from a file, all or nothing, so that a resumed run can go on behind them.
+
+    Args:
+      path: a `records.jsonl`; if there is none, nothing happens.
+      last_round: the last round to keep.
+
+    Returns:
+      the records that are left.
+    """
+    if not Path(path).exists():
+        return []
+    kept = [record for record in read(path) if record["round"] <= last_round]
+    replace_text(path, "".join(to_line(record) for record in kept))
+    return kept
+
+
+class Log(NamedTuple):
+    """A file of records that is open for more; see `append_to`.
+
+    Attributes:
+      write: `write(record)` appends one line and hands it to the operating system.
+      close: closes the file.
+    """
+
+    write: Callable[[Mapping[str, Any]], None]
+    close: Callable[[], None]
+
+
+def append_to(path: str | os.PathLike[str]) -> Log:
+    """Opens a file of records to append to.
+
+    Args:
+      path: a `records.jsonl`, made if there is none.
+
+    Returns:
+      a Log.
+
+    Raises:
+      OSError: by `write`, where the disk is full or fails; the text says which rounds are safe.
+    """
+    file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115  (closed by the Log)
+
+    def write(record: Mapping[str, Any]) -> None:
+        try:
+            file.write(to_line(record))
+            file.flush()
+        except OSError as error:
+            raise OSError(
+                error.errno,
+                f"the record of round {record['round']} could not be written to {os.fspath(path)!r}: "
+                f"{error.strerror or error}. The records before it are safe, and so is the last checkpoint. Free some "
+                "space, then go on with resume=True (--resume on the command line)",
+            ) from error
+
+    def close() -> None:
+        # What a full disk did not take is reported by `write`; closing must not hide that by failing again.
+        with contextlib.suppress(OSError):
+            file.close()
+
+    return Log(write, close)

@@ -1,0 +1,1 @@
+"""Studies of this library's own: audits, leaks, and personal models compared."""

@@ -1,0 +1,207 @@
+"""The loop under `train`: dispatches of rounds, evaluations, observers and checkpoints, at a fixed pace."""
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from typing import NamedTuple
+
+import jax
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.composition import Rounds
+from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.observers import records
+from fedjaxlite.observers.observer import History, LastRound, Observer, Start, Stop
+from fedjaxlite.observers.records import Record
+from fedjaxlite.training.checkpoints import Checkpoints
+
+Measure = Callable[[RoundState], dict[str, float]]
+
+_DISPATCH = 10
+"""Rounds in a dispatch where nothing asks for fewer: enough to hide its cost, few enough that progress is seen."""
+
+_SECONDS = 30.0
+"""Between checkpoints where their number is left open."""
+
+
+class Pace(NamedTuple):
+    """When what happens, as a function of the round alone (but for checkpoints whose number is left open).
+
+    Attributes:
+      num_rounds: the last round.
+      piece: rounds in a dispatch.
+      evaluate_every: rounds between evaluations.
+      checkpoint_every: rounds between checkpoints, or None for one every half minute.
+    """
+
+    num_rounds: int
+    piece: int
+    evaluate_every: int
+    checkpoint_every: int | None
+
+    def length(self, done: int) -> int:
+        """Rounds of the next dispatch: up to the next multiple of the piece."""
+        return min((done // self.piece + 1) * self.piece, self.num_rounds) - done
+
+    def evaluates(self, done: int) -> bool:
+        """Whether to evaluate after so many rounds."""
+        return done % self.evaluate_every == 0 or done == self.num_rounds
+
+    def saves(self, done: int, since: float) -> bool:
+        """Whether to make a checkpoint after so many rounds, `since` seconds after the last."""
+        if done == self.num_rounds:
+            return True
+        if self.checkpoint_every is not None:
+            return done % self.checkpoint_every == 0
+        if jax.process_count() > 1:  # the processes' clocks differ, and all of them have to save the same round
+            return done % max(1, self.num_rounds // 10 // self.piece * self.piece) == 0
+        return since >= _SECONDS
+
+
+class Run(NamedTuple):
+    """What does not change while the loop goes.
+
+    Attributes:
+      rounds: the composed run.
+      population: the training data.
+      measure: all evaluations as one function of the state, or None.
+      observers: in the order in which they are told.
+      pace: when what happens.
+      kept: where checkpoints go, or None.
+    """
+
+    rounds: Rounds
+    population: Population
+    measure: Measure | None
+    observers: tuple[Observer, ...]
+    pace: Pace
+    kept: Checkpoints | None
+
+
+def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
+    """Runs from a state to the last round, or until an observer stops it.
+
+    Args:
+      run: what to run.
+      state: where to start.
+      earlier: the records of the rounds before.
+
+    Returns:
+      a History of all rounds, `earlier` included.
+    """
+    done, pace = int(records.here(state.round)), run.pace
+    if done >= pace.num_rounds:
+        return History(state, earlier)
+    history, stopped, started = list(earlier), None, []
+    saved, saved_at = done, time.monotonic()
+    begin = time.monotonic() - (earlier[-1].get("elapsed", 0.0) if earlier else 0.0)
+    try:
+        start = _first_look(run, state, earlier)
+        last = _last_round(run.observers, start)
+        run = run._replace(pace=pace._replace(num_rounds=last.round))
+        pace = run.pace
+        if done >= pace.num_rounds:
+            return History(state, history, last.reason)
+        for observer in run.observers:
+            observer.start(start._replace(num_rounds=pace.num_rounds))
+            started.append(observer)
+        while done < pace.num_rounds and stopped is None:
+            state, new = _dispatch(run, state, start, begin)
+            done += len(new)
+            for record in new:
+                history.append(record)
+                stopped = _tell(run.observers, record, state) or stopped
+            if run.kept and (stopped or pace.saves(done, time.monotonic() - saved_at)):
+                run.kept.save(state)
+                saved, saved_at = done, time.monotonic()
+        stopped = stopped or last.reason or None
+    except BaseException as error:
+        stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        if isinstance(error, KeyboardInterrupt) and run.kept and done > saved and not _deleted(state):
+            run.kept.save(state)
+        raise
+    finally:
+        for observer in reversed(started):
+            observer.end(History(state, history, stopped))
+    return History(state, history, stopped)
+
+
+def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
+    """What observers are told before the first round."""
+    params = run.rounds.params(state)
+    traffic, wire = run.rounds.traffic(params, run.population), run.rounds.wire(params, run.population)
+    metrics = run.measure(state) if run.measure else {}
+    return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire)
+
+
+def _last_round(watching: tuple[Observer, ...], start: Start) -> LastRound:
+    """The first of the last rounds that observers ask for; the run's own, without a reason, where none is before it."""
+    last = LastRound(start.num_rounds, "")
+    for observer in watching:
+        asked = observer.last_round(start)
+        if asked is not None and asked.round < last.round:
+            last = asked
+    return last
+
+
+def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[RoundState, list[Record]]:
+    """Runs some rounds, evaluates if it is time to, and makes their records."""
+    done, before = int(records.here(state.round)), time.monotonic()
+    length = run.pace.length(done)
+    if run.pace.piece == 1:
+        state, infos = run.rounds.step(state, run.population)
+    else:
+        state, infos = run.rounds.steps(state, run.population, length)
+    jax.block_until_ready((state, infos))
+    seconds = time.monotonic() - before
+    new = records.of_dispatch(
+        infos,
+        first=done + 1,
+        num_rounds=length,
+        traffic=start.traffic,
+        seconds=seconds,
+        noised=start.wire is not None and start.wire.noised,
+    )
+    for i, record in enumerate(new, start=1):
+        record["elapsed"] = before - begin + seconds * i / length
+    if run.measure and run.pace.evaluates(done + length):
+        new[-1].update(run.measure(state))
+        new[-1]["elapsed"] = time.monotonic() - begin
+    return state, new
+
+
+def _tell(watching: tuple[Observer, ...], record: Record, state: RoundState) -> str | None:
+    """Tells every observer, adds to the record what they give, and returns why to stop, if any says so."""
+    reason = None
+    for observer in watching:
+        answer = observer.round(record, state)
+        if isinstance(answer, Stop):
+            reason = reason or answer.reason
+            record.update(answer.extra)
+        elif isinstance(answer, Mapping):
+            record.update(records.scalars_of(answer, "an observer"))
+    return reason
+
+
+def _deleted(state: RoundState) -> bool:
+    """Whether a dispatch that was cut short had taken over the memory of this state."""
+    return any(leaf.is_deleted() for leaf in jax.tree.leaves(state))
+
+
+def piece_of(rounds: Rounds, most: int | None, watching: list[Observer], asked: list[int]) -> int:
+    """Rounds in a dispatch: the largest number allowed that divides the intervals asked for.
+
+    Args:
+      rounds: the composed run.
+      most: what the user allows, or None.
+      watching: the observers, any of which may ask for single rounds.
+      asked: the intervals between evaluations and checkpoints.
+    """
+    if most is not None:
+        checks.positive_int(rounds_per_dispatch=most)
+    if any(observer.every_round for observer in watching) or not rounds.execution.jit:
+        return 1
+    most = _DISPATCH if most is None else most
+    interval = math.gcd(*asked)
+    return max(n for n in range(1, most + 1) if interval % n == 0)

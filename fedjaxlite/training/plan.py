@@ -1,0 +1,229 @@
+"""Plan: what a run will cost, before it starts."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from fedjaxlite import checks
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.composition import Rounds, rounds
+from fedjaxlite.execution.layout import Layout, place, resolve
+from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.observers.progress import duration, size
+
+PyTree = Any
+
+
+class Probe(NamedTuple):
+    """What one number of lanes costs.
+
+    Attributes:
+      lanes: L.
+      compile_seconds: tracing and compiling one round; short where JAX's compilation cache knows it.
+      seconds_per_round: the fastest of a few rounds.
+      temp_bytes: temporary memory of the compiled round on each device, or None where the backend does not tell.
+    """
+
+    lanes: int
+    compile_seconds: float
+    seconds_per_round: float
+    temp_bytes: int | None
+
+
+class Plan(NamedTuple):
+    """What a run will cost; printing it gives a table.
+
+    Attributes:
+      num_params: numbers in the model.
+      num_clients: N.
+      expected_cohort: clients in a round, on average and before dropouts.
+      num_rounds: rounds that totals are for, or None.
+      bytes_up: of one client in one round.
+      bytes_down: likewise.
+      local_steps: all clients' local steps in a round, on average; None where the algorithm's hyperparameters do not
+        say (it has no "batch_size" with "epochs" or "steps").
+      state_bytes: what a run carries from round to round, all client states included: the size of a checkpoint.
+      data_bytes: the packed population; every device holds a copy.
+      devices: D, and of what kind.
+      probes: one for each number of lanes that was tried.
+      lanes: the fastest of them, for `fl.Execution(lanes=...)`.
+      probe_seconds: what the plan itself took.
+    """
+
+    num_params: int
+    num_clients: int
+    expected_cohort: float
+    num_rounds: int | None
+    bytes_up: int
+    bytes_down: int
+    local_steps: float | None
+    state_bytes: int
+    data_bytes: int
+    devices: str
+    probes: tuple[Probe, ...]
+    lanes: int
+    probe_seconds: float
+
+    def __str__(self) -> str:
+        """A table of what a client sends, what a round costs, and what each number of lanes measured."""
+        best = next(probe for probe in self.probes if probe.lanes == self.lanes)
+        rows = [
+            ("model", f"{self.num_params:,} parameters"),
+            ("clients", f"{self.num_clients:,}, {self.expected_cohort:g} a round"),
+            ("a client sends", f"{size(self.bytes_up)} a round"),
+            ("a client receives", f"{size(self.bytes_down)} a round"),
+            ("local steps", "unknown" if self.local_steps is None else f"{self.local_steps:,.0f} a round, all clients"),
+            ("state, checkpoint", size(self.state_bytes)),
+            ("data", f"{size(self.data_bytes)} on every device"),
+            ("devices", self.devices),
+        ]
+        lines = [f"{name:<18} {value}" for name, value in rows]
+        lines += ["", f"{'lanes':>5}  {'s a round':>10}  {'rounds/s':>9}  {'compile':>8}  {'temporary memory':>16}"]
+        for probe in self.probes:
+            memory = "unknown" if probe.temp_bytes is None else size(probe.temp_bytes)
+            mark = "  fastest" if probe.lanes == self.lanes else ""
+            rate = 1 / max(probe.seconds_per_round, 1e-9)
+            lines.append(
+                f"{probe.lanes:>5}  {probe.seconds_per_round:>10.4f}  {rate:>9.1f}  "
+                f"{duration(probe.compile_seconds):>8}  {memory:>16}{mark}"
+            )
+        if self.num_rounds is not None:
+            up, down = (b * self.expected_cohort * self.num_rounds for b in (self.bytes_up, self.bytes_down))
+            total = duration(best.compile_seconds + best.seconds_per_round * self.num_rounds)
+            lines += [
+                "",
+                f"{self.num_rounds:,} rounds: about {total}, without evaluation; {size(up)} up, {size(down)} down",
+            ]
+        return "\n".join(lines)
+
+
+def plan(
+    run: Rounds,
+    params: PyTree,
+    population: Population,
+    *,
+    num_rounds: int | None = None,
+    lanes_options: Sequence[int] | None = None,
+    budget_seconds: float = 20.0,
+) -> Plan:
+    """Tells what a run will cost: traffic, work and memory by arithmetic, time and lanes by a short probe.
+
+    Numbers of lanes are tried from few to many, until one is clearly slower than the best before it or the budget is
+    spent; at least one is always tried. Nothing of the probe goes into the run.
+
+    Args:
+      run: the composed run, from `fl.rounds`.
+      params: the model, or anything of its structure, shapes and dtypes.
+      population: what it will train on.
+      num_rounds: rounds to give totals for.
+      lanes_options: numbers of lanes to try; None tries 1, 2, 4, 8 on a CPU and 1, 4, 16, 64, 256 elsewhere, up to
+        the clients of a device.
+      budget_seconds: no further number of lanes is tried after so many seconds.
+
+    Returns:
+      a Plan; `print` it.
+
+    Raises:
+      TypeError, ValueError: for arguments out of range, and whatever `run.init` refuses.
+
+    Example:
+      >>> import fedjaxlite as fl, jax.numpy as jnp, optax
+      >>> from fedjaxlite import algorithms
+      >>> data = fl.Population.from_arrays({"x": np.float32([1, 2, 3, 6])}, client_ids=[0, 0, 1, 1])
+      >>> loss = lambda params, batch, key: (params - batch["x"]) ** 2
+      >>> algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=1, epochs=3)
+      >>> run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.weighted_mean())
+      >>> costs = plan(run, jnp.float32(0), data, lanes_options=[1])
+      >>> costs.num_params, costs.bytes_down, costs.local_steps, costs.lanes
+      (1, 4, 12.0, 1)
+    """
+    begin = time.perf_counter()
+    if not isinstance(run, Rounds):
+        raise TypeError(f"`run` is a {type(run).__name__}; expected what fl.rounds(...) returns.")
+    if num_rounds is not None:
+        checks.positive_int(num_rounds=num_rounds)
+    checks.positive(budget_seconds=budget_seconds)
+    layout = resolve(run.execution, run.sampler.capacity)
+    probes: list[Probe] = []
+    params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype) if _abstract(leaf) else leaf, params)
+    state = run.init(params, population, key=jax.random.key(0), noise_key=jax.random.key(0))
+    for lanes in _options(lanes_options, layout, run.sampler.capacity):
+        if probes and time.perf_counter() - begin > budget_seconds:
+            break
+        try:
+            probes.append(_probe(run, lanes, state, population))
+        except jax.errors.JaxRuntimeError:
+            if not probes:
+                raise
+            break  # so many lanes do not fit into memory
+        if probes[-1].seconds_per_round > 1.2 * min(p.seconds_per_round for p in probes):
+            break
+    traffic = run.traffic(params, population)
+    return Plan(
+        num_params=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
+        num_clients=population.num_clients,
+        expected_cohort=run.sampler.accounting.expected_size(population.num_clients),
+        num_rounds=num_rounds,
+        bytes_up=traffic.up,
+        bytes_down=traffic.down,
+        local_steps=_local_steps(run, population),
+        state_bytes=_num_bytes(state),
+        data_bytes=_num_bytes(population),
+        devices=f"{layout.num_devices} x {layout.devices[0].device_kind}",
+        probes=tuple(probes),
+        lanes=min(probes, key=lambda probe: probe.seconds_per_round).lanes,
+        probe_seconds=time.perf_counter() - begin,
+    )
+
+
+def _options(asked: Sequence[int] | None, layout: Layout, capacity: int) -> list[int]:
+    if asked is not None:
+        if not len(asked):
+            raise ValueError("`lanes_options` is empty; give at least one number of lanes, or None.")
+        for lanes in asked:
+            checks.positive_int(lanes_options=lanes)
+        return sorted({int(lanes) for lanes in asked})
+    usual = (1, 2, 4, 8) if layout.devices[0].platform == "cpu" else (1, 4, 16, 64, 256)
+    return [lanes for lanes in usual if lanes <= max(1, -(-capacity // layout.num_devices))]
+
+
+def _probe(run: Rounds, lanes: int, state: RoundState, population: Population) -> Probe:
+    """Compiles one round and times a few, on the state as it is: every round is the first one."""
+    execution = run.execution._replace(lanes=lanes, donate=False, jit=True)
+    trial = rounds(run.algorithm, sampler=run.sampler, aggregator=run.aggregator, execution=execution)
+    data = place(population, resolve(execution, run.sampler.capacity))
+    before = time.perf_counter()
+    compiled = jax.jit(trial.step).lower(state, data).compile()
+    compile_seconds = time.perf_counter() - before
+    jax.block_until_ready(compiled(state, data))
+    times: list[float] = []
+    while len(times) < 5 and sum(times) < 1.0:
+        before = time.perf_counter()
+        jax.block_until_ready(compiled(state, data))
+        times.append(time.perf_counter() - before)
+    memory = compiled.memory_analysis()
+    return Probe(lanes, compile_seconds, min(times), getattr(memory, "temp_size_in_bytes", None))
+
+
+def _local_steps(run: Rounds, population: Population) -> float | None:
+    """The expected number of local steps of a cohort, from the clients' sizes."""
+    hparams = run.algorithm.hparams
+    batch_size, epochs, steps = (hparams.get(name) for name in ("batch_size", "epochs", "steps"))
+    sizes: np.ndarray = np.diff(np.asarray(population.offsets))
+    if "batch_size" not in hparams or not isinstance(epochs or steps, int):
+        return None
+    per_epoch = np.ones_like(sizes) if batch_size is None else -(-sizes // batch_size)
+    counts = epochs * per_epoch if epochs is not None else np.full(sizes.shape, steps)
+    expected = run.sampler.accounting.expected_size(population.num_clients)
+    return float(np.where(sizes > 0, counts, 0).mean() * expected)
+
+
+def _num_bytes(tree: PyTree) -> int:
+    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
+
+
+def _abstract(leaf: Any) -> bool:
+    return isinstance(leaf, jax.ShapeDtypeStruct)

@@ -1,0 +1,142 @@
+"""config.toml: what a run was, so that it can be repeated and its numbers can be trusted."""
+
+import datetime
+import platform
+import subprocess
+import tomllib
+from collections.abc import Mapping
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.composition import Rounds
+from fedjaxlite.execution.layout import resolve, with_lanes
+from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.files import replace_text
+from fedjaxlite.training import checkpoints
+from fedjaxlite.training.run_folder import RunFolder
+
+_PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
+
+
+def describe(rounds: Rounds, state: RoundState, population: Population, who: Mapping[str, Any]) -> dict[str, Any]:
+    """What the library can tell of a run by itself.
+
+    Args:
+      rounds: the run.
+      state: any state of it.
+      population: what it trains on.
+      who: its `checkpoints.identity`.
+
+    Returns:
+      a dict of tables for TOML: "date", "versions", "platform", "git" where there is a repository, "algorithm",
+      "sampler", "aggregator", "execution", "population" and "model".
+    """
+    capacity = rounds.sampler.capacity
+    layout = with_lanes(resolve(rounds.execution, capacity), rounds.params(state), population, capacity)
+    execution = rounds.execution._replace(lanes=layout.lanes, devices=layout.num_devices)
+    traffic = rounds.traffic(rounds.params(state), population)
+    sizes = population.num_examples
+    return {
+        "date": _now(),
+        "versions": versions(),
+        "platform": {
+            "system": platform.platform(),
+            "backend": jax.default_backend(),
+            "devices": [device.device_kind for device in jax.devices()],
+            "processes": jax.process_count(),
+        },
+        **_git(),
+        "algorithm": who["algorithm"],
+        "sampler": {**who["sampler"], "accounting": checkpoints.plain(rounds.sampler.accounting)},
+        "aggregator": who["aggregator"],
+        "execution": checkpoints.plain(execution),
+        "population": {
+            **who["population"],
+            "num_examples": int(sizes.sum()),
+            "smallest_client": int(sizes.min()),
+            "largest_client": int(sizes.max()),
+        },
+        "model": {
+            "num_params": sum(leaf.size for leaf in jax.tree.leaves(rounds.params(state))),
+            "bytes_up": traffic.up,
+            "bytes_down": traffic.down,
+        },
+        "keys": {"digest": who["keys"]},
+    }
+
+
+def versions() -> dict[str, str]:
+    """The versions of Python, this library and what it stands on; packages that are not installed are left out."""
+    found = {"python": platform.python_version(), "fedjaxlite": checkpoints.library_version()}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found
+
+
+def write(
+    folder: RunFolder, about: Mapping[str, Any], extra: Mapping[str, Any], *, from_round: int | None = None
+) -> None:
+    """Writes a run's config.toml, all or nothing; a run that goes on keeps what is there and notes that it did.
+
+    Args:
+      folder: the run's folder.
+      about: the tables of `describe`.
+      extra: the caller's own tables; after a resume they replace the old ones.
+      from_round: where the run goes on, or None for a new one.
+
+    Raises:
+      ValueError: a table of `extra` has the name of one that the library writes.
+    """
+    import tomli_w
+
+    taken = sorted(set(extra) & {*about, "resumed"})
+    if taken:
+        raise ValueError(f"`config` has {', '.join(taken)}, which the library writes itself; choose another name.")
+    tables = {**about, **checkpoints.plain(extra)}
+    if from_round is not None:
+        old = read(folder.config) if folder.config.exists() else {}
+        entry = {"date": _now(), "from_round": from_round, "versions": versions()}
+        tables = {**old, **tables, "resumed": [*old.get("resumed", []), entry]}
+    replace_text(folder.config, tomli_w.dumps(tables))
+
+
+def read(path: Path) -> dict[str, Any]:
+    """Reads a config.toml.
+
+    Raises:
+      FileNotFoundError: there is none.
+      ValueError: it is no TOML.
+    """
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except tomllib.TOMLDecodeError as error:
+        raise ValueError(f"{str(path)!r} is no TOML: {error}.") from None
+
+
+def _now() -> datetime.datetime:
+    return datetime.datetime.now().astimezone().replace(microsecond=0)
+
+
+def _git() -> dict[str, Any]:
+    """The commit of this library and that of the working directory, where git tells one."""
+    found = {}
+    for name, folder in (("library", Path(__file__).parent), ("working_directory", Path.cwd())):
+        try:
+            told = subprocess.run(
+                ["git", "-C", str(folder), "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+                capture_output=True,
+                text=True,
+                timeout=5,
+                check=True,
+            )
+        except (OSError, subprocess.SubprocessError):
+            continue
+        found[name] = told.stdout.strip()
+    return {"git": found} if found else {}

@@ -1,0 +1,175 @@
+"""Evaluation: exact means over padded batches, per client, and after local fine-tuning."""
+
+from typing import Any
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fedjaxlite as fl
+from fedjaxlite.data.client_report import gini
+
+SIZES = (3, 1, 8, 5)
+PEOPLE = helpers.regression(SIZES)
+PARAMS = {"w": jnp.float32([0.3, -0.2, 1.0]), "b": jnp.float32(0.5)}
+
+
+def own_loss(client: dict[str, np.ndarray], params: Any = PARAMS) -> np.ndarray:
+    return (client["x"] @ np.asarray(params["w"]) + float(params["b"]) - client["y"]) ** 2
+
+
+def loss_with_tokens(params: Any, batch: Any, key: Any) -> Any:
+    """A loss that counts examples by a weight and reports a metric, and would be NaN for a zero target."""
+    assert key is None
+    aux = fl.LossAux(metrics={"error": jnp.abs(batch["y"])}, example_weight=jnp.floor(1 + 3 * jnp.abs(batch["y"])))
+    return helpers.linear_loss(params, batch, key) + 0.0 * jnp.log(jnp.abs(batch["y"])), aux
+
+
+class TestCentral:
+    @pytest.mark.parametrize("batch_size", [1, 5, 17, 500])
+    def test_any_batch_size_gives_the_mean_over_all_rows(self, batch_size: int) -> None:
+        features = PEOPLE.features
+        weight = np.floor(1 + 3 * np.abs(features["y"]))
+        want = np.average(own_loss(features), weights=weight)
+        got = fl.evaluate(loss_with_tokens, dict(features), batch_size=batch_size)(PARAMS)
+        assert float(got["loss"]) == pytest.approx(want, rel=1e-5)
+        assert float(got["error"]) == pytest.approx(np.average(np.abs(features["y"]), weights=weight), rel=1e-5)
+
+    def test_a_population_is_pooled(self) -> None:
+        got = fl.evaluate(helpers.linear_loss, PEOPLE)(PARAMS)
+        assert float(got["loss"]) == pytest.approx(own_loss(PEOPLE.features).mean(), rel=1e-5)
+
+    def test_it_runs_under_jit_and_on_other_params_without_compiling(self) -> None:
+        run = fl.evaluate(helpers.linear_loss, PEOPLE)
+        losses = jax.jit(jax.vmap(lambda b: run({**PARAMS, "b": b})["loss"]))(jnp.float32([0.5, 0.6]))
+        assert float(losses[0]) == pytest.approx(own_loss(PEOPLE.features).mean(), rel=1e-5)
+        assert float(losses[1]) != float(losses[0])
+
+    def test_a_model_takes_the_loss_that_fits_its_labels(self) -> None:
+        model = fl.models.from_functions(
+            lambda key: jnp.ones((3, 2)), lambda params, x, key=None, train=False, mask=None: x @ params, name="linear"
+        )
+        x, labels = np.asarray(PEOPLE.features["x"]), np.arange(17) % 2
+        got = fl.evaluate(model, {"x": x, "y": labels.astype(np.int32)})(jnp.float32(np.eye(3, 2)))
+        logits = x[:, :2]
+        want = np.log(np.exp(logits).sum(1)) - logits[np.arange(17), labels]
+        assert float(got["loss"]) == pytest.approx(want.mean(), rel=1e-5)
+        assert float(got["accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean())
+
+    def test_wrong_data(self) -> None:
+        with pytest.raises(
+            TypeError, match=r"`data` is a ndarray; expected a dict of arrays \[n, ...\], or a Population"
+        ):
+            fl.evaluate(helpers.linear_loss, np.ones(3))
+        with pytest.raises(ValueError, match=r"features of \{'x': 2, 'y': 3\} rows; expected the same number"):
+            fl.evaluate(helpers.linear_loss, {"x": np.ones(2), "y": np.ones(3)})
+        with pytest.raises(ValueError, match="at least 1, in each"):
+            fl.evaluate(helpers.linear_loss, {"x": np.ones((0, 2))})
+        with pytest.raises(ValueError, match="`batch_size` is 0"):
+            fl.evaluate(helpers.linear_loss, PEOPLE, batch_size=0)
+        with pytest.raises(TypeError, match="`loss` is 3; expected a function"):
+            fl.evaluate(3, PEOPLE)
+        model = fl.models.from_functions(lambda key: (), lambda params, x, **_: x, name="m")
+        with pytest.raises(ValueError, match=r'the data have no feature "y", only \[\'x\'\]; give a loss function'):
+            fl.evaluate(model, {"x": np.ones(3)})
+
+
+class TestClients:
+    @pytest.mark.parametrize("execution", [helpers.ONE, fl.Execution(lanes=3, devices=2)])
+    def test_each_client_is_measured_on_its_own_examples(self, execution: fl.Execution) -> None:
+        report = fl.evaluate_clients(loss_with_tokens, PEOPLE, batch_size=3, execution=execution)(PARAMS)
+        assert report.num_examples.tolist() == list(SIZES)
+        for i in range(4):
+            own = PEOPLE.client(i)
+            weight = np.floor(1 + 3 * np.abs(own["y"]))
+            np.testing.assert_allclose(report.metrics["loss"][i], np.average(own_loss(own), weights=weight), rtol=1e-5)
+        assert set(report.metrics) == {"loss", "error"}
+
+    def test_the_summary_is_the_distribution_over_clients(self) -> None:
+        rng = np.random.default_rng(0)
+        sizes = rng.integers(1, 9, 25)
+        sizes[7] = 0
+        values = {"accuracy": rng.random(25), "loss": rng.random(25)}
+        values["loss"][7] = values["accuracy"][7] = np.nan
+        from fedjaxlite.data.client_report import ClientReport
+
+        summary = ClientReport(sizes, values).summary()
+        some = sizes > 0
+        for name in values:
+            own, ordered = values[name][some], np.sort(values[name][some])
+            assert summary[name] == pytest.approx(np.average(own, weights=sizes[some]))
+            assert summary[f"{name}_mean"] == pytest.approx(own.mean())
+            for q in (10, 50, 90):
+                assert summary[f"{name}_p{q}"] == pytest.approx(np.quantile(own, q / 100))
+            assert summary[f"{name}_var"] == pytest.approx(own.var())
+            low, high = ordered[:2].mean(), ordered[-2:].mean()
+            assert (summary[f"{name}_worst10"], summary[f"{name}_best10"]) == pytest.approx(
+                (high, low) if name == "loss" else (low, high)
+            )
+            differences = np.abs(own[:, None] - own[None]).mean() / (2 * own.mean())
+            assert summary[f"{name}_gini"] == pytest.approx(differences)
+
+    def test_a_client_without_examples_has_no_loss(self) -> None:
+        people = fl.Population.from_clients([{"x": np.float32([2])}, {"x": np.zeros(0, np.float32)}], allow_empty=True)
+        square = lambda params, batch, key: (params - batch["x"]) ** 2  # noqa: E731
+        report = fl.evaluate_clients(square, people, execution=fl.Execution(lanes=2, devices=1))(jnp.float32(0))
+        assert report.metrics["loss"][0] == 4
+        assert np.isnan(report.metrics["loss"][1])
+        assert report.summary()["loss"] == 4
+
+    def test_gini(self) -> None:
+        assert gini(np.ones(5)) == pytest.approx(0)
+        assert gini(np.array([0, 0, 0, 1.0])) == pytest.approx(0.75)
+        assert gini(np.zeros(3)) == 0
+
+    def test_personalized_models_are_measured_as_the_algorithm_makes_them(self) -> None:
+        run, state, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, sampler=fl.sampling.replay([[2, 0]]))
+        report = fl.evaluate_clients(helpers.linear_loss, PEOPLE, rounds=run, execution=helpers.ONE)(state)
+        for i in range(4):
+            want = own_loss(PEOPLE.client(i), run.client_params(state, i)).mean()
+            np.testing.assert_allclose(report.metrics["loss"][i], want, rtol=1e-5)
+        common = fl.evaluate_clients(helpers.linear_loss, PEOPLE, execution=helpers.ONE)(state.params)
+        same = np.isclose(common.metrics["loss"], report.metrics["loss"], rtol=1e-4)
+        assert same.tolist() == [False, True, False, True]
+
+
+class TestFineTuning:
+    def test_before_and_after_local_training(self) -> None:
+        train, test = PEOPLE, helpers.regression((2, 4, 1, 3), seed=5)
+        run = fl.evaluate_personalized(
+            helpers.linear_loss,
+            train,
+            test,
+            client_optimizer=optax.sgd(0.05),
+            batch_size=10,
+            epochs=2,
+            execution=fl.Execution(lanes=3, devices=1),
+        )
+        before, after = run(PARAMS)
+        assert before.num_examples.tolist() == [2, 4, 1, 3]
+        step = jax.jit(lambda p, x, y: jax.grad(lambda q: helpers.linear_loss(q, {"x": x, "y": y}, None).mean())(p))
+        for i in range(4):
+            own, model = train.client(i), PARAMS
+            for _ in range(2):  # batches of 10 hold the whole client
+                model = jax.tree.map(lambda p, g: p - 0.05 * g, model, step(model, own["x"], own["y"]))
+            np.testing.assert_allclose(before.metrics["loss"][i], own_loss(test.client(i)).mean(), rtol=1e-5)
+            np.testing.assert_allclose(after.metrics["loss"][i], own_loss(test.client(i), model).mean(), rtol=1e-4)
+
+    def test_the_key_gives_the_order_of_fine_tuning(self) -> None:
+        run = fl.evaluate_personalized(
+            helpers.linear_loss, PEOPLE, PEOPLE, client_optimizer=optax.sgd(0.05), batch_size=2, execution=helpers.ONE
+        )
+        fixed, again, other = (run(PARAMS, *key)[1].metrics["loss"] for key in ((), (), (jax.random.key(4),)))
+        assert (fixed == again).all()
+        assert (fixed != other).any()
+
+    def test_populations_of_other_clients_are_refused(self) -> None:
+        with pytest.raises(
+            ValueError, match=r"`train` has 4 clients and `test` 2; expected the same clients in the same"
+        ):
+            fl.evaluate_personalized(
+                helpers.linear_loss, PEOPLE, helpers.regression((2, 2)), client_optimizer=optax.sgd(0.1)
+            )
