@@ -2,6 +2,7 @@
 
 import ast
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,20 @@ PLUGINS = ("algorithms", "privacy")
 # The outermost layer, which may import everything. `fedjaxlite/__init__.py` hands the plugins out and is judged by what
 # it loads, further down.
 OUTERMOST = ("cli", "reproduce", "testing", "benchmarks", "__main__")
+# The rooms of fedjaxlite/, a floor a line; each imports only what stands on floors below its own. The files that lie
+# in fedjaxlite/ itself are the ground. CONTRIBUTING.md draws the same picture, which is held to this one below.
+FLOORS = (
+    ("ground",),
+    ("models", "protocol", "sampling", "lowering"),
+    ("data", "losses", "wire"),
+    ("execution", "local", "partition", "plots"),
+    ("datasets", "evaluation", "observers"),
+    ("training",),
+    ("algorithms", "privacy"),
+    ("reproduce", "testing", "benchmarks"),
+    ("cli",),
+)
+MOST_FILES = 12
 HEAVY = ("flax", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "orbax", "rich", "typer")
 EXTRAS = ("dp_accounting", "cryptography", "tensorboardX")
 
@@ -181,6 +196,28 @@ def import_graph(table: dict[str, tuple[Path, list[Import]]]) -> dict[str, set[s
     }
 
 
+def room(module: str) -> str:
+    """The room of a module: the first folder below fedjaxlite/, "ground" for its files, or "" for what stands outside."""
+    parts = module.split(".")
+    if len(parts) == 1 or parts[1] == "__main__":
+        return ""
+    return parts[1] if (ROOT / PACKAGE / parts[1]).is_dir() else "ground"
+
+
+def upward_imports(graph: dict[str, set[str]], floors: tuple[tuple[str, ...], ...]) -> list[str]:
+    """Imports of a room by one that does not stand on a higher floor."""
+    floor = {name: i for i, names in enumerate(floors) for name in names}
+    return [
+        f"{module} imports {imported}"
+        for module, found in graph.items()
+        for imported in sorted(found)
+        if room(module)
+        and room(imported)
+        and room(module) != room(imported)
+        and floor[room(imported)] >= floor[room(module)]
+    ]
+
+
 def loaded_by(statement: str) -> set[str]:
     """The modules that a fresh interpreter holds after `statement`."""
     program = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
@@ -224,6 +261,49 @@ def test_plugins_use_public_names_only() -> None:
 
 def test_there_is_no_import_cycle() -> None:
     assert cycle(import_graph(sources())) == []
+
+
+def test_rooms_import_only_from_floors_below() -> None:
+    assert upward_imports(import_graph(sources()), FLOORS) == []
+
+
+def test_the_floors_name_every_room_once() -> None:
+    named = [name for names in FLOORS for name in names]
+    assert sorted(named) == sorted({room(module) for module in sources()} - {""})
+    assert len(FLOORS) <= 9
+
+
+def test_an_import_upward_or_across_is_found() -> None:
+    floors = (("ground",), ("data", "wire"), ("training",))
+    graph = {
+        "fedjaxlite.data.a": {"fedjaxlite.training.b"},
+        "fedjaxlite.wire.c": {"fedjaxlite.data.a", "fedjaxlite.checks"},
+        "fedjaxlite.training.b": {"fedjaxlite.wire.c"},
+    }
+    assert upward_imports(graph, floors) == [
+        "fedjaxlite.data.a imports fedjaxlite.training.b",
+        "fedjaxlite.wire.c imports fedjaxlite.data.a",
+    ]
+
+
+def test_no_room_is_crowded() -> None:
+    folders = {path.parent for path, _ in sources().values()}
+    files = {folder: [f for f in folder.glob("*.py") if f.name != "__init__.py"] for folder in folders}
+    assert {str(f): len(found) for f, found in files.items() if len(found) > MOST_FILES} == {}
+
+
+def test_every_room_says_what_it_is_for() -> None:
+    inits = [path for path, _ in sources().values() if path.name == "__init__.py"]
+    bare = [str(path) for path in inits if not ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))]
+    assert bare == []
+
+
+def test_the_picture_in_contributing_is_of_these_floors() -> None:
+    text = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    picture = re.search(r"```text\n(.*?cli.*?)```", text, flags=re.DOTALL)
+    assert picture is not None, "CONTRIBUTING.md draws no picture of the rooms."
+    drawn = [set(names.split()) for names in re.findall(r"^\D*\d  (.+)$", picture[1], flags=re.MULTILINE)]
+    assert list(reversed(drawn)) == [set(names) for names in FLOORS]
 
 
 def test_every_public_name_exists() -> None:
