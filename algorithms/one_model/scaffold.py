@@ -85,8 +85,9 @@ def scaffold(
       num_clients: N, the clients of the whole population: `train.num_clients`.
       client_lr: eta_l, a number above 0 or a tracer.
       server_lr: eta_g, a number above 0 or an optax schedule of rounds.
-      option: 2 costs nothing more; 1 takes the exact gradient at the server's model, one more pass over the client's
-        data, and is the steadier of the two.
+      option: 2 costs nothing more. 1 takes the exact gradient at the server's model, one more pass over the client's
+        data, and suits few local steps: over many, networks failed to learn with it where they learned with 2
+        (docs/algorithms.md has figures).
       num_examples: None is the paper's objective, the plain mean of the clients' losses. The examples of the whole
         population, `int(train.num_examples.sum())`, make it the mean over all examples, as in FedAvg: deltas then
         weigh by examples, and a control variate counts in c for its client's share of them.
