@@ -18,6 +18,8 @@ from fedjaxlite.execution.cohort_pass import PassInfo
 from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.files import replace_text
 
+__all__ = ["read"]  # what users need of it: the file of a run, as a list of records
+
 OWN = ("round", "selected", "reported", "nonfinite", "examples", "bytes_up", "bytes_down", "seconds", "elapsed")
 """What every record has beside the metrics of training and evaluation."""
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-PROGRAM = Path(__file__).parent / "programs" / "several_processes.py"
+PROGRAM = Path(__file__).parents[1] / "programs" / "several_processes.py"
 
 
 def launch(process: int, num_processes: int, num_devices: int, port: int) -> subprocess.Popen:

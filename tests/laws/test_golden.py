@@ -42,7 +42,7 @@ def test_the_method_and_the_round_that_differ_are_named() -> None:
         AssertionError,
         match=r"fed_new, round 1 of 2: params\.w has the norm and first values \[10\.0, 6\.002, 8\.0\], recorded are "
         r"\[10\.0, 6\.0, 8\.0\]\. They differ by 0\.002, the tolerance is 0\.001\. If that is meant, record it with "
-        r"`FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/test_methods\.py -k golden` and look at the diff",
+        r"`FEDJAXLITE_UPDATE_GOLDEN=1 python -m pytest tests/laws/test_methods\.py -k golden` and look at the diff",
     ):
         golden.compare("fed_new", changed(1, 1, 2e-3), WANT)
     with pytest.raises(AssertionError, match="fed_new, round 0 of 2"):

@@ -13,9 +13,9 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, observers
+from fedjaxlite import algorithms, files, observers
 from fedjaxlite.observers import Observer, Stop, progress, records
-from fedjaxlite.training import curves, run_folder
+from fedjaxlite.training import curves
 from fedjaxlite.training.loop import piece_of
 from fedjaxlite.training.train import train
 
@@ -418,9 +418,9 @@ def test_curves_need_something_to_draw(tmp_path) -> None:
 
 def test_text_is_replaced_or_left(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a"
-    run_folder.replace_text(path, "old")
-    monkeypatch.setattr(run_folder.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("full")))
+    files.replace_text(path, "old")
+    monkeypatch.setattr(files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        run_folder.replace_text(path, "new")
+        files.replace_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]
