@@ -1,12 +1,13 @@
 """Files written all or nothing: arrays as one .npz with a JSON header, and text."""
 
+import contextlib
 import json
 import os
 import uuid
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Generator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -22,20 +23,11 @@ def write_npz(path: str | os.PathLike[str], arrays: Mapping[str, np.ndarray], he
       arrays: dict of numpy arrays of plain dtypes.
       header: anything JSON can hold.
     """
-    target = Path(path)
     members = {f"array{i}": _plain(array) for i, array in enumerate(arrays.values())}
     described = {"arrays": [[name, str(array.dtype)] for name, array in arrays.items()], "header": dict(header)}
     text = np.frombuffer(json.dumps(described).encode(), np.uint8)
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            np.savez(file, allow_pickle=False, header=text, **members)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    with _in_place_of(path) as file:
+        np.savez(file, allow_pickle=False, header=text, **members)
 
 
 def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -61,11 +53,18 @@ def read_npz(path: str | os.PathLike[str]) -> tuple[dict[str, np.ndarray], dict[
 
 def replace_text(path: str | os.PathLike[str], text: str) -> None:
     """Writes a text file all or nothing: a reader, or a crash, finds the old content or the new."""
+    with _in_place_of(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def _in_place_of(path: str | os.PathLike[str]) -> Generator[IO[bytes], None, None]:
+    """A file that takes the place of `path` once it is written whole, and is gone where that fails."""
     target = Path(path)
     temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
+        with temporary.open("xb") as file:
+            yield file
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
