@@ -90,7 +90,8 @@ def batches(offsets: np.ndarray, clients: Sequence[int] | np.ndarray, batch_size
       seed: of the order of each client's examples.
 
     Returns:
-      int32 `[S, B]`. A client's last batch is filled up with its first examples, as it is in a round.
+      int32 `[S, B]`. A client's last batch is filled up with its first examples, which count: a
+      round takes as many steps on as many rows, and masks those.
     """
     rng = np.random.default_rng(seed)
     parts = []
