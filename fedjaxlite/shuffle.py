@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 # Position marginals, pairs, and for n <= 7 all n! permutations pass chi-square tests from 16 rounds on; 24 leaves room.
 _ROUNDS = 24
+_UNROLL = 4
 _GOLDEN = 0x9E3779B9
 
 
@@ -21,7 +22,9 @@ def _mix(h: jax.Array) -> jax.Array:
     return h ^ (h >> 16)
 
 
-def shuffled(seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Array) -> jax.Array:
+def shuffled(
+    seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Array, *, unroll: int = _UNROLL
+) -> jax.Array:
     """Where a permutation of [0, n) sends `position`, by the swap-or-not shuffle.
 
     Every round pairs x with its mirror image K - x (mod n) for a round's K, and swaps the pair on one hashed bit, so
@@ -32,6 +35,7 @@ def shuffled(seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Arra
       epoch: int32 scalar or of `position`'s shape.
       position: int32 array, each in [0, n).
       n: int32 scalar of at least 1, may be traced.
+      unroll: rounds in one trip of the loop; what is fast where it runs is `unrolling(platform)`.
 
     Returns:
       int32 array of `position`'s shape, in [0, n); for fixed seed and epoch a bijection.
@@ -61,9 +65,10 @@ def shuffled(seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Arra
         bit = _mix((pair * jnp.uint32(0x9E3779B1)) ^ _mix(round_key ^ seed[1])) >> 31
         return jnp.where(bit == 1, mirror, x)
 
-    return jax.lax.fori_loop(0, _ROUNDS, swap_or_not, jnp.asarray(position, jnp.int32), unroll=_unroll())
+    return jax.lax.fori_loop(0, _ROUNDS, swap_or_not, jnp.asarray(position, jnp.int32), unroll=unroll)
 
 
-def _unroll() -> int:
+def unrolling(platform: str) -> int:
+    """The `unroll` of `shuffled` for a platform: "cpu", "gpu", "tpu" ..."""
     # On an accelerator each iteration of a loop is a kernel launch; on a CPU full unrolling only costs compile time.
-    return 4 if jax.default_backend() == "cpu" else _ROUNDS
+    return _UNROLL if platform == "cpu" else _ROUNDS

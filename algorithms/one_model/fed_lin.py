@@ -114,7 +114,7 @@ def fed_lin(
         return data.batches(batch_size=batch_size, epochs=epochs, steps=steps).num_steps
 
     def own_gradient(shared: _Shared, data: fl.ClientData) -> tuple[fl.BatchLoss, Any]:
-        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         chunk = batch_size if getattr(loss_fn, "cross_example", False) else None
         return fl.full_gradient(gradient, shared.params, data, chunk_size=chunk or 256)
 

@@ -180,7 +180,7 @@ def fed_prox_adaptive(
         shared: AdaptiveShared, client_state: Any, data: fl.ClientData, key: jax.Array
     ) -> fl.ClientOutput:
         del key
-        lowered = fl.lower(loss_fn, enable=lower, lanes=data.wave.num_lanes)
+        lowered = fl.lower(loss_fn, enable=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         loss = jnp.clip(_mean_loss(lowered, shared.params, data), -max_loss, max_loss)
         result = train(shared.params, data, proximal_pull(shared.mu, shared.params))
         info = {**result.metrics, "local_steps": result.num_steps, "start_loss": loss}

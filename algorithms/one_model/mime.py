@@ -174,7 +174,9 @@ class _Work(NamedTuple):
     lower: bool | Literal["auto"]
 
     def full_gradient(self, params: Any, data: fl.ClientData) -> tuple[fl.BatchLoss, Any]:
-        gradient = fl.value_and_grad(self.loss_fn, lower=self.lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(
+            self.loss_fn, lower=self.lower, lanes=data.wave.num_lanes, platform=data.wave.platform
+        )
         # A loss over whole batches (BatchNorm) is measured on batches of the size that it is trained on.
         chunk = self.batch_size if getattr(self.loss_fn, "cross_example", False) else None
         return fl.full_gradient(gradient, params, data, chunk_size=chunk or 256)
@@ -214,7 +216,9 @@ class _Work(NamedTuple):
     def _corrected_batches(self, shared: _Shared, data: fl.ClientData) -> tuple[Any, dict[str, Any]]:
         size = 1 if self.batch_size is None else self.batch_size
         plan = data.batches(batch_size=size, epochs=self.epochs, steps=self.steps, shuffle=self.shuffle)
-        gradient = fl.value_and_grad(self.loss_fn, lower=self.lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(
+            self.loss_fn, lower=self.lower, lanes=data.wave.num_lanes, platform=data.wave.platform
+        )
 
         def step(carry: _Carry, batch: Any, mask: jax.Array, key: jax.Array) -> _Carry:
             reduced, grads = gradient(carry.params, batch, mask, key)

@@ -127,7 +127,7 @@ def scaffold(
         correct = lambda g, p: jax.tree.map(lambda a, ci, c: a - ci + c, g, own, shared.control)  # noqa: E731
         result = train(shared.params, data, correct)
         if option == 1:
-            gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes)
+            gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
             new = fl.full_gradient(gradient, shared.params, data)[1]
         else:
             share = 1.0 / (jnp.maximum(result.num_steps, 1).astype(jnp.float32) * client_lr)

@@ -139,7 +139,7 @@ def apfl(
 
     def client_update(shared: Any, own: ClientState, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local steps take their keys from the client's view
-        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         carry = local_steps(data, gradient, shared, lambda shapes: start(shared, own, shapes), step, length)
         delta = jax.tree.map(jnp.subtract, shared, carry.params)
         state = ClientState(carry.local, carry.alpha, own.joined | (data.num_examples > 0))

@@ -122,7 +122,7 @@ def p_fed_me(
 
     def client_update(shared: Any, own: ClientState, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local steps take their keys from the client's view
-        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         carry = local_steps(data, gradient, shared, lambda shapes: _start(shared, shapes), step, length)
         seen = jnp.where(carry.weight > 0, carry.weight, 1.0)
         info = {name: total / seen for name, total in carry.sums.items()}

@@ -118,7 +118,7 @@ def per_fed_avg(
 
     def client_update(shared: Any, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local steps take their keys from the client's view
-        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes)
+        gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         carry = local_steps(data, gradient, shared, lambda shapes: start(shared, shapes), step, length, batches=3)
         seen = jnp.where(carry.weight > 0, carry.weight, 1.0)
         info = {name: total / seen for name, total in carry.sums.items()}

@@ -42,7 +42,7 @@ def client_loss(
     fl.checks.positive_int(batch_size=batch_size)
 
     def evaluate(params: Any, data: fl.ClientData) -> jax.Array:
-        lowered = fl.lower(loss_fn, enable=lower, lanes=data.wave.num_lanes)
+        lowered = fl.lower(loss_fn, enable=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)
         size = min(batch_size, data.wave.max_size)
         plan = data.with_work(1.0).batches(batch_size=size, epochs=1, shuffle=False)
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
-from fedjaxlite.shuffle import shuffled
+from fedjaxlite.platforms import default_platform, platform_of
+from fedjaxlite.shuffle import shuffled, unrolling
 
 PyTree = Any
 Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
@@ -27,6 +28,8 @@ class Wave(NamedTuple):
       work: float32 `[L]`, the share of its local steps that each client gets done.
       max_size: static, the examples of the population's largest client.
       max_steps: a static bound on local steps, or None for loops of dynamic length.
+      platform: static, that of the devices that the lanes run on ("cpu", "gpu", "tpu" ...), which need not be those
+        that JAX takes by default; None where it is not known.
     """
 
     ids: jax.Array
@@ -34,6 +37,7 @@ class Wave(NamedTuple):
     work: jax.Array
     max_size: int
     max_steps: int | None = None
+    platform: str | None = None
 
     @property
     def num_lanes(self) -> int:
@@ -141,7 +145,7 @@ def client_view(population: Population, client: Any, *, key: jax.Array) -> Clien
     client = jnp.asarray(client, jnp.int32)
     offsets = jnp.asarray(population.offsets)
     size, work = offsets[client + 1] - offsets[client], jnp.float32(1)
-    wave = Wave(client[None], size[None], work[None], population.max_size)
+    wave = Wave(client[None], size[None], work[None], population.max_size, platform=platform_of(population))
     features = {name: jnp.asarray(array) for name, array in population.features.items()}
     return ClientData(features, offsets[client], size, client, work, key, wave)
 
@@ -183,7 +187,8 @@ class Batches:
         place = jnp.where(place < n, place, jax.lax.rem(place, jnp.broadcast_to(n, place.shape)))
         if self.shuffle and data.wave.max_size > size:  # else every batch is all of a client's examples, in any order
             key = jax.random.fold_in(jax.random.fold_in(data.key, SHUFFLE), self.stream)
-            place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n)
+            unroll = unrolling(data.wave.platform or default_platform())
+            place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n, unroll=unroll)
         rows = data.offset + place
         read = lambda feature: feature.at[rows].get(mode="clip", wrap_negative_indices=False)  # noqa: E731
         batch = {name: read(feature) for name, feature in data.features.items()}

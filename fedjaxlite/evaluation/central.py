@@ -1,6 +1,8 @@
 """Evaluation of one model on data in one place."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,42 +11,75 @@ import numpy as np
 
 from fedjaxlite import checks, losses
 from fedjaxlite.data.population import Population
+from fedjaxlite.directions import Direction
 from fedjaxlite.local.gradients import batch_loss
+from fedjaxlite.losses.outputs import output_shape
 from fedjaxlite.lowering import lower
 from fedjaxlite.models.types import Model
+from fedjaxlite.platforms import platform_of
 
 PyTree = Any
 
 
+@dataclass(frozen=True, eq=False)
+class Evaluation:
+    """A function that measures a model, and what its loss declares of its metrics.
+
+    Attributes:
+      fn: `fn(params)`, or of a state; gives a dict of scalars, or a report.
+      better: "lower" or "higher" for metrics that are not the library's own.
+    """
+
+    fn: Callable[..., Any]
+    better: Mapping[str, Direction] = field(default_factory=dict)
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        """What `fn` gives."""
+        return self.fn(*args, **kwargs)
+
+
 def loss_for(model_or_loss: Any, features: Mapping[str, Any]) -> Callable[..., Any]:
-    """The loss to evaluate with: the one given, or the usual one for a model and the kind of its labels.
+    """The loss to evaluate with: the one given, or that of a Model where the data leave no other.
 
     Args:
       model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model.
-      features: the data, whose "y" decides for a Model: integers `[n]` take cross entropy, integers `[n, T]` the
-        sequence cross entropy, floats the squared error.
+      features: the data. Integers "y" `[n]` and outputs `[B, C]` of a Model are classes and take cross entropy,
+        integers `[n, T]` and outputs `[B, T, C]` the sequence cross entropy; C of at least 2.
 
     Returns:
-      a loss function, with convolutions lowered where that is faster in a loop (`fedjaxlite.lower`).
+      a loss function.
+
+    Raises:
+      TypeError: for what is neither a Model nor a function.
+      ValueError: for a Model and labels that may be meant in several ways; the text says which loss to give.
     """
     if not isinstance(model_or_loss, Model):
         checks.is_callable(loss=model_or_loss)
-        return lower(model_or_loss)
+        return model_or_loss
+    model = model_or_loss
     if "y" not in features:
         raise ValueError(f'the data have no feature "y", only {sorted(features)}; give a loss function, not a Model.')
-    labels = features["y"]
-    if not jnp.issubdtype(labels.dtype, jnp.integer):
-        return lower(losses.squared_error(model_or_loss))
-    return lower(
-        losses.sequence_cross_entropy(model_or_loss) if labels.ndim > 1 else losses.cross_entropy(model_or_loss)
+    arrays = {name: array if hasattr(array, "dtype") else np.asarray(array) for name, array in features.items()}
+    labels, outputs = arrays["y"], output_shape(model, arrays)
+    one_more = len(outputs) == labels.ndim and outputs[:-1] == labels.shape[1:] and outputs[-1] > 1
+    if jnp.issubdtype(labels.dtype, jnp.integer) and one_more and labels.ndim in (1, 2):
+        return losses.cross_entropy(model) if labels.ndim == 1 else losses.sequence_cross_entropy(model)
+    shape = lambda sizes: f"[{', '.join(map(str, ('B', *sizes)))}]"  # noqa: E731
+    raise ValueError(
+        f"`{model.name}` gives outputs {shape(outputs)} and `y` is {labels.dtype} {shape(labels.shape[1:])}: its loss "
+        "cannot be told; a Model is enough for classes: ints [B] with outputs [B, C], ints [B, T] with [B, T, C], C of "
+        "at least 2. Give a loss in the place of the model: fl.losses.binary_cross_entropy(model) for yes or no, "
+        "fl.losses.squared_error(model) for numbers, or a function of (params, batch, key)."
     )
 
 
-def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Callable[[PyTree], dict[str, jax.Array]]:
+def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Evaluation:
     """Central evaluation: the loss and its metrics over a whole data set.
 
     Args:
-      model_or_loss: a Model, or a loss function `(params, batch, key) -> [B]`.
+      model_or_loss: a loss function `(params, batch, key) -> [B]`; or a Model, of classes: ints "y" `[n]` and logits
+        `[B, C]` take cross entropy, ints `[n, T]` and logits `[B, T, C]` the sequence cross entropy. For yes-or-no
+        labels and for numbers give the loss, such as `fl.losses.binary_cross_entropy(model)`.
       data: dict of arrays `[n, ...]`, or a Population, whose clients are pooled.
       batch_size: rows at a time.
 
@@ -53,7 +88,8 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Callabl
       tokens where the loss is. Losses get `key=None`: no dropout, running statistics.
 
     Raises:
-      TypeError, ValueError: for data that are no dict of equally long arrays, or hold no rows.
+      TypeError, ValueError: for data that are no dict of equally long arrays, or hold no rows; for a Model whose loss
+        the data do not tell.
 
     Example:
       >>> square = lambda params, batch, key: (params - batch["x"]) ** 2
@@ -72,8 +108,11 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Callabl
     size = min(batch_size, n)
     arrays = {name: jnp.asarray(array) for name, array in features.items()}
 
-    @jax.jit
-    def run(params: PyTree, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+    @partial(jax.jit, static_argnums=0)
+    def run(platform: str, params: PyTree, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
+        # Lowered where that is faster in a loop.
+        lowered = lower(loss_fn, platform=platform)
+
         def batch(index: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
             rows = index * size + jnp.arange(size, dtype=jnp.int32)
             mask = rows < n
@@ -81,14 +120,19 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Callabl
             return {**taken, "mask": mask}, mask
 
         def add(total: Any, index: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, metric_sums(loss_fn, params, *batch(index))), None
+            return jax.tree.map(jnp.add, total, metric_sums(lowered, params, *batch(index))), None
 
-        shapes = jax.eval_shape(lambda: metric_sums(loss_fn, params, *batch(jnp.int32(0))))
+        shapes = jax.eval_shape(lambda: metric_sums(lowered, params, *batch(jnp.int32(0))))
         zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
         (sums, weight), _ = jax.lax.scan(add, zeros, jnp.arange(-(-n // size), dtype=jnp.int32))
         return jax.tree.map(lambda total: total / jnp.where(weight > 0, weight, 1.0), sums)
 
-    return lambda params: run(params, arrays)
+    return Evaluation(lambda params: run(platform_of((params, arrays)), params, arrays), better_of(loss_fn))
+
+
+def better_of(loss_fn: Callable[..., Any]) -> Mapping[str, Direction]:
+    """Which way the metrics of a loss are better, where it declares it."""
+    return loss_fn.better if isinstance(loss_fn, losses.Loss) else {}
 
 
 def metric_sums(

@@ -10,11 +10,12 @@ import numpy as np
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.data.client_view import ClientData
 from fedjaxlite.data.population import Population
-from fedjaxlite.evaluation.central import fixed_key, loss_for, metric_sums
+from fedjaxlite.evaluation.central import Evaluation, better_of, fixed_key, loss_for, metric_sums
 from fedjaxlite.execution.federated_sum import federated_sum
 from fedjaxlite.execution.layout import Execution
 from fedjaxlite.keys import as_key
 from fedjaxlite.local.local_sgd import local_sgd
+from fedjaxlite.lowering import lower
 from fedjaxlite.protocol.algorithm import ClientOutput
 from fedjaxlite.sampling import full
 from fedjaxlite.wire.means import weighted_mean
@@ -26,6 +27,7 @@ _ONE = Execution()
 
 def _measure(loss_fn: Callable[..., Any], params: PyTree, data: ClientData, batch_size: int) -> dict[str, jax.Array]:
     """One client's mean loss and metrics on its own examples."""
+    loss_fn = lower(loss_fn, platform=data.wave.platform)  # where that is faster in a loop
     plan = data.with_work(1.0).batches(batch_size=min(batch_size, data.wave.max_size), epochs=1, shuffle=False)
 
     def add(total: Any, batch: Any, mask: Any, key: Any) -> Any:
@@ -39,11 +41,11 @@ def _measure(loss_fn: Callable[..., Any], params: PyTree, data: ClientData, batc
 
 def evaluate_clients(
     model_or_loss: Any, population: Population, *, rounds: Any = None, batch_size: int = 64, execution: Execution = _ONE
-) -> Callable[[Any], ClientReport]:
+) -> Evaluation:
     """Evaluation at every client, on its own examples: who is served well, and who is not.
 
     Args:
-      model_or_loss: a Model, or a loss function `(params, batch, key) -> [B]`.
+      model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model of classes; see `evaluate`.
       population: the clients' test data; clients that were never trained on are one too (`partition.holdout_clients`).
       rounds: a Rounds whose algorithm keeps personalized models; its clients are then the population's, in order.
       batch_size: rows at a time.
@@ -73,7 +75,12 @@ def evaluate_clients(
         return ClientOutput(jnp.float32(0), data.num_examples, info=_measure(loss_fn, params, data, batch_size))
 
     call = federated_sum(client_fn, aggregator=weighted_mean(), execution=execution)
-    return lambda model: _report(call(model, population, everyone, key=fixed_key())[1], population)
+    better = better_of(loss_fn)
+
+    def run(model: Any) -> ClientReport:
+        return _report(call(model, population, everyone, key=fixed_key())[1], population)._replace(better=better)
+
+    return Evaluation(run, better)
 
 
 def evaluate_personalized(
@@ -85,11 +92,12 @@ def evaluate_personalized(
     batch_size: int = 10,
     epochs: int = 1,
     execution: Execution = _ONE,
-) -> Callable[[PyTree], tuple[ClientReport, ClientReport]]:
+) -> Evaluation:
     """Evaluation after local fine-tuning: each client trains the server's model on its own data, then tests it.
 
     Args:
-      model_or_loss: a Model, or a loss function `(params, batch, key) -> [B]`.
+      model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model of classes (see `evaluate`); also what
+        the clients fine-tune on.
       train: what the clients fine-tune on.
       test: what they test on; the same clients in the same order (`partition.train_test_split`).
       client_optimizer: optax optimizer of the fine-tuning.
@@ -103,7 +111,7 @@ def evaluate_personalized(
       same in every call.
 
     Raises:
-      ValueError: if the two populations have different numbers of clients.
+      ValueError: if the two populations have different numbers of clients; for a Model whose loss the data do not tell.
     """
     if train.num_clients != test.num_clients:
         raise ValueError(
@@ -125,14 +133,15 @@ def evaluate_personalized(
         return ClientOutput(jnp.float32(0), data.num_examples, info=info)
 
     call = federated_sum(client_fn, aggregator=weighted_mean(), execution=execution)
+    better = better_of(loss_fn)
 
     def run(params: PyTree, key: Any = None) -> tuple[ClientReport, ClientReport]:
         key = fixed_key() if key is None else as_key(key, "key")
-        both = _report(call((params, test), train, everyone, key=key)[1], test)
+        both = _report(call((params, test), train, everyone, key=key)[1], test)._replace(better=better)
         split = lambda when: {k.split("/", 1)[1]: v for k, v in both.metrics.items() if k.startswith(when)}  # noqa: E731
         return both._replace(metrics=split("before")), both._replace(metrics=split("after"))
 
-    return run
+    return Evaluation(run, better)
 
 
 def _report(info: Any, population: Population) -> ClientReport:

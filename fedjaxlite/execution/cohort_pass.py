@@ -206,9 +206,11 @@ def traced_once(client_fn: ClientFn) -> ClientFn:
     What clients share and what they keep has to go in as the second argument: a closure would be that of one trace.
     """
 
-    @partial(jax.jit, static_argnames=("max_size", "max_steps"), inline=True)
-    def flat(own: Any, lanes: Any, state: PyTree, max_size: int, max_steps: int | None) -> ClientOutput:
-        wave = Wave(**lanes, max_size=max_size, max_steps=max_steps)
+    @partial(jax.jit, static_argnames=("max_size", "max_steps", "platform"), inline=True)
+    def flat(
+        own: Any, lanes: Any, state: PyTree, max_size: int, max_steps: int | None, platform: str | None
+    ) -> ClientOutput:
+        wave = Wave(**lanes, max_size=max_size, max_steps=max_steps, platform=platform)
         return _checked(client_fn(ClientData(**own, wave=wave), state))
 
     def call(data: ClientData, state: PyTree) -> ClientOutput:
@@ -216,7 +218,8 @@ def traced_once(client_fn: ClientFn) -> ClientFn:
         lanes = {"ids": wave.ids, "num_examples": wave.num_examples, "work": wave.work}
         own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
         own |= {"features": dict(data.features), "key": data.key, "noise": data.noise}
-        return flat(own, lanes, state, max_size=wave.max_size, max_steps=wave.max_steps)
+        static = {"max_size": wave.max_size, "max_steps": wave.max_steps, "platform": wave.platform}
+        return flat(own, lanes, state, **static)
 
     return call
 
@@ -240,7 +243,7 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
     def one_client(features: Any, state: PyTree) -> ClientOutput:
         zero, lanes = jnp.int32(0), (layout.lanes or 2,)
         zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
-        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps)
+        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, layout.platform)
         key = jax.random.key(0, impl="threefry2x32")
         output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key), state)
         return jax.tree.map(jnp.asarray, output)

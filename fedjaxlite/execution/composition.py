@@ -232,8 +232,7 @@ def _check_rounds_left(state: RoundState, more: int, sampler: Sampler, aggregato
 
 def _settle(info: PassInfo, program: Program) -> None:
     """Errors that only a finished round can tell, and the wait that several CPU devices need."""
-    on_cpu = program.layout.devices[0].platform == "cpu"
-    if on_cpu and program.layout.num_devices > 1:
+    if program.layout.platform == "cpu" and program.layout.num_devices > 1:
         # Rounds enqueued faster than they run can deadlock the collectives of virtual CPU devices.
         jax.block_until_ready(info)
     overflow = int(np.max(info.overflow.addressable_data(0))) if program.sampler.may_overflow else 0

@@ -60,6 +60,11 @@ class Layout(NamedTuple):
         """D, the number of devices."""
         return len(self.devices)
 
+    @property
+    def platform(self) -> str:
+        """The devices' platform, which need not be the one that JAX takes by default: "cpu", "gpu", "tpu" ..."""
+        return self.devices[0].platform
+
 
 def resolve(execution: Execution, capacity: int) -> Layout:
     """Checks an Execution against the machine and fills in what it leaves open.
@@ -108,7 +113,7 @@ def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: 
     if layout.lanes:
         return layout
     model_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))
-    if layout.devices[0].platform == "cpu":
+    if layout.platform == "cpu":
         rows = jax.tree.leaves(dict(population.features))[0].shape[0]
         room, most = 2**15, 8 if population.max_size * population.num_clients > 2 * rows else 64
     else:

@@ -85,7 +85,7 @@ def run_waves(
         slot = _read(schedule.order, jnp.where(alive, schedule.start + lane, 0))
         rows = _read(inputs.bank_rows, slot)
         states = jax.tree.map(lambda leaf: _read(leaf, rows), bank)
-        return _train(task, inputs, states, slot, alive, lanes, max_steps), slot, alive
+        return _train(task, inputs, states, slot, alive, layout), slot, alive
 
     def wave(index: jax.Array, carry: tuple[PyTree, PyTree, PyTree]) -> tuple[PyTree, PyTree, PyTree]:
         summed, stacked, bank = carry
@@ -110,9 +110,7 @@ def run_waves(
     return jax.lax.scan(lambda carry, i: (wave(i, carry), None), start, indices)[0]
 
 
-def _train(
-    task: Task, inputs: Inputs, states: PyTree, slot: jax.Array, alive: jax.Array, lanes: int, max_steps: int | None
-) -> Part:
+def _train(task: Task, inputs: Inputs, states: PyTree, slot: jax.Array, alive: jax.Array, layout: Layout) -> Part:
     """One wave: the task of every lane, with `[L]` on every leaf of the result."""
     population, cohort = inputs.population, inputs.cohort
     row = _read(inputs.rows, slot)
@@ -120,7 +118,7 @@ def _train(
     num_examples = jnp.where(alive, _read(population.offsets, row + 1) - offset, 0)
     work = jnp.where(alive, _read(cohort.work, slot), 1.0)
     ids = _read(cohort.ids, slot)
-    wave = Wave(ids, num_examples, work, population.max_size, max_steps)
+    wave = Wave(ids, num_examples, work, population.max_size, layout.execution.max_steps, layout.platform)
 
     def one_lane(
         offset: Any, num_examples: Any, work: Any, client: Any, scale: Any, alive: Any, slot: Any, state: Any
@@ -130,7 +128,7 @@ def _train(
         return task(data, state, alive, scale, slot)
 
     args = (offset, num_examples, work, ids, _read(cohort.scale, slot), alive, slot, states)
-    if lanes > 1:
+    if layout.lanes > 1:
         return jax.vmap(one_lane)(*args)
     # One lane needs no vmap: the compiler sees plain operations, and convolutions stay convolutions.
     part = one_lane(*jax.tree.map(lambda leaf: leaf[0], args))

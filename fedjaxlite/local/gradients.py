@@ -12,6 +12,7 @@ from fedjaxlite.local.mixed_precision import compute_in
 from fedjaxlite.local.rematerialization import rematerialize
 from fedjaxlite.losses import LossAux
 from fedjaxlite.lowering import lower as lower_convolutions
+from fedjaxlite.platforms import platform_of
 from fedjaxlite.variables import trainable, with_trainable
 
 PyTree = Any
@@ -89,6 +90,7 @@ def value_and_grad(
     *,
     lower: bool | Literal["auto"] = "auto",
     lanes: int | None = None,
+    platform: str | None = None,
     compute_dtype: Any = None,
     remat: bool | Callable[..., Any] = False,
     micro_batch_size: int | None = None,
@@ -103,6 +105,8 @@ def value_and_grad(
       lower: whether convolutions and pools are rewritten as matrix products before differentiation
         (`fedjaxlite.lower`): "auto" where that is faster, True, or False.
       lanes: models side by side, for "auto": `data.wave.num_lanes`; None counts as several.
+      platform: that of the devices it runs on, for "auto": `data.wave.platform`; by default
+        that of the arguments, as for `fedjaxlite.lower`.
       compute_dtype: a floating dtype such as `jnp.bfloat16`: wider trainable leaves and float features (except "y")
         are cast to it for the loss. Gradients have the dtypes of the parameters, losses and metrics are summed in
         float32, the state of `Variables` keeps its dtypes. Floats that reach the loss by closure, a frozen base under
@@ -135,9 +139,11 @@ def value_and_grad(
     if micro_batch_size is not None:
         _check_micro_batches(loss_fn, micro_batch_size)
     narrow = compute_in(loss_fn, compute_dtype)
-    prepared = rematerialize(lower_convolutions(narrow, enable=lower, lanes=lanes), remat)
+    rematerialize(narrow, remat)  # refuses now what it refuses
 
-    def whole(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+    def whole(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+        prepared = rematerialize(lower_convolutions(narrow, enable=lower, lanes=lanes, platform=on), remat)
+
         def mean_loss(part: PyTree) -> tuple[jax.Array, BatchLoss]:
             reduced = batch_loss(prepared, with_trainable(params, part), batch, mask, key)
             return reduced.loss, reduced
@@ -146,11 +152,14 @@ def value_and_grad(
         return reduced, gradient
 
     # As a jitted function it is traced once, where a caller asks for its shapes before it loops over it.
-    @partial(jax.jit, inline=True)
-    def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+    @partial(jax.jit, static_argnums=0, inline=True)
+    def traced(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
         if micro_batch_size is None or micro_batch_size >= mask.shape[0]:
-            return whole(params, batch, mask, key)
-        return _in_chunks(whole, micro_batch_size, params, batch, mask, key)
+            return whole(on, params, batch, mask, key)
+        return _in_chunks(partial(whole, on), micro_batch_size, params, batch, mask, key)
+
+    def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+        return traced(platform or platform_of((params, batch)), params, batch, mask, key)
 
     return evaluate
 

@@ -98,7 +98,7 @@ def local_sgd(
 
     def run(params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None) -> LocalResult:
         start = params
-        gradient = value_and_grad(loss_fn, lanes=data.wave.num_lanes, **options)
+        gradient = value_and_grad(loss_fn, lanes=data.wave.num_lanes, platform=data.wave.platform, **options)
 
         def update(carry: _Carry, reduced: BatchLoss, grads: PyTree) -> _Carry:
             params = carry.params

@@ -38,6 +38,11 @@ def labels_of(logits: Any, labels: Any, what: str, logits_shape: str, labels_sha
             f"{logits_shape} and {labels_shape}. Labels are class indices: drop a trailing axis of 1 with "
             "`y[..., 0]`, turn one-hot rows into indices with `y.argmax(-1)`."
         )
+    if logits.shape[-1] < 2:
+        raise ValueError(
+            f"{what} got logits of shape {list(logits.shape)}; expected one a class, 2 at least. For yes-or-no labels "
+            "take fl.losses.binary_cross_entropy(model)."
+        )
     if not jnp.issubdtype(labels.dtype, jnp.integer):
         raise TypeError(f"{what} got labels of dtype {labels.dtype}; expected ints. Convert with `y.astype('int32')`.")
     return jnp.asarray(labels, jnp.int32)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.losses.categorical import correct, labels_of, negative_log_likelihood, row_is_padding
 from fedjaxlite.losses.loss import Loss, LossAux
-from fedjaxlite.losses.outputs import aligned, outputs_of, row_mean
+from fedjaxlite.losses.outputs import aligned, num_outputs, outputs_of, row_mean
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -26,7 +26,8 @@ def cross_entropy(model: Model, *, label_smoothing: float = 0.0) -> Loss:
       a Loss with metric "accuracy" (1 where the largest logit is the label's), computed in float32.
 
     Raises:
-      ValueError: for a `label_smoothing` outside [0, 1), or when called, for shapes that do not fit.
+      ValueError: for a `label_smoothing` outside [0, 1), or a model of one output; or when called, for shapes that do
+        not fit.
       TypeError: when called, for labels that are not ints.
 
     Guarantees: a label outside [0, C) gives a loss and a gradient of NaN, so that it is noticed, unless its row is
@@ -42,6 +43,12 @@ def cross_entropy(model: Model, *, label_smoothing: float = 0.0) -> Loss:
       [2.3025851 2.3025851]
     """
     checks.fraction(label_smoothing=label_smoothing)
+    classes = num_outputs(model)
+    if classes is not None and classes < 2:
+        raise ValueError(
+            f"`model` is `{model.name}` with {classes} output; expected one a class, 2 at least. For yes-or-no labels "
+            "take fl.losses.binary_cross_entropy(model)."
+        )
 
     def fn(params: PyTree, batch: Mapping[str, jax.Array], key: Any) -> tuple[jax.Array, LossAux]:
         logits, state = outputs_of(model, params, batch, key)

@@ -1,12 +1,13 @@
 """What a loss is: one number per example, alone or with a `LossAux`, and what is declared of it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
 
 from fedjaxlite import checks
+from fedjaxlite.directions import Direction, directions
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -17,7 +18,8 @@ class LossAux(NamedTuple):
 
     Attributes:
       state: the model's new state (BatchNorm statistics), of the structure of `Variables.state`, or None.
-      metrics: dict of float32 `[B]`, values per example such as "accuracy"; they are averaged like the losses.
+      metrics: dict of float32 `[B]`, values per example such as "accuracy"; they are averaged like the losses. Which
+        way those of one's own are better, `fedjaxlite.losses.declare` says.
       example_weight: float32 `[B]`, what each example counts for in the mean (number of tokens), or None for one each.
     """
 
@@ -36,12 +38,14 @@ class Loss:
         gradients, and is refused where privacy is promised to single examples.
       model: the Model inside, where there is one.
       name: for records and messages.
+      better: "lower" or "higher" for metrics of `LossAux` that are not the library's own.
     """
 
     fn: Callable[[PyTree, Mapping[str, jax.Array], Any], Any]
     cross_example: bool = False
     model: Model | None = None
     name: str = "loss"
+    better: Mapping[str, Direction] = field(default_factory=dict)
 
     def __call__(self, params: PyTree, batch: Mapping[str, jax.Array], key: Any = None) -> Any:
         """`[B]`, or `([B], LossAux)`; in evaluation mode for `key=None`."""
@@ -49,7 +53,12 @@ class Loss:
 
 
 def declare(
-    fn: Callable[..., Any], *, cross_example: bool = False, model: Model | None = None, name: str | None = None
+    fn: Callable[..., Any],
+    *,
+    cross_example: bool = False,
+    model: Model | None = None,
+    name: str | None = None,
+    better: Mapping[str, Direction] | None = None,
 ) -> Loss:
     """A plain loss function with the facts that its code does not show.
 
@@ -58,12 +67,14 @@ def declare(
       cross_example: whether the loss of a row depends on other rows of the batch.
       model: the Model inside, for records.
       name: for records; the function's name by default.
+      better: which way the metrics that it gives are better, such as {"mae": "lower"}; "loss", "accuracy" and
+        "absolute_error" are known. A target, early stopping and the worst clients of a report ask for it.
 
     Returns:
       a Loss that calls `fn`.
 
     Raises:
-      TypeError: if `fn` is no function.
+      TypeError: if `fn` is no function. ValueError: if a direction is neither "lower" nor "higher".
 
     Example:
       >>> contrastive = declare(lambda params, batch, key: batch["x"] @ params, cross_example=True, name="contrastive")
@@ -71,4 +82,5 @@ def declare(
       True
     """
     checks.is_callable(fn=fn)
-    return Loss(fn, cross_example, model, getattr(fn, "__name__", type(fn).__name__) if name is None else name)
+    name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
+    return Loss(fn, cross_example, model, name, directions("better", better))

@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjaxlite.models.types import Model
 
@@ -23,6 +24,24 @@ def outputs_of(model: Model, params: PyTree, batch: Mapping[str, jax.Array], key
     made = model.apply(params, batch["x"], key=key, train=train, mask=batch.get("mask"))
     outputs, state = made if model.stateful else (made, None)
     return outputs, state if train else None
+
+
+def output_shape(model: Model, features: Mapping[str, Any]) -> tuple[int, ...]:
+    """The shape of the model's outputs for one example of the data, found without computing anything."""
+    rows = {name: jax.ShapeDtypeStruct((1, *np.shape(x)[1:]), _dtype(x)) for name, x in features.items()}
+    key = jax.random.key(0, impl="threefry2x32")
+    return jax.eval_shape(lambda rows: outputs_of(model, model.init(key), rows, None)[0], rows).shape[1:]
+
+
+def _dtype(array: Any) -> Any:
+    return jax.dtypes.canonicalize_dtype(array.dtype)
+
+
+def num_outputs(model: Model) -> int | None:
+    """How many numbers a model gives an example, where its hyperparameters say so."""
+    told = model.hparams["features"][-1:] if model.name == "mlp" and "features" in model.hparams else ()
+    told = (model.hparams["num_classes"],) if "num_classes" in model.hparams else told
+    return told[0] if told and isinstance(told[0], int) else None
 
 
 def aligned(outputs: jax.Array, targets: jax.Array, what: str) -> tuple[jax.Array, jax.Array]:

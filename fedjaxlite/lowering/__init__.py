@@ -17,6 +17,7 @@ from fedjaxlite.checks import is_callable, one_of
 from fedjaxlite.lowering.convolution import convolution_rule
 from fedjaxlite.lowering.interpreter import Rule, evaluate
 from fedjaxlite.lowering.pooling import max_rule, sum_rule
+from fedjaxlite.platforms import platform_of
 
 __all__ = ["Rewrites", "lower", "should_lower"]
 
@@ -46,7 +47,7 @@ def should_lower(platform: str, lanes: int | None = None) -> Rewrites:
     (https://github.com/jax-ml/jax/issues/13800), not by a measurement.
 
     Args:
-      platform: "cpu", "gpu", "tpu" ...; as `jax.default_backend()` names it.
+      platform: "cpu", "gpu", "tpu" ...; as `jax.Device.platform` names it.
       lanes: models that are trained side by side under `jax.vmap`; `None` where that is not known counts as several.
 
     Returns:
@@ -83,7 +84,8 @@ def lower(
     Args:
       fn: a function of pytrees of arrays to a pytree of arrays, such as a loss.
       enable: "auto" asks `should_lower`; True replaces everything; False returns `fn` itself.
-      platform: the platform for "auto"; by default the one that JAX runs on when `fn` is called.
+      platform: the platform for "auto": `data.wave.platform` in a client's update. By default that of the arguments
+        where they lie on a device that was named, else the one that JAX runs on when `fn` is called.
       lanes: models side by side, for "auto"; see `should_lower`.
 
     Returns:
@@ -116,7 +118,8 @@ def lower(
 
     @functools.wraps(fn)
     def lowered(*args: P.args, **kwargs: P.kwargs) -> R:
-        rewrites = Rewrites(True, True) if enable is True else should_lower(platform or jax.default_backend(), lanes)
+        on = platform or platform_of((args, kwargs)) if enable == "auto" else ""
+        rewrites = Rewrites(True, True) if enable is True else should_lower(on, lanes)
         rules = _rules(rewrites)
         if not rules or jax.config.values["jax_disable_jit"]:  # without compilation there is no jaxpr to rewrite
             return fn(*args, **kwargs)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, cast
 
 from fedjaxlite.data.population import Population
+from fedjaxlite.directions import Direction
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.execution.round_state import RoundState
@@ -47,6 +48,7 @@ class Start(NamedTuple):
       records: the records of the rounds done before, after a resume.
       metrics: the evaluation of the first state, under the names that records use; empty without `evaluate`.
       wire: the facts at the end of the aggregator's chain.
+      better: "lower" or "higher" for those of `metrics` of which it was said.
     """
 
     rounds: Rounds
@@ -57,6 +59,7 @@ class Start(NamedTuple):
     records: Sequence[Mapping[str, Any]]
     metrics: Mapping[str, float]
     wire: Wire | None = None
+    better: Mapping[str, Direction] = {}
 
 
 class History(NamedTuple):

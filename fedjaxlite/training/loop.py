@@ -2,21 +2,21 @@
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import jax
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
+from fedjaxlite.directions import Direction
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
 from fedjaxlite.observers.observer import History, LastRound, Observer, Start, Stop
 from fedjaxlite.observers.records import Record
 from fedjaxlite.training.checkpoints import Checkpoints
-
-Measure = Callable[[RoundState], dict[str, float]]
+from fedjaxlite.training.measures import Measures
 
 _DISPATCH = 10
 """Rounds in a dispatch where nothing asks for fewer: enough to hide its cost, few enough that progress is seen."""
@@ -69,14 +69,16 @@ class Run(NamedTuple):
       observers: in the order in which they are told.
       pace: when what happens.
       kept: where checkpoints go, or None.
+      better: which way metrics are better, as the user says.
     """
 
     rounds: Rounds
     population: Population
-    measure: Measure | None
+    measure: Measures | None
     observers: tuple[Observer, ...]
     pace: Pace
     kept: Checkpoints | None
+    better: Mapping[str, Direction] = {}
 
 
 def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
@@ -132,7 +134,8 @@ def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
     params = run.rounds.params(state)
     traffic, wire = run.rounds.traffic(params, run.population), run.rounds.wire(params, run.population)
     metrics = run.measure(state) if run.measure else {}
-    return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire)
+    better = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
+    return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire, better)
 
 
 def _last_round(watching: tuple[Observer, ...], start: Start) -> LastRound:

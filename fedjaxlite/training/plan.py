@@ -186,7 +186,7 @@ def _options(asked: Sequence[int] | None, layout: Layout, capacity: int) -> list
         for lanes in asked:
             checks.positive_int(lanes_options=lanes)
         return sorted({int(lanes) for lanes in asked})
-    usual = (1, 2, 4, 8) if layout.devices[0].platform == "cpu" else (1, 4, 16, 64, 256)
+    usual = (1, 2, 4, 8) if layout.platform == "cpu" else (1, 4, 16, 64, 256)
     return [lanes for lanes in usual if lanes <= max(1, -(-capacity // layout.num_devices))]
 
 

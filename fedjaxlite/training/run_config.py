@@ -45,8 +45,8 @@ def describe(rounds: Rounds, state: RoundState, population: Population, who: Map
         "versions": versions(),
         "platform": {
             "system": platform.platform(),
-            "backend": jax.default_backend(),
-            "devices": [device.device_kind for device in jax.devices()],
+            "backend": layout.platform,
+            "devices": [device.device_kind for device in layout.devices],
             "processes": jax.process_count(),
         },
         **_git(),

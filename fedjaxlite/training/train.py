@@ -9,6 +9,7 @@ from jax.experimental import multihost_utils
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
+from fedjaxlite.directions import Direction, directions
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
@@ -19,7 +20,8 @@ from fedjaxlite.observers.records import Record
 from fedjaxlite.observers.stopping import stop_at
 from fedjaxlite.training import checkpoints, curves, run_config, run_folder
 from fedjaxlite.training.checkpoints import Checkpoints
-from fedjaxlite.training.loop import Measure, Pace, Run, piece_of, run_loop
+from fedjaxlite.training.loop import Pace, Run, piece_of, run_loop
+from fedjaxlite.training.measures import measures
 from fedjaxlite.training.run_folder import RunFolder
 
 
@@ -39,6 +41,7 @@ def train(
     keep_checkpoints: int = 2,
     resume: bool = False,
     target: Mapping[str, float] | None = None,
+    better: Mapping[str, Direction] | None = None,
     rounds_per_dispatch: int | None = None,
     tensorboard: bool = False,
     config: Mapping[str, Any] | None = None,
@@ -68,6 +71,8 @@ def train(
         Needed wherever `out_dir` holds a run.
       target: ends the run at the first evaluated round that reaches it, such as {"accuracy": 0.97}; see
         `fedjaxlite.observers.stop_at`.
+      better: which way metrics of your own are better, such as {"mae": "lower"}, where a target or early stopping asks
+        and their loss does not say (`fedjaxlite.losses.declare`).
       rounds_per_dispatch: the most rounds in one XLA program; None allows 10. The largest number up to it is taken
         that divides `evaluate_every` and `checkpoint_every`: the pieces of a run must not depend on where it resumes.
       tensorboard: also write event files to `out_dir`; needs tensorboardX.
@@ -108,11 +113,11 @@ def train(
         checks.positive_int(checkpoint_every=checkpoint_every)
     if resume and out_dir is None:
         raise ValueError("`resume` is True without an `out_dir`; give the folder of the run that is to go on.")
-    measure = _measures(rounds, evaluate, evaluate_state)
+    measure, ways = measures(rounds, evaluate, evaluate_state), directions("better", better)
     if tensorboard and out_dir is None:
         raise ValueError("`tensorboard` is True without an `out_dir`; give a folder for the event files.")
     watching = [as_observer(value, i) for i, value in enumerate(observers)]
-    watching += [stop_at(target)] if target is not None else []
+    watching += [stop_at(target, better=ways)] if target is not None else []
     asked = [evaluate_every if measure else None, checkpoint_every]
     pace = Pace(
         num_rounds=num_rounds,
@@ -121,7 +126,7 @@ def train(
         checkpoint_every=checkpoint_every,
     )
     show = (show_progress(),) if progress and jax.process_index() == 0 else ()
-    run = Run(rounds, population, measure, tuple(watching), pace, None)
+    run = Run(rounds, population, measure, tuple(watching), pace, None, ways)
     if out_dir is None:
         _check_round(state, num_rounds)
         return run_loop(run._replace(observers=(*run.observers, *show)), state, [])
@@ -168,32 +173,6 @@ def _resumed(kept: Checkpoints, folder: RunFolder, like: RoundState) -> tuple[Ro
     state = kept.restore(like)
     found = records.read(folder.records) if folder.records.exists() else []
     return state, [record for record in found if record["round"] <= int(records.here(state.round))]
-
-
-def _measures(rounds: Rounds, evaluate: Any, evaluate_state: Any) -> Measure | None:
-    """One function from a state to all evaluated metrics, under the names that records use."""
-    measures: list[tuple[str, Any, bool]] = []
-    for given, single, argument in ((evaluate, "test", "evaluate"), (evaluate_state, "clients", "evaluate_state")):
-        if given is None:
-            continue
-        named = given if isinstance(given, Mapping) else {single: given}
-        for name, function in named.items():
-            checks.is_callable(**{f"{argument}[{name!r}]" if isinstance(given, Mapping) else argument: function})
-            measures.append((name, function, argument == "evaluate"))
-    if not measures:
-        return None
-
-    def measure(state: RoundState) -> dict[str, float]:
-        metrics = {}
-        for name, function, of_params in measures:
-            # One device's copy: evaluating the same on every device would cost a CPU as many times as much.
-            argument = jax.tree.map(records.here, rounds.params(state)) if of_params else state
-            result = function(argument)
-            numbers = records.scalars_of(result, f"the evaluation {name!r}")
-            metrics.update({f"{name}_{metric}": value for metric, value in numbers.items()})
-        return metrics
-
-    return measure
 
 
 def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: Any) -> None:

@@ -126,7 +126,7 @@ def dp_sgd(
     def run(params: PyTree, data: fl.ClientData, correct: Any = None) -> fl.LocalResult:
         secret = _secret_key(data)
         draw = poisson_batches(data, rate, max_overflow)
-        gradient = fl.value_and_grad(loss_fn, lanes=data.wave.num_lanes, **options)
+        gradient = fl.value_and_grad(loss_fn, lanes=data.wave.num_lanes, platform=data.wave.platform, **options)
 
         def clipped(params: PyTree, key: jax.Array, drawn: Batch) -> tuple[PyTree, dict[str, jax.Array]]:
             batch, mask = drawn
