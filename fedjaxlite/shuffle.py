@@ -4,6 +4,8 @@ A sort pays for the padding up to the largest client. Here the place of every ex
 operations, does not depend on any padded length, and n may be a traced value.
 """
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 
@@ -22,6 +24,7 @@ def _mix(h: jax.Array) -> jax.Array:
     return h ^ (h >> 16)
 
 
+@partial(jax.jit, static_argnames=("unroll",), inline=True)
 def shuffled(
     seed: jax.Array, epoch: jax.Array, position: jax.Array, n: jax.Array, *, unroll: int = _UNROLL
 ) -> jax.Array:

@@ -44,7 +44,7 @@ def uniform(cohort_size: int, *, dropout: float = 0.0) -> Sampler:
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         n = population.num_clients
-        ids = draws.distinct(draws.round_key(key, round_number, draws.COHORT), size, n, size=n)
+        ids = draws.distinct(draws.round_key(key, round_number, draws.COHORT), n, count=size, size=n)
         return cohort(ids, jnp.ones((size,), bool))
 
     def check(num_clients: int) -> None:
@@ -97,7 +97,8 @@ def cyclic(cohort_size: int, min_separation: int) -> Sampler:
         n = population.num_clients
         group = jnp.asarray(round_number, jnp.int32) % groups
         members = (n - group + groups - 1) // groups
-        turn = draws.distinct(draws.round_key(key, round_number, draws.COHORT), size, members, size=-(-n // groups))
+        own = draws.round_key(key, round_number, draws.COHORT)
+        turn = draws.distinct(own, members, count=size, size=-(-n // groups))
         seed = jax.random.bits(draws.round_key(key, 0, draws.GROUPS), (2,), jnp.uint32)
         ids = shuffled(seed, jnp.int32(0), group + turn * groups, jnp.int32(n))
         return cohort(ids, jnp.ones((size,), bool))

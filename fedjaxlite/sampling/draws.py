@@ -1,9 +1,11 @@
 """Draws that samplers are made of: exact ones without replacement, and one draw a client by its id.
 
-Everything here is pure, has static shapes, and runs under `jit`, `scan` and `vmap`.
+Everything here is pure, has static shapes, and runs under `jit`, `scan` and `vmap`. Cohorts are also drawn outside of
+them (data that stream), so whatever loops is compiled once, for all samplers of its sizes.
 """
 
 import math
+from functools import partial
 from typing import Any
 
 import jax
@@ -25,7 +27,8 @@ def round_key(key: Any, round_number: Any, purpose: int, layer: int = 0) -> Any:
     return jax.random.fold_in(folded, 2**32 - layer) if layer else folded
 
 
-def client_uniforms(key: Any, ids: Any, draws: int) -> Any:
+@partial(jax.jit, static_argnames=("draws",), inline=True)
+def client_uniforms(key: Any, ids: Any, *, draws: int) -> Any:
     """float32 `[draws, C]` in [0, 1): independent draws that depend on the key and the client's id, and on no slot."""
 
     def one(client: Any) -> Any:
@@ -34,6 +37,7 @@ def client_uniforms(key: Any, ids: Any, draws: int) -> Any:
     return jax.vmap(one, out_axes=1)(ids)
 
 
+@partial(jax.jit, inline=True)
 def client_normals(key: Any, ids: Any) -> Any:
     """float32 `[C]`, standard normal: one draw a client that depends on the key and its id, and on no slot."""
     return jax.vmap(lambda i: jax.random.normal(jax.random.fold_in(key, i), (), jnp.float32))(ids)
@@ -47,7 +51,8 @@ def _low_bits(limit: Any) -> Any:
     return mask
 
 
-def integers(key: Any, count: int, limit: Any) -> Any:
+@partial(jax.jit, static_argnames=("count",), inline=True)
+def integers(key: Any, limit: Any, *, count: int) -> Any:
     """int32 `[count]`, independent and exactly uniform on `[0, limit)`; `limit` at least 1, may be traced.
 
     Too large draws are drawn again, so there is no modulo bias.
@@ -66,6 +71,7 @@ def integers(key: Any, count: int, limit: Any) -> Any:
     return values.astype(jnp.int32)
 
 
+@partial(jax.jit, static_argnames=("slots", "size", "batch"), inline=True)
 def first_distinct(key: Any, limit: Any, target: Any, *, slots: int, size: int, batch: int) -> Any:
     """The first `target` distinct values of an endless sequence of exactly uniform draws from `[0, limit)`.
 
@@ -104,7 +110,8 @@ def first_distinct(key: Any, limit: Any, target: Any, *, slots: int, size: int, 
     return jax.lax.while_loop(lambda carry: carry[1] < target, turn, start)[0]
 
 
-def distinct(key: Any, count: int, limit: Any, *, size: int) -> Any:
+@partial(jax.jit, static_argnames=("count", "size"), inline=True)
+def distinct(key: Any, limit: Any, *, count: int, size: int) -> Any:
     """int32 `[count]`: a uniform draw without replacement of `count` from `[0, limit)`, `count <= limit <= size`.
 
     Where more than half are wanted, those left out are drawn instead, so half the draws are new at the least.
@@ -131,6 +138,7 @@ def _batch(slots: int, size: int) -> int:
     return math.ceil(raw + 6 * math.sqrt(raw)) + 8
 
 
+@partial(jax.jit, inline=True)
 def running_count(mask: Any) -> Any:
     """int32 `[N]`: how many entries of a mask are True up to and with each one; the last is how many there are.
 
@@ -139,6 +147,7 @@ def running_count(mask: Any) -> Any:
     return jnp.cumsum(jax.lax.optimization_barrier(mask), dtype=jnp.int32)
 
 
+@partial(jax.jit, inline=True)
 def nth_true(counts: Any, ranks: Any) -> Any:
     """Where the True entries of a mask are, by rank, in time C log N: no scatter of N.
 

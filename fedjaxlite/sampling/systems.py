@@ -45,7 +45,9 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
-        (uniforms,) = draws.client_uniforms(draws.round_key(key, round_number, draws.DROPOUT, layer), cohort.ids, 1)
+        (uniforms,) = draws.client_uniforms(
+            draws.round_key(key, round_number, draws.DROPOUT, layer), cohort.ids, draws=1
+        )
         return cohort._replace(reported=cohort.reported & (uniforms >= rate))
 
     return sampler._replace(
@@ -91,7 +93,7 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
         own = draws.round_key(key, round_number, draws.STRAGGLERS, layer)
-        uniforms, shares = draws.client_uniforms(own, cohort.ids, 2)
+        uniforms, shares = draws.client_uniforms(own, cohort.ids, draws=2)
         slow = cohort.selected & (uniforms < fraction)
         return cohort._replace(work=jnp.where(slow, cohort.work * _share(shares, min_work), cohort.work))
 
@@ -148,7 +150,7 @@ def with_deadline(
         cohort = sampler.sample(key, round_number, population)
         if latency is None:
             own = draws.round_key(key, round_number, draws.DEADLINE, layer)
-            (seconds,) = draws.client_uniforms(own, cohort.ids, 1)
+            (seconds,) = draws.client_uniforms(own, cohort.ids, draws=1)
         else:
             seconds = latency(key, round_number, cohort, population)
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)

@@ -98,7 +98,7 @@ def _with_replacement(size: int, table: np.ndarray | None) -> Any:
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         offsets = jnp.asarray(population.offsets if fixed is None else fixed, jnp.int32)
         total = jnp.maximum(offsets[-1], 1)
-        ticket = draws.integers(draws.round_key(key, round_number, draws.COHORT), size, total)
+        ticket = draws.integers(draws.round_key(key, round_number, draws.COHORT), total, count=size)
         drawn = jnp.sort(jnp.searchsorted(offsets, ticket, side="right").astype(jnp.int32) - 1)
         new = jnp.concatenate([jnp.ones((1,), bool), drawn[1:] != drawn[:-1]])
         slot = jnp.cumsum(new, dtype=jnp.int32) - 1

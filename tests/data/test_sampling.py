@@ -161,7 +161,7 @@ def test_distinct_draws_are_uniform_whatever_the_batch() -> None:
 
 @pytest.mark.parametrize("limit", [1, 5, 8])
 def test_integers_are_uniform(limit: int) -> None:
-    values = np.asarray(draws.integers(KEY, 20_000, jnp.int32(limit)))
+    values = np.asarray(draws.integers(KEY, jnp.int32(limit), count=20_000))
     counts = np.bincount(values, minlength=limit)
     assert counts.size == limit
     assert limit == 1 or chi_square(counts, np.full(limit, 1 / limit)) > FALSE_ALARM
