@@ -1,5 +1,6 @@
 """Execution: on what devices a round runs, how many clients at once, and in which loops."""
 
+import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -117,14 +118,19 @@ def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: 
         rows = jax.tree.leaves(dict(population.features))[0].shape[0]
         room, most = 2**15, 8 if population.max_size * population.num_clients > 2 * rows else 64
     else:
-        room, most = _device_memory(layout.devices[0]) // 64, 64
+        room, most = _device_memory(layout.devices) // 64, 64
     fit = max(1, min(most, room // max(model_bytes, 1), -(-capacity // layout.num_devices)))
     return layout._replace(lanes=1 << (fit.bit_length() - 1))
 
 
-def _device_memory(device: Any) -> int:
+def _device_memory(devices: Sequence[Any]) -> int:
     # A lane holds some models and the activations of a batch; where the size is not told, a small device is assumed.
-    return int((device.memory_stats() or {}).get("bytes_limit", 2**33))
+    small = 2**33
+    for device in devices:
+        # Devices of other processes do not answer, nor do those that a program is only compiled for.
+        with contextlib.suppress(jax.errors.JaxRuntimeError):
+            return int((device.memory_stats() or {}).get("bytes_limit", small))
+    return small
 
 
 def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:

@@ -4,7 +4,10 @@ Statistical tests use fixed seeds and fail below p = 1e-5: a correct sampler und
 100,000. Draws come in bulk, one compiled program of `vmap` over rounds each.
 """
 
+import gc
+import logging
 import math
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -594,3 +597,50 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
 def test_bad_arguments_are_refused(build: Callable[[], Any], error: type[Exception], text: str) -> None:
     with pytest.raises(error, match=text):
         build()
+
+
+# outside of a program
+
+
+def compilations(caplog: pytest.LogCaptureFixture, call: Callable[[], Any]) -> list[str]:
+    """The programs that JAX compiles in a call."""
+    caplog.clear()
+    with jax.log_compiles(), caplog.at_level(logging.WARNING, "jax"):
+        jax.block_until_ready(call())
+    return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
+
+
+@pytest.mark.parametrize("name", SAMPLERS)
+def test_a_cohort_is_drawn_outside_of_jit_without_compiling_anew(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """As data that stream are: round by round, on the host. Another sampler and population of the same sizes too."""
+    first, others = people(1 + np.arange(N) % 6), people(1 + np.arange(N) % 5)
+    sampler = SAMPLERS[name]()
+    sampler.sample(KEY, 0, first)
+    assert not compilations(caplog, lambda: [sampler.sample(KEY, r, first) for r in range(1, 4)])
+    assert not compilations(caplog, lambda: SAMPLERS[name]().sample(jax.random.key(8), 1, others))
+
+
+def test_whole_cohorts_are_vmapped_without_compiling_anew(caplog: pytest.LogCaptureFixture) -> None:
+    population, keys = people(np.ones(N, int)), jax.random.split(KEY, 3)
+    draw = lambda sampler: jax.vmap(lambda k: sampler.sample(k, 0, population))(keys)  # noqa: E731
+    draw(sampling.cyclic(3, min_separation=7))
+    assert not compilations(caplog, lambda: draw(sampling.cyclic(3, min_separation=7)))
+
+
+def test_features_are_neither_read_nor_kept_by_a_draw(caplog: pytest.LogCaptureFixture) -> None:
+    """They may be a file on a disk, and larger than the device."""
+
+    class Untouched:
+        shape, dtype = (46, 3), np.dtype(np.float32)
+
+        def __array__(self, *args: Any, **kwargs: Any) -> Any:
+            raise AssertionError("a feature was read")
+
+    offsets = np.arange(0, 47, 2, dtype=np.int32)
+    population = Population({"x": Untouched()}, offsets, 2)
+    kept = weakref.ref(population)
+    for name, make in SAMPLERS.items():
+        assert make().sample(KEY, 0, population).ids.shape, name
+    del population
+    gc.collect()
+    assert kept() is None

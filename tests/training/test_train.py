@@ -197,7 +197,7 @@ def test_a_target_ends_the_run(name) -> None:
 def test_early_stop_survives_a_resume_and_values_that_are_not_finite() -> None:
     watch = observers.early_stop("test_loss", patience=2)
     old = [{"round": 1, "test_loss": math.nan}, {"round": 2, "test_loss": 1.0}, {"round": 3, "test_loss": 1.5}]
-    watch.start(observers.Start(None, None, None, 9, None, old, {}))
+    watch.start(observers.Start(None, None, None, 9, None, old, {"test_loss": 1.5}))
     assert watch.round({"round": 4, "loss": 0.1}, None) is None
     assert watch.round({"round": 4, "test_loss": 1.2}, None).reason == "test_loss has not improved since round 2"
 
