@@ -4,7 +4,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from fedjaxlite import checks
+from fedjaxlite import checks, directions
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.plots import series, style
 
@@ -33,9 +33,9 @@ def clients(
 ) -> "Figure":
     """Draws how a metric is distributed over clients, for one model or several beside one another.
 
-    The legend has the mean over clients, each counting once, and the mean of the worst tenth of them (the highest
-    values of metrics with "loss" or "error" in their name). Clients without a finite value are left out, and counted in
-    the legend.
+    The legend has the mean over clients, each counting once, and the mean of the worst tenth of them; where
+    nobody says which way the metric is better (`fedjaxlite.losses.declare`), those of the lowest and the highest tenth.
+    Clients without a finite value are left out, and counted in the legend.
 
     Args:
       reports: `{label: report}` with what `fl.evaluate_clients` gives, or floats `[N]`; or a single one of these.
@@ -81,7 +81,7 @@ def clients(
 
 def _spread(label: str, report: Any, metric: str) -> _Spread:
     where = f"`reports[{label!r}]`" if label else "`reports`"
-    metrics = getattr(report, "metrics", None)
+    metrics, better = getattr(report, "metrics", None), getattr(report, "better", {})
     if metrics is not None:
         if metric not in metrics:
             raise ValueError(f"{where} has no {metric!r}; it has {', '.join(map(repr, metrics)) or 'nothing'}.")
@@ -97,10 +97,13 @@ def _spread(label: str, report: Any, metric: str) -> _Spread:
     finite = values[np.isfinite(values)]
     if not finite.size:
         raise ValueError(f"{where} has no finite {metric!r} among {values.size} clients; there is nothing to draw.")
-    told = ClientReport(np.ones(finite.size, np.int64), {metric: finite}).summary()
     left = values.size - finite.size
     text = f"{label}\n" if label else ""
-    text += f"mean {told[f'{metric}_mean']:.3g}, worst tenth {told[f'{metric}_worst10']:.3g}"
+    way = directions.direction(metric, better)
+    told = ClientReport(np.ones(finite.size, np.int64), {metric: finite}).summary(better={metric: way or "higher"})
+    low, high = told[f"{metric}_worst10"], told[f"{metric}_best10"]
+    tenths = f"worst tenth {low:.3g}" if way else f"lowest tenth {low:.3g}, highest {high:.3g}"
+    text += f"mean {told[f'{metric}_mean']:.3g}, {tenths}"
     return _Spread(np.sort(finite), text + (f"\n{left} of {values.size} without a value" if left else ""))
 
 

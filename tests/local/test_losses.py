@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import fedjaxlite as fl
 from fedjaxlite import losses, models
 
 IDENTITY = models.from_functions(lambda key: jnp.float32(1.0), lambda params, x: params * x, name="identity")
@@ -185,3 +186,28 @@ def test_loss_is_described_and_plain_functions_can_be():
 def test_errors(act, error, text):
     with pytest.raises(error, match=text):
         act()
+
+
+@pytest.mark.parametrize(
+    "model", [models.logistic(num_classes=1), models.mlp(features=(4, 1)), models.cnn(num_classes=1, filters=(2,))]
+)
+def test_a_model_of_one_output_has_no_classes(model):
+    text = rf"`model` is `{model.name}` with 1 output; expected one a class, 2 at least.*binary_cross_entropy\(model\)"
+    with pytest.raises(ValueError, match=text):
+        losses.cross_entropy(model)
+    losses.binary_cross_entropy(model)
+
+
+def test_logits_of_one_class_are_refused_when_traced():
+    labels = jnp.zeros(2, jnp.int32)
+    with pytest.raises(
+        ValueError, match=r"cross_entropy of `identity` got logits of shape \[2, 1\]; expected one a cl"
+    ):
+        losses.cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 1), "y": labels}, KEY)
+    with pytest.raises(ValueError, match=r"sequence_cross_entropy of `identity` got logits of shape \[2, 3, 1\]"):
+        losses.sequence_cross_entropy(IDENTITY)(1.0, {"x": _logits(2, 3, 1), "y": jnp.zeros((2, 3), jnp.int32)}, KEY)
+    people = fl.Population.from_arrays({"x": np.ones((2, 1), np.float32), "y": labels}, client_ids=[0, 1])
+    algorithm = fl.algorithms.fed_avg(losses.cross_entropy(IDENTITY), client_optimizer=optax.sgd(0.1), batch_size=1)
+    run = fl.rounds(algorithm, sampler=fl.sampling.full(2), aggregator=fl.mean())
+    with pytest.raises(ValueError, match="expected one a class, 2 at least"):
+        run.init(jnp.float32(1), people, key=KEY)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite.data.client_report import gini
+from fedjaxlite.data.client_report import ClientReport, gini
 
 SIZES = (3, 1, 8, 5)
 PEOPLE = helpers.regression(SIZES)
@@ -26,6 +26,13 @@ def loss_with_tokens(params: Any, batch: Any, key: Any) -> Any:
     assert key is None
     aux = fl.LossAux(metrics={"error": jnp.abs(batch["y"])}, example_weight=jnp.floor(1 + 3 * jnp.abs(batch["y"])))
     return helpers.linear_loss(params, batch, key) + 0.0 * jnp.log(jnp.abs(batch["y"])), aux
+
+
+def linear_to(outputs: tuple[int, ...]) -> fl.models.Model:
+    """A model from `[B, 3]` to `[B, *outputs]`."""
+    return fl.models.from_functions(
+        lambda key: jnp.ones((3, *outputs)), lambda params, x, **_: jnp.tensordot(x, params, 1), name="linear"
+    )
 
 
 class TestCentral:
@@ -58,6 +65,47 @@ class TestCentral:
         want = np.log(np.exp(logits).sum(1)) - logits[np.arange(17), labels]
         assert float(got["loss"]) == pytest.approx(want.mean(), rel=1e-5)
         assert float(got["accuracy"]) == pytest.approx((logits.argmax(1) == labels).mean())
+
+    @pytest.mark.parametrize("dtype", [np.int32, np.uint8, np.float32, np.bool_])
+    @pytest.mark.parametrize("outputs", [(), (1,), (2,)])
+    @pytest.mark.parametrize("labels", [(), (1,), (2,), (2, 2)])
+    def test_a_model_is_enough_for_classes_alone(self, dtype: Any, outputs: Any, labels: Any) -> None:
+        """Labels and outputs of every kind: either one loss alone is meant, or a loss is asked for."""
+        model = linear_to(outputs)
+        data = {"x": np.ones((6, 3), np.float32), "y": np.zeros((6, *labels), dtype)}
+        people = fl.Population.from_arrays(data, client_ids=[0, 0, 1, 1, 2, 2])
+        classes = outputs == (2,) and labels == () and dtype in (np.int32, np.uint8)
+        for build in (
+            lambda: fl.evaluate(model, data),
+            lambda: fl.evaluate(model, people),
+            lambda: fl.evaluate_clients(model, people),
+            lambda: fl.evaluate_personalized(model, people, people, client_optimizer=optax.sgd(0.1)),
+        ):
+            if classes:
+                build()
+            else:
+                with pytest.raises(
+                    ValueError, match=r"`linear` gives outputs \[B.*fl.losses.binary_cross_entropy\(model"
+                ):
+                    build()
+
+    def test_token_sequences_are_classes_too(self) -> None:
+        model = fl.models.char_lstm(vocab_size=5, embed=2, hidden=3, layers=1)
+        data = {"x": np.ones((4, 3), np.int32), "y": np.ones((4, 3), np.int32)}
+        got = fl.evaluate(model, data)(model.init(jax.random.key(0)))
+        want = fl.evaluate(fl.losses.sequence_cross_entropy(model), data)(model.init(jax.random.key(0)))
+        assert got == want
+        with pytest.raises(ValueError, match=r"gives outputs \[B, 3, 5\] and `y` is int32 \[B\]"):
+            fl.evaluate(model, {**data, "y": data["y"][:, 0]})
+
+    def test_a_loss_of_ones_own_meets_any_labels(self) -> None:
+        model = linear_to((1,))
+        for dtype in (np.int32, np.float32, np.bool_):
+            y = (np.asarray(PEOPLE.features["y"]) > 0).astype(dtype)
+            data = {"x": np.asarray(PEOPLE.features["x"]), "y": y}
+            got = fl.evaluate(fl.losses.binary_cross_entropy(model), data)(jnp.ones((3, 1)))
+            right = (data["x"].sum(1) > 0) == (y > 0)
+            assert float(got["accuracy"]) == pytest.approx(right.mean())
 
     def test_wrong_data(self) -> None:
         with pytest.raises(
@@ -94,8 +142,6 @@ class TestClients:
         sizes[7] = 0
         values = {"accuracy": rng.random(25), "loss": rng.random(25)}
         values["loss"][7] = values["accuracy"][7] = np.nan
-        from fedjaxlite.data.client_report import ClientReport
-
         summary = ClientReport(sizes, values).summary()
         some = sizes > 0
         for name in values:
@@ -111,6 +157,40 @@ class TestClients:
             )
             differences = np.abs(own[:, None] - own[None]).mean() / (2 * own.mean())
             assert summary[f"{name}_gini"] == pytest.approx(differences)
+
+    def test_the_worst_clients_are_those_of_which_it_is_said(self) -> None:
+        values = np.arange(10.0)
+        for name in ("mae", "rmse", "perplexity", "brier", "nll", "error", "zero_one_loss", "log_loss", "loss_drop"):
+            report = ClientReport(np.ones(10, int), {"loss": values, name: values})
+            with pytest.raises(ValueError, match=f"the report has the metric '{name}', and nobody says whether lower"):
+                report.summary()
+            for way, worst in (("lower", 9), ("higher", 0)):
+                for told in (report.summary(better={name: way}), report._replace(better={name: way}).summary()):
+                    assert (told[f"{name}_worst10"], told[f"{name}_best10"]) == (worst, 9 - worst)
+                    assert (told["loss_worst10"], told["loss_best10"]) == (9, 0)
+        for name, worst in (("absolute_error", 9), ("accuracy", 0)):
+            assert ClientReport(np.ones(10, int), {name: values}).summary()[f"{name}_worst10"] == worst
+        with pytest.raises(ValueError, match=r"`better\['mae'\]` is 'down'; expected \"lower\" or \"higher\""):
+            report.summary(better={"mae": "down"})
+        with pytest.raises(TypeError, match=r"`better` is 'lower'; expected a dict such as"):
+            report.summary(better="lower")
+
+    def test_a_loss_says_which_way_its_metrics_are_better(self) -> None:
+        def loss(params: Any, batch: Any, key: Any) -> Any:
+            error = batch["x"] @ params["w"] + params["b"] - batch["y"]
+            return error**2, fl.LossAux(metrics={"mae": jnp.abs(error)})
+
+        declared = fl.losses.declare(loss, better={"mae": "lower"})
+        report = fl.evaluate_clients(declared, PEOPLE)(PARAMS)
+        summary = report.summary()
+        assert summary["mae_worst10"] == report.metrics["mae"].max() > summary["mae_best10"]
+        assert fl.evaluate(declared, PEOPLE).better == {"mae": "lower"}
+        tune = fl.evaluate_personalized(declared, PEOPLE, PEOPLE, client_optimizer=optax.sgd(0.01))
+        assert [one.better for one in tune(PARAMS)] == [{"mae": "lower"}] * 2
+        with pytest.raises(ValueError, match="fl.losses.declare"):
+            fl.evaluate_clients(loss, PEOPLE)(PARAMS).summary()
+        with pytest.raises(ValueError, match=r"`better\['mae'\]` is 1; expected \"lower\" or \"higher\""):
+            fl.losses.declare(loss, better={"mae": 1})
 
     def test_a_client_without_examples_has_no_loss(self) -> None:
         people = fl.Population.from_clients([{"x": np.float32([2])}, {"x": np.zeros(0, np.float32)}], allow_empty=True)

@@ -187,6 +187,21 @@ def test_clients_are_sorted_and_summed_up():
     assert_looks_differ(axis)
 
 
+@pytest.mark.parametrize(
+    ("metric", "better", "text"),
+    [
+        ("absolute_error", {}, "worst tenth 20"),
+        ("mae", {"mae": "lower"}, "worst tenth 20"),
+        ("mae", {"mae": "higher"}, "worst tenth 1"),
+        ("mae", {}, "lowest tenth 1, highest 20"),
+    ],
+)
+def test_the_worst_tenth_is_told_where_it_is_known(metric, better, text):
+    report = ClientReport(np.ones(10), {metric: np.array([1.0, 2, 3, 4, 5, 6, 7, 8, 9, 20])}, better)
+    (told,) = legend_of(plots.clients({"a": report}, metric=metric).axes[0])
+    assert " ".join(told.split()) == f"a mean 6.5, {text}"  # long lines are broken
+
+
 def test_bars_count_clients_side_by_side():
     given = {"a": np.array([0.05, 0.06, 0.95, 0.15]), "b": np.array([0.5, 1.0])}
     axis = plots.clients(given, kind="histogram").axes[0]

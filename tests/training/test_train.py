@@ -194,6 +194,114 @@ def test_a_target_ends_the_run(name) -> None:
     assert history.stopped.startswith("test_loss reached")
 
 
+def falling():
+    """A metric of one's own, which falls in every round, and the library's; as a plain function and as a loss."""
+    error = lambda params: people().features["x"] @ params["w"] - people().features["y"]  # noqa: E731
+    return lambda params: {"mae": jnp.abs(error(params)).mean(), "loss": (error(params) ** 2).mean()}
+
+
+NAMES = ("mae", "rmse", "perplexity", "brier", "nll", "zero_one_loss", "log_loss", "error", "explained_var")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_which_way_a_metric_is_better_is_never_guessed(name) -> None:
+    evaluate = lambda params: {name: 1.0}  # noqa: E731
+    with pytest.raises(ValueError, match=f"`target` names '{name}', and nobody says whether it is to fall or to rise"):
+        go(evaluate=evaluate, target={name: 0.5})
+    with pytest.raises(ValueError, match=f"`metric` is 'test_{name}', and nobody says which way it is better"):
+        go(evaluate=evaluate, observers=[observers.early_stop(f"test_{name}", patience=1)])
+    watch = observers.early_stop(f"test_{name}", patience=1)
+    with pytest.raises(ValueError, match="nobody says which way"):
+        watch.round({"round": 1, f"test_{name}": 1.0}, None)
+
+
+@pytest.mark.parametrize("way", ["in the target", "in train", "of the record's name", "by the loss"])
+def test_a_target_that_falls_is_fallen_to(way) -> None:
+    evaluate, options = falling(), {"num_rounds": 6, "rounds_per_dispatch": 1}
+    wanted = go(evaluate=evaluate, **options).records[2]["test_mae"]
+    if way == "in the target":
+        options["observers"] = [observers.stop_at({"mae": wanted}, better={"mae": "lower"})]
+    elif way == "by the loss":
+
+        def loss(params, batch, key):
+            error = batch["x"] @ params["w"] - batch["y"]
+            return error**2, fl.LossAux(metrics={"mae": jnp.abs(error)})
+
+        evaluate = fl.evaluate(fl.losses.declare(loss, better={"mae": "lower"}), people())
+        wanted, options["target"] = wanted * 1.0001, {"mae": wanted * 1.0001}
+    else:
+        name = "mae" if way == "in train" else "test_mae"
+        options |= {"target": {name: wanted}, "better": {name: "lower"}}
+    history = go(evaluate=evaluate, **options)
+    assert history.stopped.startswith("test_mae reached")
+    assert history.records[-1]["test_mae"] <= wanted < history.records[-2]["test_mae"]
+
+
+@pytest.mark.parametrize("better", ["lower", "higher"])
+def test_early_stop_goes_the_way_it_is_told(better) -> None:
+    values = iter([9.0, 8.0, 7.0, 6.0, 5.0, 4.0])
+    seen = []
+    watch = observers.early_stop("test_mae", patience=2, better=better)
+    run = {"evaluate": lambda params: {"mae": next(values)}, "num_rounds": 5, "rounds_per_dispatch": 1}
+    history = go(observers=[watch, lambda record, state: seen.append(record["test_mae"])], **run)
+    assert history.stopped == (None if better == "lower" else "test_mae has not improved since round 1")
+    assert len(seen) == (5 if better == "lower" else 3)
+
+
+def test_known_metrics_go_their_way_under_any_name_of_their_evaluation() -> None:
+    """Summaries of reports too: a spread over clients is better low, of whatever."""
+    summary = {"accuracy": 0.5, "accuracy_worst10": 0.4, "accuracy_gini": 0.3, "loss_p90": 2.0, "absolute_error": 1.0}
+    told = []
+    watch = Observer(start=lambda start: told.append(dict(start.better)))
+    go(evaluate={"my_own": lambda params: summary}, evaluate_state=lambda state: {"loss": 1.0}, observers=[watch])
+    names = {f"my_own_{name}": "lower" for name in summary} | {"clients_loss": "lower"}
+    assert told == [{**names, "my_own_accuracy": "higher", "my_own_accuracy_worst10": "higher"}]
+
+
+@pytest.mark.parametrize(
+    ("name", "better", "text"),
+    [
+        ("test_maee", None, "`metric` is 'test_maee', but the evaluation gives test_mae, test_loss. Name one of those"),
+        ("test_maee", "lower", "`metric` is 'test_maee', but the evaluation gives test_mae, test_loss. Name one"),
+        ("clients_loss", None, "`metric` is 'clients_loss', but the evaluation gives test_mae"),
+        ("mea", None, "`metric` is 'mea', but the evaluation gives test_mae"),
+    ],
+)
+def test_names_that_do_not_exist_are_refused_before_training(name, better, text) -> None:
+    seen = []
+    with pytest.raises(ValueError, match=text):
+        go(evaluate=falling(), observers=[seen.append, observers.early_stop(name, patience=3, better=better)])
+    assert not seen
+
+
+def test_names_of_training_and_of_other_observers_are_watched() -> None:
+    """A name that only a record can show is sought in the first one."""
+    adds = lambda record, state: {"mine": float(record["round"])}  # noqa: E731
+    alone = {"num_rounds": 4, "rounds_per_dispatch": 1}
+    watch = observers.early_stop("mine", patience=2, better="lower")
+    assert go(observers=[adds, watch], **alone).stopped == "mine has not improved since round 1"
+    assert go(observers=[observers.early_stop("loss", patience=9)], **alone).stopped is None
+    assert go(observers=[observers.early_stop("local_steps", patience=9, better="lower")], **alone).stopped is None
+    for watching in ([observers.early_stop("accuracy", patience=9)], [watch, adds]):
+        with pytest.raises(
+            ValueError, match="which is neither evaluated nor in the record of round 1, which has round"
+        ):
+            go(observers=watching, **alone)
+
+
+def test_directions_are_checked() -> None:
+    with pytest.raises(ValueError, match=r'`better\[\'mae\'\]` is \'down\'; expected "lower" or "higher"'):
+        go(evaluate=falling(), target={"mae": 1}, better={"mae": "down"})
+    with pytest.raises(TypeError, match=r"`better` is 'lower'; expected a dict such as"):
+        observers.stop_at({"mae": 1}, better="lower")
+    with pytest.raises(TypeError, match=r"`better` has the key 3; expected the name of a metric"):
+        go(better={3: "lower"})
+    with pytest.raises(ValueError, match=r'`better` is \'min\'; expected "lower" or "higher"'):
+        observers.early_stop("test_mae", patience=1, better="min")
+    with pytest.raises(TypeError, match=r"`metric` is 3; expected a name in the records"):
+        observers.early_stop(3, patience=1)
+
+
 def test_early_stop_survives_a_resume_and_values_that_are_not_finite() -> None:
     watch = observers.early_stop("test_loss", patience=2)
     old = [{"round": 1, "test_loss": math.nan}, {"round": 2, "test_loss": 1.0}, {"round": 3, "test_loss": 1.5}]
