@@ -30,7 +30,7 @@ def direction(metric: str, given: Mapping[str, Direction]) -> Direction | None:
       >>> direction("log_loss", {}) is None
       True
     """
-    known = {**OWN, **given}
+    known: dict[str, Direction] = {**OWN, **given}
     if metric in known:
         return known[metric]
     for end in (*_LIKE, *_SPREAD):

@@ -3,11 +3,12 @@
 from typing import Any
 
 import jax
+from jax.core import Tracer
 
 
 def default_platform() -> str:
     """Where JAX runs what no device was named for: "cpu", "gpu", "tpu" ..."""
-    chosen = jax.config.jax_default_device
+    chosen: Any = jax.config.values["jax_default_device"]
     if chosen is None:
         return jax.default_backend()
     return chosen if isinstance(chosen, str) else chosen.platform
@@ -28,6 +29,6 @@ def platform_of(tree: Any) -> str:
       'cpu'
     """
     for leaf in jax.tree.leaves(tree):
-        if isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) and leaf.committed:
+        if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer) and leaf.committed:
             return next(iter(leaf.sharding.device_set)).platform
     return default_platform()

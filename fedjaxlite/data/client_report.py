@@ -38,7 +38,7 @@ class ClientReport(NamedTuple):
         Raises:
           ValueError: nobody says which way a metric is better, so that its worst tenth is not known.
         """
-        given = {**self.better, **directions("better", better)}
+        given: dict[str, Direction] = {**self.better, **directions("better", better)}
         some = self.num_examples > 0
         weight = self.num_examples[some].astype(np.float64)
         report: dict[str, float] = {}

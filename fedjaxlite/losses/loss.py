@@ -82,5 +82,5 @@ def declare(
       True
     """
     checks.is_callable(fn=fn)
-    name = getattr(fn, "__name__", type(fn).__name__) if name is None else name
-    return Loss(fn, cross_example, model, name, directions("better", better))
+    own: str = getattr(fn, "__name__", type(fn).__name__)
+    return Loss(fn, cross_example, model, own if name is None else name, directions("better", better))

@@ -43,7 +43,7 @@ def stop_at(target: Mapping[str, float], *, better: Mapping[str, Direction] | No
             found = next((n for n in (name, f"test_{name}") if n in start.metrics), None)
             if found is None:
                 raise ValueError(f"`target` names {name!r}, but {_evaluated(start.metrics)}. Name one of those.")
-            way = given.get(name, given.get(found, start.better.get(found)))
+            way: Direction | None = given.get(name) or given.get(found) or start.better.get(found)
             if way is None:
                 raise ValueError(
                     f"`target` names {name!r}, and nobody says whether it is to fall or to rise to {value:g}. Say "

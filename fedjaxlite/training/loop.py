@@ -134,7 +134,7 @@ def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
     params = run.rounds.params(state)
     traffic, wire = run.rounds.traffic(params, run.population), run.rounds.wire(params, run.population)
     metrics = run.measure(state) if run.measure else {}
-    better = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
+    better: dict[str, Direction] = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
     return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire, better)
 
 

@@ -37,7 +37,7 @@ class Measures(NamedTuple):
         """Which way the evaluated metrics of these names are better, as far as it was said; `given` goes first."""
         found: dict[str, Direction] = {}
         for name in recorded:
-            ways = {
+            ways: set[Direction] = {
                 way
                 for own, function, _ in self.functions
                 if name.startswith(f"{own}_") and (way := _direction(name.removeprefix(f"{own}_"), function, given))

@@ -57,7 +57,7 @@ def warm_start(
     """Trains the server's generic model on public data: the step before the first federated round.
 
     Args:
-      model_or_loss: a Model, or a loss function `(params, batch, key) -> [B]`.
+      model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model of classes; see `fl.evaluate`.
       params: the model to start from.
       data: dict of arrays `[n, ...]`, or a Population, whose clients are pooled.
       optimizer: optax optimizer.
