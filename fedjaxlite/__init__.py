@@ -71,6 +71,7 @@ from fedjaxlite.wire.chain import chain as chain
 from fedjaxlite.wire.clips import clip_by_global_norm as clip_by_global_norm
 from fedjaxlite.wire.clips import clip_by_value as clip_by_value
 from fedjaxlite.wire.clips import global_norm as global_norm
+from fedjaxlite.wire.head import wire_of as wire_of
 from fedjaxlite.wire.means import mean as mean
 from fedjaxlite.wire.means import weighted_mean as weighted_mean
 from fedjaxlite.wire.quantization import quantize as quantize
@@ -156,6 +157,7 @@ __all__ = [
     "value_and_grad",
     "warm_start",
     "weighted_mean",
+    "wire_of",
     "with_state",
     "with_trainable",
 ]

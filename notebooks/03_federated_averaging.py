@@ -176,7 +176,7 @@ for client, output in zip(cohort.ids, outputs, strict=True):
 
 # %%
 chain = fl.chain(aggregator)
-codec_state, wire = chain.init(rounds.wire(params, train)._replace(headed=False))
+codec_state, wire = chain.init(fl.wire_of(outputs[0].update, capacity=3))
 
 
 def encode(output, client):

@@ -1,8 +1,37 @@
-"""The command line: `fedjaxlite run`, `fedjaxlite plan`, `fedjaxlite bench`."""
+"""The command line: `fedjaxlite run`, `fedjaxlite plan`, `fedjaxlite bench`, `fedjaxlite reproduce`."""
+
+import os
+import sys
+from typing import TextIO
+
+CLOSED = 141
+"""The exit code where nobody reads the output any more: that of programs which SIGPIPE ends, 128 + 13."""
 
 
 def main() -> None:
-    """Runs the command line on the program's arguments."""
+    """Runs the command line on the program's arguments.
+
+    Where the reader of its output is gone, as in `fedjaxlite reproduce | head`, it ends without a word.
+    """
     from fedjaxlite.cli.app import app
 
-    app()
+    streams, code = _streams(), None
+    files = [os.fstat(stream.fileno()).st_ino for stream in streams]
+    try:
+        app()
+    except SystemExit as end:
+        code = end.code
+    # Where a pipe is closed, Typer puts other streams in place of these, and Rich another file under them.
+    closed = _streams() != streams or files != [os.fstat(stream.fileno()).st_ino for stream in streams]
+    for stream in streams:
+        try:
+            stream.flush()
+        except BrokenPipeError:
+            closed = True
+            # Python flushes once more on its way out, and would complain.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+    raise SystemExit(CLOSED if closed else code)
+
+
+def _streams() -> list[TextIO]:
+    return [stream for stream in (sys.stdout, sys.stderr) if stream is not None]

@@ -142,7 +142,7 @@ def told_plainly(debug: bool) -> Generator[None]:
     """Ends the program with one message and exit code 2 where the library refuses something; 130 on Ctrl-C."""
     try:
         yield
-    except (typer.Exit, typer.Abort):
+    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last one is for `main`
         raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)

@@ -10,7 +10,7 @@ import typer
 import fedjaxlite as fl
 from fedjaxlite.cli.commands import keep_compiled
 from fedjaxlite.observers.progress import duration
-from fedjaxlite.reproduce import catalog, table
+from fedjaxlite.reproduce import catalog, running, table, text
 from fedjaxlite.reproduce.seeds import Arguments
 
 GRID = tuple(float(f"{10 ** (k / 3):.3g}") for k in range(-6, 1))
@@ -46,7 +46,7 @@ def reproduce(name: str | None, asked: Asked) -> None:
         _list(found, given)
         return
     try:
-        table.run(found, given, say=typer.echo)
+        running.run(found, given, say=typer.echo)
     except KeyboardInterrupt:
         again = shlex.join(["--out", str(given.out)])
         typer.echo(f"\ninterrupted; the same command with {again} goes on", err=True)
@@ -82,7 +82,7 @@ def _list(found: table.Table, given: Arguments) -> None:
     typer.echo(f"{'':{width}}  {'two cores':>9}  {'one H100':>9}")
     for name, row in found.rows.items():
         times = table.expected(row, given)
-        paper = ", ".join(f"{column} {table.shown(value)}" for column, value in row.paper.items())
+        paper = ", ".join(f"{column} {text.shown(value)}" for column, value in row.paper.items())
         long = "  (only where --rows names it)" if table.expected_seconds(row, given) > table.LONG else ""
         told = f"{name:{width}}  {duration(times.cpu):>9}  {duration(times.gpu):>9}"
         typer.echo(f"{told}  {f'paper: {paper}' if paper else ''}{long}".rstrip())

@@ -7,7 +7,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjaxlite import checks
 from fedjaxlite.data.client_view import ENCODE, ClientData, Wave
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.layout import Layout, merge
@@ -17,6 +16,7 @@ from fedjaxlite.protocol.algorithm import ClientOutput
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Stacked, Wire
 from fedjaxlite.wire.chain import chain
+from fedjaxlite.wire.head import are_scalars, wire_of
 
 PyTree = Any
 ClientFn = Callable[[ClientData, PyTree], ClientOutput]
@@ -251,36 +251,10 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
     return jax.eval_shape(one_client, dict(population.features), client_state)
 
 
-def wire_of(
-    output: ClientOutput, *, capacity: int, scaled: bool, scalar_bounds: Mapping[str, float], **facts: Any
-) -> Wire:
-    """The wire at the head of a chain, from the shapes of a client's output; refuses what no chain can take."""
-    for path, leaf in jax.tree_util.tree_flatten_with_path(output.update)[0]:
-        if not jnp.issubdtype(leaf.dtype, jnp.floating):
-            raise ValueError(
-                f"the update has {leaf.dtype}{list(leaf.shape)} at {checks.path_str(path)}; expected floats, since "
-                "updates are averaged. Leave the leaf out of the update, or cast it."
-            )
-    try:
-        jax.tree.map(lambda weight, subtree: None, output.weight, output.update)
-    except ValueError as error:
-        raise ValueError(
-            f"the weight is no tree prefix of the update: {error}. Give one number, or one for each part of the update."
-        ) from None
-    for path, leaf in jax.tree_util.tree_flatten_with_path((output.weight, dict(output.scalars), dict(output.info)))[0]:
-        if leaf.shape != ():
-            raise ValueError(
-                f"a client's weights, scalars and info are scalars; got {leaf.dtype}{list(leaf.shape)} at "
-                f"{checks.path_str(path[1:])}. Reduce it in the client."
-            )
-    if output.scalars and len(jax.tree.leaves(output.weight)) != 1:
-        raise ValueError(
-            f"the output has scalars {sorted(output.scalars)} beside a tree of weights, so their weight is not clear. "
-            "Give one weight, or put the scalars into the update as a part with a weight of its own."
-        )
-    scalars = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((), jnp.float32), dict(output.scalars))
-    bounds = dict(scalar_bounds)
-    return Wire(output.update, output.weight, scalars, bounds, capacity=capacity, scaled=scaled, **facts)
+def wire_of_output(output: ClientOutput, **of_run: Any) -> Wire:
+    """The wire at the head of a chain, from the shapes of a client's output and what `wire_of` asks of a run."""
+    are_scalars((output.weight, dict(output.scalars), dict(output.info)))
+    return wire_of(output.update, weight=output.weight, scalars=output.scalars, **of_run)
 
 
 def as_chain(aggregator: Aggregator) -> Aggregator:

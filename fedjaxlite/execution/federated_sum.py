@@ -17,7 +17,7 @@ from fedjaxlite.execution.cohort_pass import (
     output_template,
     run_pass,
     traced_once,
-    wire_of,
+    wire_of_output,
 )
 from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, resolve, with_lanes
 from fedjaxlite.keys import as_key
@@ -96,7 +96,7 @@ def _once(
     client = traced_once(lambda data, both: client_fn(both[0], data))
     output = output_template(client, population, (shared, ()), layout)
     capacity = cohort.ids.shape[0]
-    wire = wire_of(output, capacity=capacity, scaled=scaled, scalar_bounds={}, num_clients=population.num_clients)
+    wire = wire_of_output(output, capacity=capacity, scaled=scaled, num_clients=population.num_clients)
     state, wire = aggregator.init(wire)
     own = aggregator.init_client(output.update)
     if jax.tree.leaves(own):

@@ -16,7 +16,7 @@ from fedjaxlite.execution.cohort_pass import (
     output_template,
     run_pass,
     traced_once,
-    wire_of,
+    wire_of_output,
 )
 from fedjaxlite.execution.layout import Layout, place, with_lanes
 from fedjaxlite.execution.round_state import Keys, RoundState
@@ -84,7 +84,7 @@ def templates(program: Program, params: PyTree, population: Population) -> tuple
         than="`init_client(params)`",
         remedy="Return a state of the same structure, shapes and dtypes, so that it can be kept.",
     )
-    wire = wire_of(
+    wire = wire_of_output(
         output,
         capacity=program.sampler.capacity,
         scaled=program.sampler.scaled,

@@ -3,6 +3,9 @@
 `batch` is a dict of arrays `[B, ...]`: "x", "y", and the reserved "mask" `[B]`, True for real examples. `key=None`
 means evaluation: no dropout, and running statistics instead of the batch's.
 
+Losses and metrics of this room are float32 whatever the model's outputs are, under `jax_enable_x64` too: outputs and
+targets become float32 first, so that gradients of float64 parameters are float64 with the accuracy of float32.
+
 What comes in: losses of a model's outputs and targets, one family a file, and what they share. A loss of one's own is
 a plain function and needs nothing from here.
 """

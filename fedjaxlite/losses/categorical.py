@@ -27,7 +27,7 @@ def negative_log_likelihood(logits: jax.Array, labels: jax.Array, smoothing: Any
 
 def correct(logits: jax.Array, labels: jax.Array) -> jax.Array:
     """1 where the largest logit is the label's, else 0."""
-    return (jnp.argmax(logits, axis=-1) == labels).astype(jnp.float32)
+    return (jnp.argmax(logits, axis=-1).astype(jnp.int32) == labels).astype(jnp.float32)
 
 
 def labels_of(logits: Any, labels: Any, what: str, logits_shape: str, labels_shape: str) -> jax.Array:

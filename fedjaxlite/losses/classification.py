@@ -23,7 +23,8 @@ def cross_entropy(model: Model, *, label_smoothing: float = 0.0) -> Loss:
       label_smoothing: the share of probability spread evenly over all classes, in [0, 1).
 
     Returns:
-      a Loss with metric "accuracy" (1 where the largest logit is the label's), computed in float32.
+      a Loss with metric "accuracy" (1 where the largest logit is the label's). Both are float32, under `jax_enable_x64`
+      too.
 
     Raises:
       ValueError: for a `label_smoothing` outside [0, 1), or a model of one output; or when called, for shapes that do
@@ -67,7 +68,8 @@ def binary_cross_entropy(model: Model) -> Loss:
         [0, 1].
 
     Returns:
-      a Loss, the mean over an example's M labels, with metric "accuracy" (the share of labels on the right side).
+      a Loss, the mean over an example's M labels, with metric "accuracy" (the share of labels on the right side). Both
+      are float32, under `jax_enable_x64` too.
 
     Raises:
       ValueError: when called, for shapes that do not fit.

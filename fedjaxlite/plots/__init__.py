@@ -3,8 +3,8 @@
 Every function returns a Matplotlib `Figure`, which a notebook shows as the last expression of a cell and
 `figure.savefig` writes; pyplot takes no part. `path=` also writes a file. `axes=` draws into Axes of your own: make
 their figure with `matplotlib.figure.Figure(layout="constrained")`, so that there is room for legends beside them; it
-then shows in a notebook too. Lines differ in pattern and marker, and bars in hatching, so that all can be read without
-color.
+then shows in a notebook too. `legend=False` leaves the legend out. Lines differ in pattern and marker, and bars in
+hatching, so that all can be read without color.
 """
 
 from fedjaxlite.plots.across_clients import clients as clients

@@ -28,6 +28,7 @@ def clients(
     metric: str = "accuracy",
     kind: str = "sorted",
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -43,6 +44,7 @@ def clients(
       kind: "sorted", every client's value from the lowest to the highest; or "histogram", about ten
         equal bins between round numbers.
       title: above the axes.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
 
@@ -60,6 +62,7 @@ def clients(
       [[0.5, 0.7, 0.9], [0.8, 0.9, 0.9]]
     """
     checks.one_of(("sorted", "histogram"), kind=kind)
+    checks.one_of((True, False), legend=legend)
     spreads = {label: _spread(label, report, metric) for label, report in series.labeled(reports, "reports").items()}
     figure, axis = style.single(axes, (8.0, 4.0))
     name = metric.replace("_", " ")
@@ -74,7 +77,8 @@ def clients(
         axis.set_ylabel("clients [%]")
     axis.grid(visible=True, color=style.GRID)
     axis.set_axisbelow(True)
-    style.legend(axis)
+    if legend:
+        style.legend(axis)
     style.entitle(axis, title)
     return style.finish(figure, path)
 

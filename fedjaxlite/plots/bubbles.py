@@ -27,7 +27,7 @@ class Held(NamedTuple):
     title: str
 
 
-def draw(held: Held, axes: Any, path: style.Path) -> Any:
+def draw(held: Held, axes: Any, path: style.Path, legend: bool) -> Any:
     """A figure of bars of the clients' sizes above, and of a bubble for each client and class below."""
     shown, kinds = held.histograms.shape
     wide = float(np.clip(3.2 + 0.22 * shown, 6, 14))
@@ -41,7 +41,9 @@ def draw(held: Held, axes: Any, path: style.Path) -> Any:
     if axes is not None:
         box = bubbles.get_window_extent()
         wide, high = box.width / figure.dpi + 1.2, box.height / figure.dpi / 0.6
-    _draw_bubbles(bubbles, held.histograms, wide / shown, high / kinds)
+    largest = _draw_bubbles(bubbles, held.histograms, wide / shown, high / kinds)
+    if legend:
+        _explain_sizes(bubbles, int(held.histograms.max()), largest)
     step = max(1, -(-shown // 25))
     bubbles.set_xticks(np.arange(0, shown, step), held.clients[::step])
     if any(len(name) > 3 for name in held.clients[::step]):
@@ -53,7 +55,8 @@ def draw(held: Held, axes: Any, path: style.Path) -> Any:
     return style.finish(figure, path)
 
 
-def _draw_bubbles(axes: Any, histograms: np.ndarray, cell_width: float, cell_height: float) -> None:
+def _draw_bubbles(axes: Any, histograms: np.ndarray, cell_width: float, cell_height: float) -> float:
+    """Draws them; the area of the largest."""
     client, kind = np.nonzero(histograms)
     count = histograms[client, kind]
     # the largest bubble fills nearly its cell; scatter's sizes are squared points, 72 to the inch
@@ -64,6 +67,10 @@ def _draw_bubbles(axes: Any, histograms: np.ndarray, cell_width: float, cell_hei
     axes.grid(color="0.85", linewidth=0.6)
     axes.set_ylim(-0.7, histograms.shape[1] - 0.3)
     axes.set_xlim(-0.7, histograms.shape[0] - 0.3)
-    for value in sorted({int(top), max(1, int(top) // 4)}, reverse=True):
+    return largest
+
+
+def _explain_sizes(axes: Any, top: int, largest: float) -> None:
+    for value in sorted({top, max(1, top // 4)}, reverse=True):
         axes.scatter([], [], s=largest * value / top, c="0.25", label=str(value))
     axes.legend(title="labels", loc="center left", bbox_to_anchor=(1.0, 0.5), frameon=False, labelspacing=1.2)

@@ -2,6 +2,7 @@
 
 from typing import TYPE_CHECKING, Any
 
+from fedjaxlite import checks
 from fedjaxlite.plots import series, style
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ def curves(
     over: str = "round",
     every: int = 1,
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -40,6 +42,7 @@ def curves(
         without evaluation but with compilation. The last two need records, and are means over seeds too.
       every: rounds between the entries of arrays, of which the first is that of round `every`.
       title: above the axes.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into; looks go on behind the lines that are there. None is a new figure.
       path: where to write the figure (.png, .pdf, .svg), or None.
 
@@ -58,9 +61,10 @@ def curves(
       >>> figure.axes[0].lines[0].get_xydata().tolist()
       [[1.0, 0.5], [3.0, 0.75]]
     """
+    checks.one_of((True, False), legend=legend)
     found = series.lines(runs, metric=metric, over=over, every=every)
     figure, axis = style.single(axes, _SIZE)
-    draw(axis, found)
+    draw(axis, found, legend)
     describe(axis, over, metric)
     style.entitle(axis, title)
     return style.finish(figure, path)
@@ -71,6 +75,7 @@ def accuracy_against_bytes(
     *,
     metric: str = "test_accuracy",
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -81,6 +86,7 @@ def accuracy_against_bytes(
         "bytes_down" of all rounds so far, those without an evaluation too.
       metric: a name in the records.
       title: above the axes.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
 
@@ -97,11 +103,11 @@ def accuracy_against_bytes(
       >>> figure.axes[0].lines[0].get_xydata().tolist()
       [[40.0, 0.25], [80.0, 0.5]]
     """
-    return curves(runs, metric=metric, over="bytes", title=title, axes=axes, path=path)
+    return curves(runs, metric=metric, over="bytes", title=title, legend=legend, axes=axes, path=path)
 
 
-def draw(axis: Any, lines: list[series.Line], labels: bool = True) -> None:
-    """Adds lines, with bands where there are intervals, and a legend."""
+def draw(axis: Any, lines: list[series.Line], legend: bool = True) -> None:
+    """Adds lines, with bands where there are intervals, and a legend where asked for."""
     before = style.num_lines(axis)
     for index, line in enumerate(lines, start=before):
         look = style.look(index)
@@ -128,7 +134,7 @@ def draw(axis: Any, lines: list[series.Line], labels: bool = True) -> None:
                 linestyle=look.linestyle,
                 linewidth=0.6,
             )
-    if labels:
+    if legend:
         style.legend(axis, INTERVALS if any(line.half is not None for line in lines) else "")
 
 

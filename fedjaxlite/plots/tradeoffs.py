@@ -22,6 +22,7 @@ def epsilon(
     budget: float | None = None,
     over: str = "round",
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -32,6 +33,7 @@ def epsilon(
       budget: an epsilon to mark by a horizontal line, or None.
       over: "round", "bytes" or "seconds".
       title: above the axes, such as the delta.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
 
@@ -48,15 +50,17 @@ def epsilon(
       >>> figure.axes[0].get_ylabel()
       'epsilon so far'
     """
+    checks.one_of((True, False), legend=legend)
     if budget is not None:
         checks.positive(budget=budget)
     remedy = "Train with observers=[privacy.running_epsilon(delta=...)], which adds it."
     found = series.lines(runs, metric="epsilon", over=over, remedy=remedy)
     figure, axis = style.single(axes, _SIZE)
-    over_rounds.draw(axis, found, labels=False)
+    over_rounds.draw(axis, found, legend=False)
     if budget is not None:
         axis.axhline(budget, color="black", linewidth=2.2, linestyle=(0, (2, 1)), label=f"budget {budget:g}")
-    style.legend(axis)
+    if legend:
+        style.legend(axis)
     over_rounds.describe(axis, over, "epsilon so far")
     axis.set_ylim(bottom=0)
     style.entitle(axis, title)
@@ -69,6 +73,7 @@ def accuracy_against_epsilon(
     *,
     ylabel: str = "test accuracy",
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -80,6 +85,7 @@ def accuracy_against_epsilon(
       epsilons: `[E]`, distinct and above 0; infinity is training without noise.
       ylabel: of the accuracies, with their unit.
       title: above the axes.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
 
@@ -96,6 +102,7 @@ def accuracy_against_epsilon(
       >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
       ['1', '8', 'no noise']
     """
+    checks.one_of((True, False), legend=legend)
     given = _epsilons(epsilons)
     table = {label: _row(label, row, len(given)) for label, row in series.labeled(rows, "rows").items()}
     order = np.argsort(given)
@@ -113,18 +120,28 @@ def accuracy_against_epsilon(
     axis.set_xlabel("epsilon of the whole run")
     axis.set_ylabel(ylabel)
     axis.grid(visible=True, color=style.GRID)
-    style.legend(axis, over_rounds.INTERVALS if any(np.isfinite(half).any() for _, half in table.values()) else "")
+    if legend:
+        style.legend(axis, over_rounds.INTERVALS if any(np.isfinite(half).any() for _, half in table.values()) else "")
     style.entitle(axis, title)
     return style.finish(figure, path)
 
 
-def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, path: style.Path = None) -> "Figure":
+def roc(
+    curves: Any,
+    *,
+    least: float = 1e-4,
+    title: str = "",
+    legend: bool = True,
+    axes: Any = None,
+    path: style.Path = None,
+) -> "Figure":
     """Draws ROC curves on two logarithmic axes, where the few that are found without false alarms are seen.
 
     Args:
       curves: `{label: (fpr, tpr)}`, both ascending floats `[T]`; further entries, such as thresholds, are left out.
       least: where the axes begin, in (0, 1).
       title: above the axes.
+      legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
       path: where to write the figure, or None.
 
@@ -143,6 +160,7 @@ def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, 
       'loss (AUC 0.70)'
     """
     checks.probability(least=least)
+    checks.one_of((True, False), legend=legend)
     table = {label: _rates(label, curve) for label, curve in series.labeled(curves, "curves").items()}
     figure, axis = style.single(axes, (8.0, 4.4))
     before = style.num_lines(axis)
@@ -167,7 +185,8 @@ def roc(curves: Any, *, least: float = 1e-4, title: str = "", axes: Any = None, 
     axis.set_xlabel("false positive rate")
     axis.set_ylabel("true positive rate")
     axis.grid(visible=True, color=style.GRID)
-    style.legend(axis)
+    if legend:
+        style.legend(axis)
     style.entitle(axis, title)
     return style.finish(figure, path)
 

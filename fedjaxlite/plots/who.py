@@ -21,6 +21,7 @@ def partition(
     label: str = "y",
     max_clients: int = 50,
     ignored_ids: tuple[int, ...] = (),
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -33,6 +34,7 @@ def partition(
       label: name of an integer feature, as in `fl.heterogeneity`.
       max_clients: the first so many clients are drawn.
       ignored_ids: labels that are none.
+      legend: whether to draw a legend of the sizes of bubbles.
       axes: matplotlib Axes for the bubbles alone, two (bars, bubbles), or None.
       path: where to write the figure, or None.
 
@@ -48,7 +50,7 @@ def partition(
       >>> [axes.get_ylabel() for axes in fl.plots.partition(population).axes]
       ['examples', 'class (y)']
     """
-    return _draw_partition(population, label, max_clients, ignored_ids, axes, path)
+    return _draw_partition(population, (label, max_clients, ignored_ids, legend), axes, path)
 
 
 def plot_partition(
@@ -58,6 +60,7 @@ def plot_partition(
     max_clients: int = 50,
     label: str = "y",
     ignored_ids: tuple[int, ...] = (),
+    legend: bool = True,
 ) -> "Figure":
     """Draws who has how much of what: a bubble for each client and class, and bars of the clients' sizes above.
 
@@ -69,6 +72,7 @@ def plot_partition(
       max_clients: the first so many clients are drawn.
       label: as in `heterogeneity`.
       ignored_ids: labels that are none.
+      legend: whether to draw a legend of the sizes of bubbles.
 
     Returns:
       The matplotlib figure.
@@ -82,18 +86,15 @@ def plot_partition(
       >>> [axes.get_ylabel() for axes in fl.plot_partition(population).axes]
       ['examples', 'class (y)']
     """
-    return _draw_partition(population, label, max_clients, ignored_ids, None, path)
+    return _draw_partition(population, (label, max_clients, ignored_ids, legend), None, path)
 
 
 def _draw_partition(
-    population: Population,
-    label: str,
-    max_clients: int,
-    ignored_ids: tuple[int, ...],
-    axes: Any,
-    path: style.Path,
+    population: Population, options: tuple[str, int, tuple[int, ...], bool], axes: Any, path: style.Path
 ) -> "Figure":
     """`plot_partition`, into axes where given: those of the bubbles, or (bars, bubbles)."""
+    label, max_clients, ignored_ids, legend = options
+    checks.one_of((True, False), legend=legend)
     checks.positive_int(max_clients=max_clients)
     measured = heterogeneity(population, label=label, ignored_ids=ignored_ids)
     shown = min(max_clients, population.num_clients)
@@ -108,7 +109,7 @@ def _draw_partition(
         title=f"{population.num_clients} clients{of}, {measured.num_examples} examples; mean total variation from all "
         f"{measured.total_variation_mean:.2f}",
     )
-    return bubbles.draw(held, axes, path)
+    return bubbles.draw(held, axes, path, legend)
 
 
 class _Rounds(NamedTuple):
@@ -126,6 +127,7 @@ def participation(
     *,
     first_round: int = 1,
     title: str = "",
+    legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
@@ -138,6 +140,7 @@ def participation(
       num_clients: N of the population.
       first_round: the number of the first of them.
       title: above the axes.
+      legend: whether to draw legends; without them, those of the axes stay as they are.
       axes: matplotlib Axes for the dots alone, two (counts, dots), or None.
       path: where to write the figure, or None.
 
@@ -154,6 +157,7 @@ def participation(
       [[1.0, 0.0], [1.0, 2.0], [2.0, 1.0]]
     """
     checks.positive_int(num_clients=num_clients)
+    checks.one_of((True, False), legend=legend)
     seen = _seen(cohorts)
     if seen.ids.size and seen.ids.max() >= num_clients:
         raise ValueError(f"`cohorts` holds client {seen.ids.max()}, but `num_clients` is {num_clients}.")
@@ -184,7 +188,9 @@ def participation(
     style.whole_numbers(dots.yaxis)
     if counts is not None:
         _draw_counts(counts, seen, first_round, any_absent=bool(absent.any()))
-    style.legend(dots)
+    if legend:
+        for axis in (dots,) if counts is None else (counts, dots):
+            style.legend(axis)
     once = len(np.unique(seen.ids[seen.reported]))
     said = f"{num_clients} clients, of which {once} reported at least once"
     style.entitle(dots if counts is None else counts, title or said)
@@ -202,7 +208,6 @@ def _draw_counts(axis: Any, seen: _Rounds, first_round: int, *, any_absent: bool
     axis.set_ylabel("clients\na round")
     axis.set_ylim(0, 1.1 * max(1, selected.max()))
     style.whole_numbers(axis.yaxis, 4)
-    style.legend(axis)
 
 
 def _seen(cohorts: Any) -> _Rounds:

@@ -1,7 +1,6 @@
 """Figures that several tables draw."""
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -29,12 +28,11 @@ def by_setting(done: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return settings
 
 
-def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, every: int = 1) -> "Figure":
+def panels(runs: Mapping[str, Mapping[str, Any]], *, metric: str, every: int = 1) -> "Figure":
     """Draws curves side by side, a panel for each setting.
 
     Args:
       runs: by panel and label, floats `[seeds, rounds / every]`.
-      path: of the figure.
       metric: the label of the vertical axes.
       every: rounds between the entries.
 
@@ -46,19 +44,17 @@ def panels(runs: Mapping[str, Mapping[str, Any]], path: Path, *, metric: str, ev
     figure = style.new_figure((width, 3.8))
     grid = figure.subplots(1, len(runs), squeeze=False)[0]
     for axes, (title, own) in zip(grid, runs.items(), strict=True):
-        fl.plots.curves(own, metric=metric, every=every, title=title, axes=axes)
-        if alike and axes is not grid[-1]:  # one legend is enough
-            axes.get_legend().remove()
-    return style.finish(figure, path)
+        legend = not alike or axes is grid[-1]  # one is enough
+        fl.plots.curves(own, metric=metric, every=every, title=title, legend=legend, axes=axes)
+    return figure
 
 
-def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path: Path, *, xlabel: str) -> "Figure":
+def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], *, xlabel: str) -> "Figure":
     """Draws means over seeds with 95 % intervals, a panel for each setting and a line of it for each row.
 
     Args:
       rows: by panel and row, cells that hold a number, or a list of one a seed, under each of `columns`.
       columns: what to draw, each with its own marker.
-      path: of the figure.
       xlabel: the label of the values.
 
     Returns:
@@ -80,4 +76,10 @@ def points(rows: Mapping[str, Mapping[str, Cells]], columns: Sequence[str], path
         axes.grid(visible=True, axis="x", color=style.GRID)
     if len(columns) > 1:
         figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    return style.finish(figure, path)
+    return figure
+
+
+def stamp(figure: "Figure", words: str) -> None:
+    """Writes across a figure."""
+    look: dict[str, Any] = {"fontsize": 20, "color": "0.4", "alpha": 0.5, "rotation": 20, "zorder": 100}
+    figure.text(0.5, 0.5, words, ha="center", va="center", **look)

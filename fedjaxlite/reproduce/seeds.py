@@ -63,7 +63,7 @@ def player(
     init: Callable[[Any], PyTree],
     *,
     num_rounds: int,
-    measure: Callable[[PyTree], PyTree] | None = None,
+    measure: Callable[[PyTree, fl.PassInfo], PyTree] | None = None,
     every: int = 1,
 ) -> Callable[..., tuple[Any, PyTree]]:
     """Trains several models at once, each from its own seed; compiled once for all hyperparameters.
@@ -72,7 +72,8 @@ def player(
       make: `make(hyper) -> Rounds`; `hyper` is a pytree of numbers, which reach it as tracers.
       init: `init(key) -> params`.
       num_rounds: rounds of each seed, a multiple of `every`.
-      measure: `measure(params)` of the server's model after every `every` rounds.
+      measure: `measure(params, info)` after every `every` rounds: of the server's model, and of what the last of them
+        tells of itself.
       every: rounds between measurements.
 
     Returns:
@@ -87,8 +88,10 @@ def player(
         state = begin(run, init, population, key)
 
         def some_rounds(state: Any, _: None) -> tuple[Any, PyTree]:
-            state = run.steps(state, population, every)[0]
-            return state, () if measure is None else measure(run.params(state))
+            state, infos = run.steps(state, population, every)
+            if measure is None:
+                return state, ()
+            return state, measure(run.params(state), jax.tree.map(lambda leaf: leaf[-1], infos))
 
         return jax.lax.scan(some_rounds, state, None, length=num_rounds // every)
 

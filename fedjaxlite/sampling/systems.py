@@ -1,7 +1,7 @@
 """What happens to a cohort after it is drawn: dropouts, stragglers and deadlines, around any sampler.
 
-Every draw depends on the key, the round and the client's id alone, so it does not matter which slot a client is in or
-who else was drawn.
+Every draw depends on the key, the round and the client's id alone, so it does not matter which slot a client is in, nor
+who else was drawn, but where a number is fixed: of reports (`with_deadline`) or of stragglers (`exact`).
 """
 
 import math
@@ -12,10 +12,12 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.sampling import draws
-from fedjaxlite.sampling.types import Cohort, Sampler
+from fedjaxlite.sampling.types import Accounting, Cohort, Sampler
 
 Latency = Callable[[Any, Any, Cohort, Any], Any]
 """`latency(key, round_number, cohort, population) -> float32 [C]`: seconds from selection to report, slot by slot."""
+_STEP = 2.0**-16
+"""Of the shares of work that stragglers do."""
 
 
 def with_dropout(sampler: Sampler, rate: float) -> Sampler:
@@ -57,7 +59,7 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
     )
 
 
-def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampler:
+def with_stragglers(sampler: Sampler, fraction: float, min_work: float, *, exact: bool = False) -> Sampler:
     """Clients that get only part of their local steps done.
 
     Each client is slow with probability `fraction`, anew every round; a slow one does a share of its work that is
@@ -67,9 +69,12 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
       sampler: any Sampler.
       fraction: in [0, 1]; may be traced.
       min_work: in [0, 1); may be traced.
+      exact: every round has the same share of slow clients, as in the experiments of the source: of m selected ones
+        `fraction * m`, rounded to a whole number, any of them equally likely, each with less than all of its work.
 
     Returns:
-      A Sampler with the accounting of `sampler`.
+      A Sampler with the accounting of `sampler`; with `exact` it claims no amplification, and neighbors are two runs
+      with the same cohorts: who is slow then depends on who else was drawn.
 
     Raises:
       TypeError, ValueError: arguments out of range.
@@ -83,25 +88,43 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float) -> Sampl
       >>> drawn = with_stragglers(sampling.full(1000), 0.9, 0.2).sample(jax.random.key(0), 0, None)
       >>> 850 < int((drawn.work < 1).sum()) < 950, bool((drawn.work > 0.2).all())
       (True, True)
+      >>> drawn = with_stragglers(sampling.full(10), 0.9, 0.2, exact=True).sample(jax.random.key(0), 0, None)
+      >>> int((drawn.work < 1).sum())
+      9
     """
     checks.nonnegative("It is the chance that a client is slow.", fraction=fraction)
     if not checks.is_traced(fraction) and fraction > 1:
         raise ValueError(f"`fraction` is {fraction!r}; expected a number in [0, 1].")
     checks.fraction("It is the smallest share of its work that a slow client does.", min_work=min_work)
+    checks.one_of((True, False), exact=exact)
     layer = sampler.name.count("+stragglers")
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         cohort = sampler.sample(key, round_number, population)
         own = draws.round_key(key, round_number, draws.STRAGGLERS, layer)
         uniforms, shares = draws.client_uniforms(own, cohort.ids, draws=2)
-        slow = cohort.selected & (uniforms < fraction)
-        return cohort._replace(work=jnp.where(slow, cohort.work * _share(shares, min_work), cohort.work))
+        share = _share(shares, min_work)
+        if exact:
+            most = jnp.sum(cohort.selected, dtype=jnp.float32)
+            count = jnp.round(jnp.asarray(fraction, jnp.float32) * most).astype(jnp.int32)
+            slow = cohort.selected & (_rank(jnp.where(cohort.selected, uniforms, jnp.inf), cohort.ids) < count)
+            share = jnp.minimum(share, jnp.float32(1 - _STEP))
+        else:
+            slow = cohort.selected & (uniforms < fraction)
+        return cohort._replace(work=jnp.where(slow, cohort.work * share, cohort.work))
 
     return sampler._replace(
-        sample=sample,
-        name=f"{sampler.name}+stragglers",
-        accounting=sampler.accounting.noting("Stragglers are drawn after sampling, independently of the data."),
+        sample=sample, name=f"{sampler.name}+stragglers", accounting=_with_slow_clients(sampler.accounting, exact)
     )
+
+
+def _with_slow_clients(accounting: Accounting, exact: bool) -> Accounting:
+    if not exact:
+        return accounting.noting("Stragglers are drawn after sampling, independently of the data.")
+    # With a client more or less, others would be slow: of "full", too, only cohorts that stay the same are compared.
+    kind = "availability" if accounting.kind == "full" else accounting.kind
+    remark = "A fixed share of each cohort is slow, so a client's work depends on who else was drawn."
+    return accounting.noting(remark, kind=kind, amplification=False)
 
 
 def with_deadline(
@@ -154,9 +177,8 @@ def with_deadline(
         else:
             seconds = latency(key, round_number, cohort, population)
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)
-        order = jnp.lexsort((cohort.ids, seconds))
-        rank = jnp.zeros_like(cohort.ids).at[order].set(jnp.arange(sampler.capacity, dtype=jnp.int32))
-        in_time = (seconds <= deadline) & (rank < (sampler.capacity if reports is None else reports))
+        first = _rank(seconds, cohort.ids) < (sampler.capacity if reports is None else reports)
+        in_time = (seconds <= deadline) & first
         return cohort._replace(reported=cohort.reported & in_time)
 
     accounting = sampler.accounting.noting(
@@ -221,7 +243,13 @@ def _share(uniforms: Any, min_work: Any) -> Any:
     """
     below = jnp.floor(jnp.asarray(min_work, jnp.float32) * 65536.0)
     above = jnp.minimum(jnp.floor(uniforms * (65536.0 - below)) + 1.0, 65536.0 - below)
-    return (below + above) * jnp.float32(2.0**-16)
+    return (below + above) * jnp.float32(_STEP)
+
+
+def _rank(values: Any, ids: Any) -> Any:
+    """int32 `[C]`, each slot's place from 0 in the order of the values, and of the ids where they are equal."""
+    order = jnp.lexsort((ids, values))
+    return jnp.zeros_like(ids).at[order].set(jnp.arange(len(ids), dtype=jnp.int32))
 
 
 def _infinite(deadline: Any) -> bool:

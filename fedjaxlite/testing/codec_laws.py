@@ -34,8 +34,7 @@ def check_codec(chain: fl.Aggregator, shapes: PyTree, num_clients: int, scale: f
       AssertionError: at the first law that is broken.
     """
     what = f"aggregator law, {chain.name}"
-    weight = jax.ShapeDtypeStruct((), jnp.int32)
-    state, wire = chain.init(fl.Wire(shapes, weight, {}, {}, capacity=num_clients))
+    state, wire = chain.init(fl.wire_of(shapes, capacity=num_clients))
     own = jax.tree.map(jnp.asarray, chain.init_client(shapes))
 
     def encode(client: jax.Array) -> tuple[fl.Message, Any]:

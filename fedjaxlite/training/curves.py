@@ -29,7 +29,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     axes = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
     for (kind, names), pair in zip(rows, axes, strict=True):
         for axis, over in zip(pair, ("round", "bytes"), strict=True):
-            over_rounds.draw(axis, [_line(records, name, over) for name in names], labels=over == "bytes")
+            over_rounds.draw(axis, [_line(records, name, over) for name in names], legend=over == "bytes")
             over_rounds.describe(axis, over, kind if over == "round" else "")
         if kind == "accuracy":
             pair[0].set_ylim(top=1.01)

@@ -59,6 +59,8 @@ class Bounds(NamedTuple):
 class Wire(NamedTuple):
     """What a chain knows about the messages on their way: shapes and facts, known when the chain is built.
 
+    `fl.wire_of` makes the one at the head of a chain; `chain.init` returns the one at its end.
+
     Attributes:
       value: pytree of `jax.ShapeDtypeStruct`.
       weight: scalar struct, or a tree prefix of `value` with scalar structs.

@@ -99,7 +99,10 @@ def weighted_mean(*, weight_cap: int | None = None) -> Aggregator:
 
 def _first(name: str, wire: Wire) -> None:
     if wire.headed:
-        raise ValueError(f"`{name}` is not the first codec; a chain has one mean, at its head.")
+        raise ValueError(
+            f"`{name}` is not the first codec; a chain has one mean, at its head. A wire that `rounds.wire` or the "
+            "`init` of a chain returned is the end of one: begin with fl.wire_of(update, capacity=...)."
+        )
 
 
 def _check_over(over: Any, wire: Wire) -> None:

@@ -73,16 +73,17 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
 
 
 @lru_cache(maxsize=64)
-def _one_round(kind: str, noise_multiplier: float, rate: float) -> Any:
+def _one_round(kind: str, noise_multiplier: float, rate: float, coarser: float) -> Any:
     distributions = library().pld.privacy_loss_distribution
     make = distributions.from_laplace_mechanism if kind == "laplace" else distributions.from_gaussian_mechanism
     widest = 0.5 / noise_multiplier**2 + 12 / noise_multiplier
+    interval = coarser * max(INTERVAL, widest / _POINTS)
     with silent():
-        return make(noise_multiplier, value_discretization_interval=max(INTERVAL, widest / _POINTS), sampling_prob=rate)
+        return make(noise_multiplier, value_discretization_interval=interval, sampling_prob=rate)
 
 
 @lru_cache(maxsize=4)
-def loss_distribution(kind: str, noise_multiplier: float, rate: float, num_rounds: int) -> Any:
+def loss_distribution(kind: str, noise_multiplier: float, rate: float, num_rounds: int, coarser: float = 1.0) -> Any:
     """The privacy loss distribution of a number of rounds.
 
     Args:
@@ -90,11 +91,12 @@ def loss_distribution(kind: str, noise_multiplier: float, rate: float, num_round
       noise_multiplier: standard deviation (of a Laplace: scale) over sensitivity, above 0.
       rate: the chance of a client in a round, in (0, 1].
       num_rounds: at least 1.
+      coarser: how many times as coarse the grid of losses is to be.
 
     Returns:
       dp_accounting's PrivacyLossDistribution; `get_epsilon_for_delta` and `get_delta_for_epsilon` are upper bounds.
     """
-    one = _one_round(kind, noise_multiplier, rate)
+    one = _one_round(kind, noise_multiplier, rate, coarser)
     if num_rounds == 1:
         return one
     with silent():

@@ -6,7 +6,7 @@ from typing import Any
 import fedjaxlite as fl
 from fedjaxlite.privacy.accounting import conversions, search
 from fedjaxlite.privacy.accounting import facts as facts_of
-from fedjaxlite.privacy.accounting.epsilon import figures, of_facts, renyi_figure, warn_of_delta
+from fedjaxlite.privacy.accounting.epsilon import figures, of_facts, renyi_figure, rough_figure, warn_of_delta
 from fedjaxlite.privacy.accounting.events import event
 from fedjaxlite.privacy.accounting.facts import Facts
 
@@ -65,7 +65,16 @@ def calibrate(
     first = event(facts, num_rounds)
     if 2 * first.overflow * first.compositions >= delta:
         of_facts(facts, num_rounds, delta)  # refused: no noise can help
-    return search.least_noise(lambda z: min(figures(event(facts_at(z), num_rounds), float(delta))), float(epsilon))
+
+    def roughly(coarser: float) -> Callable[[float], float]:
+        return lambda z: rough_figure(event(facts_at(z), num_rounds), float(delta), coarser)
+
+    return search.least_noise(
+        lambda z: min(figures(event(facts_at(z), num_rounds), float(delta))),
+        float(epsilon),
+        # Losses on a grid 8 times as coarse give nearly the same epsilon in an eighth of the time.
+        [(roughly(64.0), 1e-3), (roughly(8.0), 2e-5)],
+    )
 
 
 def max_rounds(

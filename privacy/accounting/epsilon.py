@@ -145,6 +145,18 @@ def figures(event: Event, delta: float) -> tuple[float, float]:
     return _with_overflow(by_pld, event, delta), _with_overflow(by_rdp, event, delta)
 
 
+def rough_figure(event: Event, delta: float, coarser: float) -> float:
+    """The smaller of `figures`, nearly and sooner: loss distributions on a grid `coarser` times as coarse.
+
+    Rényi divergences are left out where losses have the same amplification: their epsilon is hardly ever the smaller.
+    """
+    by_pld, by_rdp = _curves(event, coarser)
+    found = _with_overflow(by_pld, event, delta)
+    if math.isfinite(found) and event.amplification != "without_replacement":
+        return found
+    return min(found, _with_overflow(by_rdp, event, delta))
+
+
 def renyi_figure(event: Event, delta: float) -> float:
     """The second of `figures` alone, which costs next to nothing for another number of rounds."""
     return _with_overflow(_curves(event)[1], event, delta)
@@ -170,7 +182,7 @@ def _no_curve(delta: float) -> float:
     return math.inf
 
 
-def _curves(event: Event) -> tuple[Curve, Curve]:
+def _curves(event: Event, coarser: float = 1.0) -> tuple[Curve, Curve]:
     """An event's epsilon by loss distributions and by Rényi divergences, as functions of delta."""
     k, noise = event.compositions, event.noise_multiplier
     if event.kind == "local":
@@ -184,13 +196,13 @@ def _curves(event: Event) -> tuple[Curve, Curve]:
     if math.isinf(noise):
         return (lambda delta: 0.0), (lambda delta: 0.0)
     if event.kind == "laplace":
-        return _laplace(event)
+        return _laplace(event, coarser)
     if event.amplification == "without_replacement":
         size, n = event.cohort
         added = 2 * noise  # over the sensitivity to adding a client, half of that to replacing one
         sampled = lambda: backend.renyi_of_fixed_size(added, size, n)  # noqa: E731
         return (lambda delta: pld_epsilon(noise, 1.0, k, delta)), _renyi(sampled, k)
-    by_pld = lambda delta: pld_epsilon(noise, event.rate, k, delta)  # noqa: E731
+    by_pld = lambda delta: pld_epsilon(noise, event.rate, k, delta, coarser)  # noqa: E731
     return by_pld, _renyi(lambda: backend.renyi("gaussian", noise, event.rate), k)
 
 
@@ -202,11 +214,11 @@ def _renyi(divergences: Callable[[], Any], compositions: int) -> Curve:
     return curve
 
 
-def _laplace(event: Event) -> tuple[Curve, Curve]:
+def _laplace(event: Event, coarser: float) -> tuple[Curve, Curve]:
     k, noise = event.compositions, event.noise_multiplier
 
     def by_pld(delta: float) -> float:
-        losses = backend.loss_distribution("laplace", noise, event.rate, k)
+        losses = backend.loss_distribution("laplace", noise, event.rate, k, coarser)
         return min(k / noise, float(losses.get_epsilon_for_delta(delta)))
 
     by_rdp = _renyi(lambda: backend.renyi("laplace", noise), k) if event.rate == 1 else _no_curve

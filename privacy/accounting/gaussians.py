@@ -97,13 +97,14 @@ def gaussian_delta(*, noise_multiplier: float, epsilon: float, rate: float = 1.0
     return float(losses.get_delta_for_epsilon(float(epsilon)))
 
 
-def pld_epsilon(noise_multiplier: float, rate: float, num_rounds: int, delta: float) -> float:
-    """As `gaussian_epsilon` by "pld", for numbers that have been checked."""
+def pld_epsilon(noise_multiplier: float, rate: float, num_rounds: int, delta: float, coarser: float = 1.0) -> float:
+    """As `gaussian_epsilon` by "pld", for numbers that have been checked, on a grid that may be coarser."""
     if noise_multiplier == 0:
         return math.inf
     if rate == 1:
         return backend.gaussian_epsilon(noise_multiplier / math.sqrt(num_rounds), delta)
-    return float(backend.loss_distribution("gaussian", noise_multiplier, rate, num_rounds).get_epsilon_for_delta(delta))
+    losses = backend.loss_distribution("gaussian", noise_multiplier, rate, num_rounds, coarser)
+    return float(losses.get_epsilon_for_delta(delta))
 
 
 def _check(noise_multiplier: Any, rate: Any, num_rounds: Any) -> None:

@@ -1,19 +1,37 @@
 """Searches over epsilon as a function of noise or of rounds, with few evaluations: each may cost a second."""
 
 import math
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 _LIMIT = 2.0**20
-_TOLERANCE = 1e-5
+_TOLERANCE = 5e-6
+"""Of a noise multiplier, in its logarithm: five digits, together with what is unsure of a slope."""
+
+Curve = Callable[[float], float]
+"""From a noise multiplier to epsilon; falling."""
 
 
-def least_noise(epsilon_at: Callable[[float], float], target: float) -> float:
+class _Point(NamedTuple):
+    """A point of a curve, in logarithms, in which curves of epsilon are nearly lines.
+
+    Attributes:
+      x: of the noise multiplier.
+      above: of epsilon over the target; infinite where epsilon is.
+    """
+
+    x: float
+    above: float
+
+
+def least_noise(epsilon_at: Curve, target: float, rough: Sequence[tuple[Curve, float]] = ()) -> float:
     """The least noise multiplier whose epsilon is at most the target: to five digits, and on the safe side.
 
     Args:
       epsilon_at: a falling function of the noise multiplier.
       target: above 0.
+      rough: curves near to it which cost less, the cheapest first, each with how close to its crossing to come, in
+        logarithms. They decide where `epsilon_at` is tried, and nothing else.
 
     Returns:
       a noise multiplier `z` with `epsilon_at(z) <= target`.
@@ -25,55 +43,64 @@ def least_noise(epsilon_at: Callable[[float], float], target: float) -> float:
       >>> round(least_noise(lambda z: 3 / z, 1.5), 4)
       2.0
     """
-    low, at_low, high = _bracket(epsilon_at, target)
-    if math.isinf(low):
-        return high
-    low, high = math.log(low), math.log(high)
-    while math.isinf(at_low) and high - low > _TOLERANCE:
-        middle = (low + high) / 2
-        found = epsilon_at(math.exp(middle))
-        low, at_low, high = (middle, found, high) if found > target else (low, at_low, middle)
-    root = high
-    if math.isfinite(at_low):
-        root = _crossing(epsilon_at, target, low, high)
-    found, step = math.exp(root), _TOLERANCE / 2
-    while epsilon_at(found) > target:
-        found, step = found * (1 + step), step * 2
-    return found
-
-
-def _bracket(epsilon_at: Callable[[float], float], target: float) -> tuple[float, float, float]:
-    """A noise multiplier with more than the target, its epsilon, and one with no more; the first may be infinite."""
-    high, found = 1.0, epsilon_at(1.0)
-    if found <= target:
-        while high > 1 / _LIMIT:
-            found = epsilon_at(high / 2)
-            if found > target:
-                return high / 2, found, high
-            high /= 2
-        return math.inf, math.nan, high
-    while high < _LIMIT:
-        low, at_low, high = high, found, high * 2
-        found = epsilon_at(high)
-        if found <= target:
-            return low, at_low, high
+    start, slope = 0.0, -1.0
+    for curve, tolerance in rough:
+        found, slope = _crossing(curve, target, start, slope, tolerance)
+        if found is None:
+            slope = -1.0
+        elif math.isfinite(found.above):
+            start = found.x - found.above / slope
+    found, _ = _crossing(epsilon_at, target, start, slope, _TOLERANCE)
+    if found is not None:
+        return math.exp(found.x)
     raise ValueError(
-        f"no noise multiplier up to {_LIMIT:g} gives an epsilon of {target:g}: it is {found:.4g} there. Check that "
-        "`make_rounds` uses its argument, or ask for a larger epsilon or delta, or fewer rounds."
+        f"no noise multiplier up to {_LIMIT:g} gives an epsilon of {target:g}: it is {epsilon_at(_LIMIT):.4g} there. "
+        "Check that `make_rounds` uses its argument, or ask for a larger epsilon or delta, or fewer rounds."
     )
 
 
-def _crossing(epsilon_at: Callable[[float], float], target: float, low: float, high: float) -> float:
-    """Where the curve meets the target, in logarithms, in which it is nearly a line."""
-    from scipy.optimize import brentq
+def _crossing(curve: Curve, target: float, start: float, slope: float, tolerance: float) -> tuple[_Point | None, float]:
+    """A point with no more than the target, not farther than the tolerance from one with more; and the slope there.
 
-    solve: Any = brentq
+    Newton's method with the slope of the last two points, kept between those that are known to lie on either side.
+    There is no point where the curve stays above the target; where it stays below, the point is the limit's.
+    """
+    limit = math.log(_LIMIT)
+    low, high, last = _Point(-math.inf, math.inf), _Point(math.inf, -math.inf), None
+    x, width, turn = start, math.inf, 0
+    while True:
+        x = min(max(x, -limit), limit)
+        here = _Point(x, _above(curve(math.exp(x)), target))
+        slope = _slope(last, here, slope)
+        low, high = (here, high) if here.above > 0 else (low, here)
+        if high.x - low.x <= tolerance or high.x == -limit:
+            return high, slope
+        if low.x == limit:
+            return None, slope
+        if here is high and here.above > -math.inf and here.above / slope <= tolerance:
+            return high, slope
+        # A little beyond the crossing, so that the next point is on the safe side.
+        guess = x - here.above / slope + tolerance / 2 if math.isfinite(here.above) else math.nan
+        guess = min(max(guess, x - 4), x + 4)
+        known = math.isfinite(high.x - low.x)
+        turn = 0 if high.x - low.x <= width / 2 else turn + 1
+        width = high.x - low.x if turn == 0 else width
+        if known and (not low.x < guess < high.x or turn > 2):
+            guess = (low.x + high.x) / 2
+        elif math.isnan(guess):
+            guess = x + (math.log(2) if here.above > 0 else -math.log(2))
+        last, x = here, guess
 
-    def distance(x: float) -> float:
-        # Where epsilon is 0 it has no logarithm, and any number below the target will do.
-        return math.log(max(epsilon_at(math.exp(x)), target * 1e-3) / target)
 
-    return float(solve(distance, low, high, xtol=_TOLERANCE / 4, rtol=1e-12))
+def _above(epsilon: float, target: float) -> float:
+    return math.log(epsilon / target) if 0 < epsilon < math.inf else math.inf if epsilon > 0 else -math.inf
+
+
+def _slope(last: _Point | None, here: _Point, otherwise: float) -> float:
+    """Of the line through two points, or what was thought before."""
+    if last is None or not math.isfinite(here.above - last.above) or abs(here.x - last.x) < 1e-8:
+        return otherwise
+    return min((here.above - last.above) / (here.x - last.x), -1e-3)  # flat ones are left behind in long steps
 
 
 def most_rounds(epsilon_at: Callable[[int], float], target: float, at_most: int, start: int = 1) -> int:

@@ -67,6 +67,7 @@ SAMPLERS: dict[str, Callable[[], sampling.Sampler]] = {
     "available": lambda: sampling.available(4, sampling.diurnal(rounds_per_day=4), over_selection=1.3, dropout=0.2),
     "replay": lambda: sampling.replay([[3, 1, -1], [22, 0, 5]]),
     "stragglers": lambda: sampling.with_stragglers(sampling.full(N), 0.5, 0.1),
+    "so many stragglers": lambda: sampling.with_stragglers(sampling.uniform(9, dropout=0.2), 0.5, 0.1, exact=True),
     "wrapped": lambda: sampling.with_deadline(
         sampling.with_stragglers(sampling.uniform(9, dropout=0.2), 0.5, 0.1),
         reports=5,
@@ -431,6 +432,34 @@ def test_stragglers_do_a_uniform_share() -> None:
     assert scipy.stats.kstest(slow, scipy.stats.uniform(0.2, 0.8).cdf).pvalue > FALSE_ALARM
 
 
+@pytest.mark.parametrize("make", [sampling.uniform, lambda size: sampling.poisson(size / N, N)])
+def test_exactly_so_many_are_stragglers_and_each_as_often(make: Callable[[int], sampling.Sampler]) -> None:
+    population, count = people(np.ones(N, int)), 2000
+
+    def slow_of(fraction: Any) -> Any:
+        sampler = sampling.with_stragglers(make(10), fraction, 0.0, exact=True)
+        drawn = jax.vmap(lambda r: sampler.sample(KEY, r, population))(jnp.arange(count, dtype=jnp.int32))
+        return drawn.ids, drawn.selected, drawn.work
+
+    fractions = np.float32([0.0, 0.3, 0.9, 1.0])
+    ids, selected, work = map(np.asarray, jax.jit(jax.vmap(slow_of))(fractions))
+    slow = work < 1
+    assert not (slow & ~selected).any()
+    wanted = np.round(fractions[:, None] * selected.sum(2, dtype=np.float32))
+    np.testing.assert_array_equal(slow.sum(2), wanted)
+    assert chi_square(np.bincount(ids[1][slow[1]], minlength=N), np.full(N, 1 / N)) > FALSE_ALARM
+    assert scipy.stats.kstest(work[2][slow[2]], scipy.stats.uniform(0, 1).cdf).pvalue > FALSE_ALARM
+
+
+def test_exact_stragglers_depend_on_no_slot_and_always_leave_work_undone() -> None:
+    order, fates = np.random.default_rng(0).permutation(N), []
+    for ids in (np.arange(N), order):
+        sampler = sampling.with_stragglers(sampling.replay(ids[None]), 0.5, 1 - 2.0**-16, exact=True)
+        fates.append(np.asarray(sampler.sample(KEY, 0, people(1 + np.arange(N))).work)[np.argsort(ids)])
+    np.testing.assert_array_equal(fates[0], fates[1])
+    assert (fates[0] < 1).sum() == 12  # 11.5, to the even one
+
+
 def test_a_deadline_cuts_the_slow_and_the_late() -> None:
     def latency(key: Any, round_number: Any, cohort: sampling.Cohort, population: Population) -> Any:
         return cohort.ids.astype(jnp.float32) * cohort.work
@@ -473,6 +502,10 @@ def test_accounting_says_what_holds() -> None:
     accounts = {name: make().accounting for name, make in SAMPLERS.items()}
     amplified = {name for name, a in accounts.items() if a.amplification}
     assert amplified == {n for n in SAMPLERS if n.startswith(("uniform", "poisson"))}
+    slow = accounts["so many stragglers"]
+    assert slow.kind == "without_replacement"
+    assert "a client's work depends on who else was drawn" in slow.note
+    assert sampling.with_stragglers(sampling.full(N), 0.5, 0.1, exact=True).accounting.kind == "availability"
     assert accounts["uniform"].expected_size(N) == 5
     assert accounts["poisson"].expected_size(100) == pytest.approx(50)
     assert accounts["cyclic"].participations(15) == 3
@@ -504,6 +537,11 @@ def test_a_round_with_sampling_in_it_can_be_differentiated() -> None:
 # refusals
 
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
+    (
+        lambda: sampling.with_stragglers(sampling.full(5), 0.5, 0.1, exact="yes"),  # type: ignore[arg-type]
+        ValueError,
+        "`exact` is 'yes'; expected one of True, False",
+    ),
     (lambda: sampling.uniform(0), ValueError, "`cohort_size` is 0; expected an int of at least 1"),
     (lambda: sampling.uniform(2.5), TypeError, "`cohort_size` is 2.5; expected an int"),  # type: ignore[arg-type]
     (lambda: sampling.uniform(24).check(N), ValueError, "`cohort_size` is 24, but the population has 23 clients. Use"),

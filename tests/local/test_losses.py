@@ -47,6 +47,26 @@ def test_losses_are_computed_in_float32():
     assert losses.cross_entropy(model)(1.0, batch, KEY)[0].dtype == jnp.float32
 
 
+def test_losses_stay_float32_where_64_bits_are_the_default():
+    """As the docstrings say: a gradient of float64 parameters is float64, with the accuracy of float32."""
+    with jax.enable_x64(True):
+        make = lambda *shape: models.from_functions(lambda key: jnp.full(shape, 1 / 3), lambda p, x: x @ p)  # noqa: E731
+        x, short = jnp.full((2, 4), 0.1), jnp.full((2, 3, 4), 0.1)
+        cases = [
+            (losses.cross_entropy(make(4, 3)), x, jnp.array([0, 2])),
+            (losses.binary_cross_entropy(make(4)), x, jnp.array([0.0, 1.0])),
+            (losses.squared_error(make(4)), x, jnp.array([0.5, 1.0])),
+            (losses.sequence_cross_entropy(make(4, 5)), short, jnp.ones((2, 3), jnp.int64)),
+        ]
+        for loss, x, y in cases:
+            params, batch = loss.model.init(KEY), {"x": x, "y": y}
+            values, aux = loss(params, batch, KEY)
+            said = [values, *aux.metrics.values(), *jax.tree.leaves(aux.example_weight)]
+            assert {a.dtype.name for a in said} == {"float32"}, loss.name
+            gradient = jax.grad(lambda p, loss=loss, batch=batch: loss(p, batch, KEY)[0].sum())(params)
+            assert params.dtype == x.dtype == gradient.dtype == jnp.float64
+
+
 def test_label_out_of_range_gives_nan_unless_masked():
     loss = jax.jit(losses.cross_entropy(IDENTITY))
     batch = {"x": _logits(4, 3), "y": jnp.array([0, 3, -1, 2])}

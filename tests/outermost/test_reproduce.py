@@ -3,14 +3,16 @@
 import contextlib
 import json
 from collections.abc import Generator
+from typing import Any
 
 import jax
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from typer.testing import CliRunner
 
 from fedjaxlite.cli.app import app
-from fedjaxlite.reproduce import catalog, table
+from fedjaxlite.reproduce import catalog, kept, running, table, text
 from fedjaxlite.reproduce.seeds import Arguments
 from fedjaxlite.reproduce.table import Expected, Row, Table
 
@@ -42,9 +44,12 @@ def test_a_table_runs_and_leaves_everything(name, tmp_path) -> None:
     assert found["seeds"] == [0, 1]
     assert found["source"]
     assert found["rows"]
-    text = (tmp_path / f"{name}.md").read_text()
+    assert found["smoke"] == table.SMOKE
+    page = (tmp_path / f"{name}.md").read_text()
+    for words in (told.splitlines()[0], page.splitlines()[0], found["title"]):
+        assert words.endswith(f"({table.SMOKE})")
     for row, cells in found["rows"].items():
-        assert f"| {row} |" in text
+        assert f"| {row} |" in page
         assert f"| {row} |" in told
         assert {"jax", "fedjaxlite"} <= cells["versions"].keys()
         assert cells["seconds"] > 0
@@ -65,7 +70,7 @@ def test_a_table_at_its_full_size_is_told_before_it_runs(name) -> None:
     assert made.name == name
     assert made.note
     assert "http" in made.source or "arXiv" in made.source
-    assert len({table.slug(row) for row in made.rows}) == len(made.rows)
+    assert len({kept.slug(row) for row in made.rows}) == len(made.rows)
     for row in made.rows.values():
         assert row.paper.keys() <= set(made.columns)
         assert row.expected.gpu > 0
@@ -95,7 +100,7 @@ def fabricated(calls: list[str], *, seconds: float = 60.0, broken: tuple[str, ..
 
 def run(made: Table, given: Arguments) -> tuple[dict[str, table.Cells], str]:
     lines: list[str] = []
-    return table.run(made, given, say=lines.append), "\n".join(lines)
+    return running.run(made, given, say=lines.append), "\n".join(lines)
 
 
 def test_patterns_pick_rows(tmp_path) -> None:
@@ -147,6 +152,23 @@ def test_rows_of_other_arguments_are_not_taken(tmp_path) -> None:
     assert calls == ["alpha"]
 
 
+@pytest.mark.parametrize("smoke", [True, False])
+def test_only_a_smoke_test_says_that_its_figures_mean_nothing(tmp_path, smoke) -> None:
+    figures: list[Any] = []
+
+    def draw(done: object) -> Any:
+        del done
+        figures.append(Figure())
+        return figures[-1]
+
+    _, told = run(fabricated([])._replace(draw=draw), Arguments(2, smoke=smoke, out=tmp_path))
+    page, found = (tmp_path / "made.md").read_text(), json.loads((tmp_path / "made.json").read_text())
+    across = [text.get_text() for text in figures[0].texts]
+    says = [table.SMOKE in words for words in (told, page, found["title"], found.get("smoke", ""), "".join(across))]
+    assert says == [smoke] * 5
+    assert (tmp_path / "made.png").read_bytes().startswith(b"\x89PNG")
+
+
 def test_rows_that_take_too_long_are_left_out_and_named() -> None:
     calls: list[str] = []
     made = fabricated(calls, seconds=table.LONG + 1.0)
@@ -163,15 +185,15 @@ def test_rows_that_take_too_long_are_left_out_and_named() -> None:
 
 def test_figures_stand_beside_those_of_the_paper() -> None:
     made = fabricated([])
-    text = table.markdown(made, {name: row.run(None) for name, row in made.rows.items()})
-    lines = [line for line in text.splitlines() if line.startswith("|")]
+    page = text.markdown(made, {name: row.run(None) for name, row in made.rows.items()})
+    lines = [line for line in page.splitlines() if line.startswith("|")]
     assert lines[0].count("paper") == 2
     alpha, beta = (next(line for line in lines if line.startswith(f"| {name} |")) for name in ("alpha", "beta"))
     # (30 + 50) / 2 / 80; the half width is 12.706 (Student's t, one degree of freedom) times 10.
     assert [cell.strip() for cell in alpha.split("|")[2:6]] == ["40 ± 127", "80", "0.50", "of alpha"]
     # One of two seeds never got there: a ratio would be of the lucky one.
     assert [cell.strip() for cell in beta.split("|")[2:6]] == ["10 (1 of 2 seeds)", "5", "", "of beta"]
-    assert text.endswith("A note.")
+    assert page.endswith("A note.")
 
 
 def test_rates_for_a_table_without_a_grid_are_refused() -> None:
@@ -184,10 +206,10 @@ def test_rates_for_a_table_without_a_grid_are_refused() -> None:
 def test_a_figure_of_another_task_has_no_ratio() -> None:
     made = fabricated([])
     rows = {name: row._replace(paper={made.columns[0]: "30.0, other data"}) for name, row in made.rows.items()}
-    text = table.markdown(made._replace(rows=rows), {name: row.run(None) for name, row in rows.items()})
-    assert "| paper |" in text
-    assert "30.0, other data" in text
-    assert "ours / paper" not in text
+    page = text.markdown(made._replace(rows=rows), {name: row.run(None) for name, row in rows.items()})
+    assert "| paper |" in page
+    assert "30.0, other data" in page
+    assert "ours / paper" not in page
 
 
 # The command.

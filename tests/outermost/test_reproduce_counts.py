@@ -10,7 +10,7 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.reproduce import figures, seeds, to_target
-from fedjaxlite.reproduce.papers import ghosh2020, karimireddy2020
+from fedjaxlite.reproduce.papers import ghosh2020, karimireddy2020, li2020
 from fedjaxlite.reproduce.papers import reddi2021_tags as tags
 
 PEOPLE = helpers.regression((4, 9, 1, 6, 2))
@@ -90,21 +90,22 @@ def test_seeds_side_by_side_are_the_runs_of_each() -> None:
     """Under hyperparameters that reach the run as tracers, and measured after every second round."""
 
     def make(rate: object) -> fl.Rounds:
-        return fl.rounds(
-            helpers.fed_avg(rate), sampler=fl.sampling.uniform(3), aggregator=fl.weighted_mean(), execution=seeds.ONE
-        )
+        sampler = fl.sampling.uniform(4, dropout=0.5)
+        return fl.rounds(helpers.fed_avg(rate), sampler=sampler, aggregator=fl.weighted_mean(), execution=seeds.ONE)
 
     init = lambda key: {"w": jax.random.normal(key, (3,)), "b": jnp.float32(0)}  # noqa: E731
-    play = seeds.player(make, init, num_rounds=4, every=2, measure=lambda params: params["w"].sum())
-    states, measured = play(0.02, PEOPLE, 2)
-    assert measured.shape == (2, 2)
+    measure = lambda params, info: (params["w"].sum(), info.num_reported)  # noqa: E731
+    play = seeds.player(make, init, num_rounds=4, every=2, measure=measure)
+    states, (measured, reported) = play(0.02, PEOPLE, 2)
+    assert measured.shape == reported.shape == (2, 2)
     run = make(0.02)
     for seed in range(2):
         first, sample, noise = jax.random.split(jax.random.key(seed), 3)
         state = run.init(init(first), PEOPLE, key=sample, noise_key=noise)
         for r in range(4):
-            state, _ = run.step(state, PEOPLE)
+            state, info = run.step(state, PEOPLE)
             if r % 2:
+                assert reported[seed, r // 2] == info.num_reported
                 np.testing.assert_allclose(measured[seed, r // 2], state.params["w"].sum(), rtol=1e-5, atol=1e-6)
         assert helpers.max_difference(seeds.of_seed(states, seed).params, state.params) < 1e-5
     with pytest.raises(ValueError, match="`num_rounds` is 5; expected a multiple of `every`, 2"):
@@ -160,14 +161,26 @@ def test_invented_questions_tell_of_their_tags() -> None:
     assert tags.recall_at_5(jnp.asarray(logits, jnp.float32), truth) > tags.recall_at_5(common, truth) + 0.05
 
 
-def test_rows_are_drawn_by_their_settings(tmp_path) -> None:
+def test_rows_are_drawn_by_their_settings() -> None:
     rows = {"skewed: a": {"x": [1.0, 3.0]}, "skewed: b": {"x": 5.0}, "iid: a": {"x": [2.0, 2.0]}}
-    figure = figures.points(figures.by_setting(rows), ("x",), tmp_path / "points.png", xlabel="worth")
+    figure = figures.points(figures.by_setting(rows), ("x",), xlabel="worth")
     assert [axes.get_title() for axes in figure.axes] == ["skewed", "iid"]
     assert [text.get_text() for text in figure.axes[0].get_yticklabels()] == ["a", "b"]
     assert figure.axes[0].lines[0].get_xdata().tolist() == [2.0, 5.0]
-    assert (tmp_path / "points.png").stat().st_size > 5_000
     runs = {"skewed": {"a": np.array([[0.1, 0.3], [0.3, 0.5]])}, "iid": {"b": np.array([[0.5, 0.5]])}}
-    figure = figures.panels(runs, tmp_path / "panels.png", metric="score", every=5)
+    figure = figures.panels(runs, metric="score", every=5)
     assert [axes.get_title() for axes in figure.axes] == ["skewed", "iid"]
     np.testing.assert_allclose(figure.axes[0].lines[0].get_xydata(), [[5, 0.2], [10, 0.4]])
+
+
+def test_of_ten_devices_nine_are_stragglers_in_every_round_and_the_same_for_all_methods() -> None:
+    met = fl.sampling.with_stragglers(fl.sampling.uniform(10), 0.9, 0.0, exact=True)
+    kept = li2020.without_stragglers(met)
+    people = fl.Population({}, jnp.arange(31), max_size=1)
+    draw = jax.jit(jax.vmap(lambda r: [s.sample(jax.random.key(0), r, people) for s in (met, kept)]))
+    partial, dropped = jax.tree.map(np.asarray, draw(jnp.arange(200, dtype=jnp.int32)))
+    assert (dropped.reported.sum(1) == 1).all()
+    assert ((partial.work < 1).sum(1) == 9).all()
+    assert partial.reported.all()
+    np.testing.assert_array_equal(dropped.reported, partial.work == 1)
+    assert len(set(dropped.ids[dropped.reported])) == 30

@@ -407,7 +407,10 @@ def every_figure(**options):
         "epsilon": plots.epsilon(run, **options),
         "participation": plots.participation([[0, 1], [1, 2]], 3, **options),
         "partition": plots.partition(people, **options),
-        "reconstructions": plots.reconstructions({"original": np.ones((2, 4, 4))}, **options),
+        # the only one that never has a legend
+        "reconstructions": plots.reconstructions(
+            {"original": np.ones((2, 4, 4))}, **{name: value for name, value in options.items() if name != "legend"}
+        ),
         "roc": plots.roc({"a": ([0, 0.5, 1], [0, 0.7, 1])}, **options),
     }
 
@@ -429,6 +432,22 @@ def test_every_figure_is_complete_and_shows_in_a_notebook(tmp_path):
                 assert axis.get_ylabel()
             legend = axis.get_legend()
             assert legend is None or legend.get_window_extent().x0 >= axis.get_window_extent().x1, f"{name}: legend"
+
+
+def test_legends_can_be_left_out_of_every_figure():
+    drawn = every_figure(legend=False)
+    for name, figure in every_figure().items():
+        assert any(axis.get_legend() for axis in figure.axes) == (name != "reconstructions"), name
+        assert not any(axis.get_legend() for axis in drawn[name].axes), name
+        assert len(drawn[name].axes) == len(figure.axes)
+    people = fl.Population.from_arrays({"y": [0, 0, 1, 1]}, client_ids=["a", "a", "b", "b"])
+    assert not any(axis.get_legend() for axis in fl.plot_partition(people, legend=False).axes)
+    assert any(axis.get_legend() for axis in fl.plot_partition(people).axes)
+    axis = plots.curves({"a": [1.0, 2.0]}).axes[0]
+    plots.curves({"b": [1.0, 2.0]}, legend=False, axes=axis)
+    assert legend_of(axis) == ["a"]
+    with pytest.raises(ValueError, match="`legend` is 'right'; expected one of True, False"):
+        plots.curves({"a": [1.0]}, legend="right")
 
 
 def test_a_figure_of_ones_own_shows_too():

@@ -126,39 +126,26 @@ def rounds_of(task: Task, adaptive: bool, hyper: Any) -> fl.Rounds:
 
 
 def _player(task: Task, adaptive: bool) -> Callable[..., tuple[Any, Any]]:
-    """`play(hyper, num_seeds) -> (models [S, ...], {"clip_norm" [S, T], "accuracy" [S, T]})`, compiled once."""
+    """`play(hyper, population, num_seeds) -> (states, {"accuracy" [S, T], and "clip_norm" [S, T] where it moves})`."""
     accuracy = seeds.accuracy_of(task.model, task.test)
 
-    def one(hyper: Any, population: fl.Population, key: jax.Array) -> tuple[Any, Any]:
-        run = rounds_of(task, adaptive, hyper)
-        state = seeds.begin(run, task.model.init, population, key)
+    def measure(params: Any, info: fl.PassInfo) -> dict[str, jax.Array]:
+        moving = {"clip_norm": info.aggregator["adaptive_gaussian_clip_norm"]} if adaptive else {}
+        return {"accuracy": accuracy(params), **moving}
 
-        def a_round(state: Any, _: None) -> tuple[Any, Any]:
-            state, info = run.step(state, population)
-            clip_norm = (
-                info.aggregator["adaptive_gaussian_clip_norm"] if adaptive else jnp.asarray(hyper[0], jnp.float32)
-            )
-            return state, {"clip_norm": clip_norm, "accuracy": accuracy(run.params(state))}
-
-        state, curves = jax.lax.scan(a_round, state, None, length=task.num_rounds)
-        return run.params(state), curves
-
-    together = jax.jit(jax.vmap(one, in_axes=(None, None, 0)))
-    people = jax.device_put(task.train, jax.devices()[0])
-
-    def play(hyper: Any, num_seeds: int) -> tuple[Any, Any]:
-        return together(jax.tree.map(jnp.asarray, hyper), people, seeds.keys(num_seeds))
-
-    return play
+    make = lambda hyper: rounds_of(task, adaptive, hyper)  # noqa: E731
+    return seeds.player(make, task.model.init, num_rounds=task.num_rounds, measure=measure)
 
 
 def _cells(task: Task, setting: Setting, play: Callable[..., tuple[Any, Any]], num_seeds: int) -> Cells:
     hyper = (setting.clip_norm, setting.quantile, setting.noise)
-    models, curves = play(hyper, num_seeds)
+    states, curves = play(hyper, task.train, num_seeds)
     run = rounds_of(task, setting.adaptive, hyper)
-    clip_norms, accuracy = (np.asarray(curves[name], np.float64) for name in ("clip_norm", "accuracy"))
+    accuracy = np.asarray(curves["accuracy"], np.float64)
+    fixed = np.full_like(accuracy, np.float32(setting.clip_norm))
+    clip_norms = np.asarray(curves["clip_norm"], np.float64) if setting.adaptive else fixed
     norms = _norms(task, run)
-    last = [norms(jax.tree.map(lambda leaf, s=s: leaf[s], models)) for s in range(num_seeds)]
+    last = [norms(run.params(seeds.of_seed(states, s))) for s in range(num_seeds)]
     below = [100 * float((own <= clip).mean()) for own, clip in zip(last, clip_norms[:, -1], strict=True)]
     epsilon = privacy.epsilon(run, task.train, num_rounds=task.num_rounds, delta=_DELTA) if setting.noise else np.inf
     values = ((100 * accuracy[:, -1]).tolist(), clip_norms[:, -1].tolist(), below)
@@ -183,7 +170,7 @@ def _norms(task: Task, run: fl.Rounds) -> Callable[[Any], np.ndarray]:
     return lambda params: np.asarray(call(params, task.train, everyone, key=key)[1].clients["norm"])
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     """Left, accuracy over clip norms that are fixed, with the adaptive ones where they end; right, clip norms."""
     figure = style.new_figure((13.0, 4.0))
     left, right = figure.subplots(1, 2)
@@ -205,4 +192,4 @@ def _draw(done: Mapping[str, Cells], path: Path) -> None:
     if moving:
         fl.plots.curves(moving, metric="clip norm", axes=right)
         right.set_yscale("log")
-    style.finish(figure, path)
+    return figure

@@ -115,6 +115,6 @@ def clusters(state: Any, num_clients: int) -> np.ndarray:
     return np.asarray(jnp.asarray(state.clients.algorithm)[:num_clients])
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     accuracies = {name: np.asarray(cells["accuracies of seed 0"]) for name, cells in done.items()}
-    fl.plots.clients(accuracies, metric="test accuracy", title="rotated digits, seed 0", path=path)
+    return fl.plots.clients(accuracies, metric="test accuracy", title="rotated digits, seed 0")

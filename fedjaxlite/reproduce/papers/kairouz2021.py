@@ -153,9 +153,9 @@ def _table(name: str, sizes: str, task: Callable[[], Task], epsilons: tuple[floa
     title = f"{name}: test accuracy in %, {sizes}, {given.num_seeds} seeds"
     source = "Kairouz et al. (2021), https://arxiv.org/abs/2103.00039; Choquette-Choo et al. (2023), arXiv 2306.08153"
 
-    def draw(done: Mapping[str, Cells], path: Path) -> None:
+    def draw(done: Mapping[str, Cells]) -> Any:
         found = {kind: np.asarray([cells[column] for column in columns]).T for kind, cells in done.items()}
-        fl.plots.accuracy_against_epsilon(found, epsilons, ylabel="test accuracy [%]", title=sizes, path=path)
+        return fl.plots.accuracy_against_epsilon(found, epsilons, ylabel="test accuracy [%]", title=sizes)
 
     return Table(name, title, source, columns, rows, _NOTE, draw)
 
@@ -173,7 +173,7 @@ def _accuracies(task: Task, kind: str, times: int, epsilons: tuple[float, ...], 
         task.model.init,
         num_rounds=task.num_rounds,
         every=task.num_rounds,
-        measure=lambda params: evaluate(params)["accuracy"],
+        measure=lambda params, info: evaluate(params)["accuracy"],
     )
     found = []
     for epsilon in epsilons:

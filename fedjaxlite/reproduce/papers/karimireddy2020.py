@@ -103,7 +103,8 @@ def _player(method: str, num_clients: int, num_rounds: int) -> Callable[..., tup
         sampler = fl.sampling.uniform(max(2, num_clients // 5))
         return fl.rounds(algorithm, sampler=sampler, aggregator=fl.weighted_mean(), execution=seeds.ONE)
 
-    measure = seeds.accuracy_of(model, fl.datasets.load("digits")[1])
+    accuracy = seeds.accuracy_of(model, fl.datasets.load("digits")[1])
+    measure = lambda params, info: accuracy(params)  # noqa: E731
     return seeds.player(make, model.init, num_rounds=num_rounds, measure=measure)
 
 
@@ -119,8 +120,8 @@ def _best(curves: Mapping[float, np.ndarray]) -> tuple[float, list[float]]:
     return best, rounds[best]
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     """Test accuracy over rounds, a panel for each similarity."""
     columns = list(next(iter(done.values()))["curves"])
     runs = {column: {name: cells["curves"][column] for name, cells in done.items()} for column in columns}
-    figures.panels(runs, path, metric="test_accuracy")
+    return figures.panels(runs, metric="test_accuracy")

@@ -1,7 +1,8 @@
 """FedProx on synthetic(1, 1) with stragglers: partial work against dropping, and the proximal term.
 
 Li et al. (2020), https://arxiv.org/abs/1812.06127, figure 1: 30 devices, 10 a round, B = 10, E = 20, rate .01, mu = 1;
-at 90 % stragglers FedAvg, which drops them, is said to lose most. The paper shows curves of the training loss over 200
+at 90 % stragglers, nine of the ten in every round, FedAvg, which drops them, is said to lose most. As in the paper the
+number of stragglers is fixed, and all methods meet the same ones. The paper shows curves of the training loss over 200
 rounds; here is the mean over rounds 1 to T, which tells of speed and stability, and the end.
 """
 
@@ -29,9 +30,10 @@ _METHODS = {
 }
 _COLUMNS = ("mean training loss", "last training loss", "last test accuracy, %")
 _NOTE = (
-    "The paper has curves and no table. It reports 22 points more test accuracy at 90 % stragglers, a mean over five "
-    "data sets of which this is one; its draw of synthetic(1, 1) was not seeded, and ours is another. It trains 200 "
-    "rounds."
+    "In every round exactly that share of the ten are stragglers. The work of one is uniform over its steps, where "
+    "the paper draws whole epochs. The paper has curves and no table. It reports 22 points more test accuracy at 90 % "
+    "stragglers, a mean over five data sets of which this is one; its draw of synthetic(1, 1) was not seeded, and ours "
+    "is another. It trains 200 rounds."
 )
 
 
@@ -69,9 +71,10 @@ def _player(
     train, test = data
     model = fl.models.logistic(num_classes=10, input_shape=(60,))
     loss_fn = fl.losses.cross_entropy(model)
-    sampler = fl.sampling.uniform(3 if smoke else 10)
+    sampler = fl.sampling.uniform(6 if smoke else 10)
 
-    def measure(params: Any) -> dict[str, jax.Array]:
+    def measure(params: Any, info: fl.PassInfo) -> dict[str, jax.Array]:
+        del info
         of = lambda data: model.apply(params, jnp.asarray(data.features["x"]), train=False)  # noqa: E731
         losses = optax.softmax_cross_entropy_with_integer_labels(of(train), jnp.asarray(train.features["y"]))
         hits = jnp.argmax(of(test), -1) == jnp.asarray(test.features["y"])
@@ -79,20 +82,27 @@ def _player(
 
     def make(hyper: Any) -> fl.Rounds:
         share, mu = hyper
-        slow = fl.sampling.with_dropout if who == "dropped" else _partial_work
+        met = fl.sampling.with_stragglers(sampler, share, 0.0, exact=True)
         algorithm = algorithms.fed_prox(
             loss_fn, mu=mu, client_optimizer=optax.sgd(0.01), batch_size=10, epochs=2 if smoke else 20
         )
-        return fl.rounds(algorithm, sampler=slow(sampler, share), aggregator=fl.weighted_mean(), execution=seeds.ONE)
+        met = without_stragglers(met) if who == "dropped" else met
+        return fl.rounds(algorithm, sampler=met, aggregator=fl.weighted_mean(), execution=seeds.ONE)
 
     return seeds.player(make, model.init, num_rounds=num_rounds, measure=measure)
 
 
-def _partial_work(sampler: fl.Sampler, share: Any) -> fl.Sampler:
-    return fl.sampling.with_stragglers(sampler, share, 0.0)
+def without_stragglers(sampler: fl.Sampler) -> fl.Sampler:
+    """A sampler whose stragglers, the same ones, do not report."""
+
+    def sample(key: Any, round_number: Any, population: Any) -> fl.Cohort:
+        cohort = sampler.sample(key, round_number, population)
+        return cohort._replace(reported=cohort.reported & (cohort.work >= 1.0))
+
+    return sampler._replace(sample=sample, name=f"{sampler.name}, dropped")
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     """The training loss over rounds, a panel for each share of stragglers, as in the paper."""
     losses = {name: cells["losses"] for name, cells in done.items()}
-    figures.panels(figures.by_setting(losses), path, metric="training loss")
+    return figures.panels(figures.by_setting(losses), metric="training loss")

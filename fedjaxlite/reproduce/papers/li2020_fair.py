@@ -62,6 +62,6 @@ def li2020_fair(given: Arguments) -> Table:
     return Table("li2020-fair", title, source, _COLUMNS, rows, _NOTE, _draw)
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     accuracies = {name: np.asarray(cells["accuracies of seed 0"]) for name, cells in done.items()}
-    fl.plots.clients(accuracies, metric="test accuracy", title="synthetic(1, 1), seed 0", path=path)
+    return fl.plots.clients(accuracies, metric="test accuracy", title="synthetic(1, 1), seed 0")

@@ -159,7 +159,7 @@ def _text(iid: bool, smoke: bool, data_dir: Path | None) -> Task:
     return Task(model, fl.losses.sequence_cross_entropy(model), train, fl.evaluate(model, test), 0.54)
 
 
-def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Path) -> None:
+def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells]) -> Any:
     """Rounds to the target, ours as means with intervals and the paper's, one line a cell."""
     from matplotlib.ticker import LogLocator, NullFormatter
 
@@ -188,4 +188,4 @@ def _draw(papers: Mapping[str, int | None], done: Mapping[str, Cells], path: Pat
     axes.set_xlabel("rounds to the target accuracy")
     axes.grid(True, axis="x", which="both", color="0.92")
     figure.legend(loc="outside upper center", ncols=2, frameon=False, fontsize=9)
-    style.finish(figure, path)
+    return figure

@@ -99,7 +99,7 @@ def _summary(losses: np.ndarray) -> dict[str, list[float]]:
     return {name: [float(v) for v in column] for name, column in zip(_COLUMNS, values, strict=True)}
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     """The two panels of the figure: all pairs, and the better parent of the first."""
     figure = style.new_figure((9, 3.8))
     for axes, (name, cells) in zip(figure.subplots(1, len(done), squeeze=False)[0], done.items(), strict=True):
@@ -112,4 +112,4 @@ def _draw(done: Mapping[str, Cells], path: Path) -> None:
         axes.set_xlabel("mixing weight θ: θ w + (1 − θ) w′")
         axes.set_ylabel("loss on the training set")
         axes.legend(frameon=False)
-    style.finish(figure, path)
+    return figure

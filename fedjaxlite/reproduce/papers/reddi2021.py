@@ -80,7 +80,7 @@ def searched(task: Task, method: str, num_seeds: int) -> Cells:
         task.model.init,
         num_rounds=task.num_rounds,
         every=every,
-        measure=task.scores,
+        measure=lambda params, info: task.scores(params),
     )
     tried: dict[tuple[float, ...], float] = {}
     points = list(itertools.product(*grid.values()))
@@ -131,8 +131,8 @@ def _told(value: float, grid: tuple[float, ...]) -> str:
     return f"{value:g}" + (" *" if edge else "")
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
+def _draw(done: Mapping[str, Cells]) -> Any:
     """Test scores over rounds, a panel for each task."""
     every = next(iter(done.values()))["every"]
     curves = {name: cells["curves"] for name, cells in done.items()}
-    figures.panels(figures.by_setting(curves), path, metric="test score [%]", every=every)
+    return figures.panels(figures.by_setting(curves), metric="test score [%]", every=every)

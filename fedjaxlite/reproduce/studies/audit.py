@@ -74,8 +74,8 @@ def audit(given: Arguments) -> Table:
     return Table("audit", title, source, _COLUMNS, {name: row(name) for name in names}, _NOTE, _draw)
 
 
-def _draw(done: Mapping[str, Cells], path: Path) -> None:
-    figures.points({"epsilon claimed, and measured from below": done}, _COLUMNS[:3], path, xlabel="epsilon")
+def _draw(done: Mapping[str, Cells]) -> Any:
+    return figures.points({"epsilon claimed, and measured from below": done}, _COLUMNS[:3], xlabel="epsilon")
 
 
 def _one_run(name: str, num_canaries: int, hidden: int) -> tuple[float, float]:

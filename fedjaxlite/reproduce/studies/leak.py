@@ -100,8 +100,8 @@ def _table(name: str, given: Arguments, sizes: Sizes, expected: Expected) -> Tab
     title = f"leak-{name}: images of {of} from what the server sees, means over images with 95 % intervals"
     columns = [f"{method}, {what}" for what in ("dB", "above chance") for method in METHODS]
 
-    def draw(done: Mapping[str, Cells], path: Path) -> None:
-        _draw(done, path, f"{of}: reconstructions from what the server sees, with their PSNR in dB")
+    def draw(done: Mapping[str, Cells]) -> Any:
+        return _draw(done, f"{of}: reconstructions from what the server sees, with their PSNR in dB")
 
     return Table(f"leak-{name}", title, _SOURCE, [*columns, "right labels, %"], rows, _NOTE, draw)
 
@@ -214,7 +214,7 @@ def _labels(found: leak_views.Seen, view: str, layer: Any) -> np.ndarray:
     return np.minimum(counts, truth).sum(1) / num
 
 
-def _draw(done: Mapping[str, Cells], path: Path, title: str) -> None:
+def _draw(done: Mapping[str, Cells], title: str) -> Any:
     """The attacks side by side, a row for each view."""
     rows, captions = {}, {}
     for view, cells in done.items():
@@ -222,4 +222,4 @@ def _draw(done: Mapping[str, Cells], path: Path, title: str) -> None:
         rows.setdefault("original", np.concatenate([_images(cells["originals"], *size)] * len(METHODS)))
         rows[view] = np.concatenate([_images(cells["pictures"][method], *size) for method in METHODS])
         captions[view] = [f"{value:.1f}" for method in METHODS for value in cells[f"{method}, dB"][:SHOWN]]
-    fl.plots.reconstructions(rows, captions=captions, headings=METHODS, group=SHOWN, title=title, path=path)
+    return fl.plots.reconstructions(rows, captions=captions, headings=METHODS, group=SHOWN, title=title)

@@ -132,8 +132,7 @@ def through(chain: fl.Aggregator, updates: PyTree, key: Any) -> tuple[PyTree, Py
     """Sends one cohort's updates `[K, ...]` through a chain: each client's message, and what the server decodes."""
     count = jax.tree.leaves(updates)[0].shape[0]
     shapes = jax.eval_shape(lambda: jax.tree.map(lambda leaf: leaf[0], updates))
-    weight = jax.ShapeDtypeStruct((), jnp.float32)
-    state, _ = chain.init(fl.Wire(shapes, weight, {}, {}, capacity=count, num_clients=count))
+    state, _ = chain.init(fl.wire_of(shapes, weight=1.0, capacity=count, num_clients=count))
     own = chain.init_client(shapes)
     to_begin, to_encode, to_noise, to_decode = jax.random.split(key, 4)
     ids, everyone = jnp.arange(count, dtype=jnp.int32), jnp.ones(count, bool)

@@ -203,6 +203,10 @@ class TestSamplers:
             (fl.sampling.with_deadline(poisson(), reports=10), 50, "zero_out", 2),
             (fl.sampling.with_deadline(fl.sampling.full(N), reports=50), 50, "zero_out", 2),
             (fl.sampling.with_deadline(fl.sampling.uniform(20), reports=10), 50, "replace_one", 2),
+            # Who is slow then depends on who is there: a client more or less changes the work of another.
+            (fl.sampling.with_stragglers(fl.sampling.full(N), 0.5, 0.1, exact=True), 50, "zero_out", 1),
+            (fl.sampling.with_stragglers(poisson(), 0.5, 0.1, exact=True), 50, "zero_out", 2),
+            (fl.sampling.with_stragglers(fl.sampling.uniform(10), 0.5, 0.1, exact=True), 50, "replace_one", 2),
         ],
         ids=lambda value: value.name if isinstance(value, fl.Sampler) else None,
     )

@@ -1,5 +1,6 @@
 """The inverses of epsilon: how much noise, and how many rounds, for a budget."""
 
+import importlib
 import math
 
 import pytest
@@ -8,6 +9,8 @@ from private_runs import DELTA, N, noised, poisson, run
 import fedjaxlite as fl
 from fedjaxlite.privacy.accounting import calibrate, epsilon, max_rounds, search
 from fedjaxlite.privacy.correlated.codecs import tree_gaussian
+
+calibrate_module = importlib.import_module("fedjaxlite.privacy.accounting.calibrate")  # the function has its name
 
 
 class TestCalibration:
@@ -29,6 +32,19 @@ class TestCalibration:
         """Opacus: 1.2915 by PRV, whose epsilon is up to 0.01 above ours; q = 0.04, epsilon 8, 2000 rounds."""
         found = calibrate(lambda z: run(poisson(0.04), noised(z)), N, epsilon=8.0, delta=1e-5, num_rounds=2000)
         assert found == pytest.approx(1.290023, rel=1e-4)
+
+    @pytest.mark.parametrize(
+        ("rate", "budget", "num_rounds"), [(0.1, 8.0, 20), (0.1, 1.0, 300), (0.1, 0.1, 50), (0.002, 0.3, 2000)]
+    )
+    def test_few_figures_are_computed_in_full(self, monkeypatch, rate, budget, num_rounds) -> None:
+        """One takes up to a second; those on coarser grids, which lead there, take next to nothing."""
+        calls, figures = [], calibrate_module.figures
+        monkeypatch.setattr(calibrate_module, "figures", lambda *args: calls.append(args) or figures(*args))
+        make = lambda z: run(poisson(rate), noised(z))  # noqa: E731
+        found = calibrate(make, N, epsilon=budget, delta=DELTA, num_rounds=num_rounds)
+        assert len(calls) <= 4
+        own = epsilon(make(found), N, num_rounds=num_rounds, delta=DELTA)
+        assert own <= budget < epsilon(make(found * (1 - 2e-5)), N, num_rounds=num_rounds, delta=DELTA)
 
     def test_one_exact_release(self) -> None:
         make = lambda z: run(fl.sampling.full(N), noised(z))  # noqa: E731
@@ -93,6 +109,24 @@ class TestSearch:
         wall = lambda z: math.inf if z < 3 else 0.0  # noqa: E731
         assert search.least_noise(wall, 1.0) == pytest.approx(3.0, rel=1e-5)
         assert search.least_noise(lambda z: 0.0, 1.0) < 1e-5
+
+    @pytest.mark.parametrize("scale", [1e-4, 1.0, 1e4])
+    @pytest.mark.parametrize("off", [1.0, 1.0 + 1e-6, 1.3, 50.0, 0.01, math.inf, 0.0])
+    def test_rough_curves_lead_and_never_decide(self, scale, off) -> None:
+        calls = []
+        curve = lambda z: calls.append(z) or (scale / z) ** 1.3  # noqa: E731
+        found = search.least_noise(curve, 1.0, [(lambda z: off * (scale / z) ** 1.1, 1e-3)])
+        assert curve(found) <= 1.0
+        assert found == pytest.approx(scale, rel=1e-5)
+        if 1.0 <= off <= 50:
+            assert len(calls) < 6
+
+    def test_noise_is_found_where_a_curve_bends_and_jumps(self) -> None:
+        """Epsilon is linear in 1/z at much noise, square at little, and steps where accountants change."""
+        for target in (1e-3, 0.2, 1.0, 9.0, 1e3):
+            curve = lambda z: (1.0 if z > 2 else 1.5) * (0.7 / z + 0.5 / z**2)  # noqa: E731
+            found = search.least_noise(curve, target)
+            assert curve(found) <= target < curve(found * (1 - 1e-5))
 
     @pytest.mark.parametrize("power", [0.5, 1.0, 3.0])
     def test_rounds_are_found_exactly_in_few_steps(self, power) -> None:
