@@ -21,6 +21,10 @@ from fedjaxlite.training.run_folder import RunFolder, prepare
 from fedjaxlite.training.train import History, train
 
 
+FAILED = 3
+"""What the command line exits with where the run itself failed: no update was finite, or the loss left all bounds."""
+
+
 def run(settings: Settings) -> None:
     """Trains, and says where everything is."""
     arguments = to_arguments(settings)
@@ -46,15 +50,29 @@ def run(settings: Settings) -> None:
             out_dir=out,
             observers=job.observers,
             progress=settings.progress,
+            checkpoint_every=settings.checkpoint_every,
             resume=settings.resume is not None,
+            accept_changes=settings.accept_changes,
+            lost_rounds=settings.lost_rounds or None,
+            diverged_rounds=settings.diverged_rounds or None,
             target=target,
             tensorboard=settings.tensorboard,
             config={"command": shlex.join(["fedjaxlite", *sys.argv[1:]]), "arguments": arguments, **job.config},
         )
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted; go on by: fedjaxlite run --resume {shlex.quote(str(out))}", err=True)
+        typer.echo(f"\ninterrupted; {_go_on(out)}", err=True)
         raise typer.Exit(130) from None
+    except SystemExit as ended:  # by SIGTERM, as `train` documents
+        typer.echo(f"ended by SIGTERM; {_go_on(out)}", err=True)
+        raise typer.Exit(int(ended.code or 0)) from None
     _conclude(history, job, RunFolder(Path(out)))
+    if history.failed:
+        typer.echo(f"failed: {history.stopped}", err=True)
+        raise typer.Exit(FAILED)
+
+
+def _go_on(out: Path) -> str:
+    return f"go on by: fedjaxlite run --resume {shlex.quote(str(out))}"
 
 
 def plan(settings: Settings) -> None:
@@ -115,8 +133,9 @@ def _fresh_folder(dataset: str) -> Path:
 
 def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
     """The last words: how good it is, what it took, and where everything lies."""
-    last = history.records[-1]
-    evaluated = [record for record in history.records if "test_accuracy" in record]
+    kept = [record for record in history.records if not record.get("missing")]
+    last = kept[-1]
+    evaluated = [record for record in kept if "test_accuracy" in record]
     if evaluated:
         final, best = evaluated[-1], max(evaluated, key=lambda record: record["test_accuracy"])
         typer.echo(
@@ -125,7 +144,9 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
         )
     if "epsilon" in last:
         typer.echo(f"epsilon {last['epsilon']:.4g} at delta {job.settings.delta:.3g}, per client")
-    sent = [sum(record[name] for record in history.records) for name in ("bytes_up", "bytes_down")]
-    typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}")
+    sent = [sum(record[name] for record in kept) for name in ("bytes_up", "bytes_down")]
+    lost = len(history.records) - len(kept)
+    beside = f" (without {lost} rounds whose records are missing)" if lost else ""
+    typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}{beside}")
     written = [path.name for path in (folder.records, folder.config, folder.curves, folder.checkpoints)]
     typer.echo(f"{folder.path}: {', '.join(written)}")

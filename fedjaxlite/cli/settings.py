@@ -17,7 +17,7 @@ MODELS = Literal["mlp", "2nn", "logistic", "cnn", "dropout-cnn", "cifar-cnn", "l
 SAMPLERS = Literal["uniform", "poisson", "cyclic", "available"]
 SERVER_OPTIMIZERS = Literal["sgd", "momentum", "adam", "yogi", "adagrad"]
 
-_NOT_KEPT = ("out", "resume", "config", "progress", "debug", "compile_cache")
+_NOT_KEPT = ("out", "resume", "accept_changes", "config", "progress", "debug", "compile_cache")
 """Options that say nothing about what a run computes."""
 
 
@@ -134,6 +134,24 @@ class Settings(NamedTuple):
         float | None, _option(PRIVACY, "The delta that goes with epsilon.", metavar="DELTA", show_default="N^-1.1")
     ] = None
     evaluate_every: Annotated[int, _option(EVALUATION, "Rounds between evaluations.", min=1, metavar="N")] = 1
+    lost_rounds: Annotated[
+        int,
+        _option(
+            EVALUATION,
+            "End the run, with code 3, after so many rounds in a row without any finite update; 0 never does.",
+            min=0,
+            metavar="N",
+        ),
+    ] = 10
+    diverged_rounds: Annotated[
+        int,
+        _option(
+            EVALUATION,
+            "End the run, with code 3, when a loss was out of all bounds so many times in a row; 0 never does.",
+            min=0,
+            metavar="N",
+        ),
+    ] = 10
     target_accuracy: Annotated[
         float | None,
         _option(EVALUATION, "Stop at the first evaluated round with this test accuracy.", metavar="SHARE"),
@@ -175,10 +193,18 @@ class Settings(NamedTuple):
     out: Annotated[
         Path | None, _option(OUTPUT, "Folder to write to.", metavar="DIR", show_default="runs/DATASET-TIME")
     ] = None
+    checkpoint_every: Annotated[
+        int | None,
+        _option(OUTPUT, "Rounds between checkpoints.", min=1, metavar="N", show_default="one every half minute"),
+    ] = None
     resume: Annotated[
         Path | None,
         _option(OUTPUT, "Go on with the run in this folder; other options come from its config.toml.", metavar="DIR"),
     ] = None
+    accept_changes: Annotated[
+        bool,
+        _option(OUTPUT, "With --resume: go on although a rate, the loss or the sampler changed.", "--accept-changes"),
+    ] = False
     config: Annotated[
         Path | None, _option(OUTPUT, "Repeat the run of a config.toml; options given here win.", metavar="FILE")
     ] = None

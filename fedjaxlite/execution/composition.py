@@ -23,6 +23,7 @@ from fedjaxlite.execution.one_round import (
     templates,
     traffic,
 )
+from fedjaxlite.execution.part_programs import part_programs
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
@@ -44,6 +45,8 @@ class Rounds(NamedTuple):
       client_params: `client_params(state, client) -> params`, one client's personalized model.
       traffic: `traffic(params, population) -> Traffic`.
       wire: `wire(params, population) -> Wire`, the facts at the end of the chain, for accountants.
+      parts: `parts(state, population, lanes=None) -> {name: programs}`, what clients, server and sampler compute, as
+        traced programs; see `execution.part_programs`.
       algorithm, sampler, aggregator, execution: what was composed.
     """
 
@@ -55,6 +58,7 @@ class Rounds(NamedTuple):
     client_params: Callable[[RoundState, int], PyTree]
     traffic: Callable[[PyTree, Population], Traffic]
     wire: Callable[[PyTree, Population], Wire]
+    parts: Callable[..., dict[str, tuple[Any, ...]]]
     algorithm: Algorithm
     sampler: Sampler
     aggregator: Aggregator
@@ -162,6 +166,7 @@ def rounds(
         client_params=client_params,
         traffic=lambda params, population: traffic(program, params, population),
         wire=lambda params, population: templates(program, params, population)[2],
+        parts=lambda state, population, lanes=None: part_programs(program, state, population, lanes),
         algorithm=algorithm,
         sampler=sampler,
         aggregator=aggregator,

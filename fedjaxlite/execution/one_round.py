@@ -221,12 +221,16 @@ def _one_round(
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
     """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
-    _, _, wire = templates(program, params, population)
+    return traffic_on(templates(program, params, population)[2], program.algorithm, params)
+
+
+def traffic_on(wire: Wire, algorithm: Algorithm, params: PyTree) -> Traffic:
+    """The same, where the wire at the end of the chain is known already."""
     entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
     value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(wire.value)
-    server_state = jax.eval_shape(program.algorithm.init, params)
-    down = jax.eval_shape(lambda s: broadcast(program.algorithm, s), server_state)
-    resident = jax.eval_shape(program.algorithm.resident, down)
+    server_state = jax.eval_shape(algorithm.init, params)
+    down = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
+    resident = jax.eval_shape(algorithm.resident, down)
     return Traffic(up=value + _num_bytes((wire.weight, wire.scalars)), down=_num_bytes(down) - _num_bytes(resident))
 
 

@@ -7,6 +7,7 @@ live plot is an observer like those in this room:
     records.py    one dict of plain numbers a round, and the file of JSON lines that holds them
     files.py      records and event files, written round by round
     stopping.py   a target that is reached, a metric that no longer improves
+    guards.py     the end of a run that has nothing left to gain
     progress.py   a bar on a terminal, plain lines elsewhere
 
 What comes in: whatever watches a run of any algorithm. What it watches for privacy stands in `privacy/`.
@@ -14,6 +15,8 @@ What comes in: whatever watches a run of any algorithm. What it watches for priv
 
 from fedjaxlite.observers.files import to_jsonl as to_jsonl
 from fedjaxlite.observers.files import to_tensorboard as to_tensorboard
+from fedjaxlite.observers.guards import stop_when_diverged as stop_when_diverged
+from fedjaxlite.observers.guards import stop_when_lost as stop_when_lost
 from fedjaxlite.observers.observer import History as History
 from fedjaxlite.observers.observer import LastRound as LastRound
 from fedjaxlite.observers.observer import Observer as Observer

@@ -18,10 +18,13 @@ class Stop(NamedTuple):
     Attributes:
       reason: why; it becomes `History.stopped`.
       extra: scalars to add to the round's record.
+      failed: the run did not end well: nothing is left to train on. It becomes `History.failed`; the command line ends
+        with code 3 then.
     """
 
     reason: str
     extra: Mapping[str, float] = {}
+    failed: bool = False
 
 
 class LastRound(NamedTuple):
@@ -69,11 +72,13 @@ class History(NamedTuple):
       state: the last RoundState.
       records: one dict a round; see `fedjaxlite.records`.
       stopped: why the run ended before its last round, or None.
+      failed: whether that was since it could not go on well: no update was finite, or the loss left all bounds.
     """
 
     state: RoundState
     records: list[Record]
     stopped: str | None = None
+    failed: bool = False
 
 
 def _ignore_start(start: Start) -> None:

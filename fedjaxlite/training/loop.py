@@ -1,8 +1,9 @@
 """The loop under `train`: dispatches of rounds, evaluations, observers and checkpoints, at a fixed pace."""
 
+import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import NamedTuple
 
 import jax
@@ -11,12 +12,19 @@ from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
 from fedjaxlite.execution.composition import Rounds
+from fedjaxlite.execution.one_round import traffic_on
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
 from fedjaxlite.observers.observer import History, LastRound, Observer, Start, Stop
 from fedjaxlite.observers.records import Record
+from fedjaxlite.training import preemption
 from fedjaxlite.training.checkpoints import Checkpoints
 from fedjaxlite.training.measures import Measures
+
+LOG = logging.getLogger("fedjaxlite")
+
+MOST_ROUNDS = 2**31 - 1
+"""The rounds that a state can count."""
 
 _DISPATCH = 10
 """Rounds in a dispatch where nothing asks for fewer: enough to hide its cost, few enough that progress is seen."""
@@ -70,6 +78,8 @@ class Run(NamedTuple):
       pace: when what happens.
       kept: where checkpoints go, or None.
       better: which way metrics are better, as the user says.
+      asked: whether the process was asked to end (by SIGTERM).
+      began: the round at which the records of the run's folder begin.
     """
 
     rounds: Rounds
@@ -79,10 +89,12 @@ class Run(NamedTuple):
     pace: Pace
     kept: Checkpoints | None
     better: Mapping[str, Direction] = {}
+    asked: Callable[[], bool] = lambda: False
+    began: int = 0
 
 
 def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
-    """Runs from a state to the last round, or until an observer stops it.
+    """Runs from a state to the last round, or until an observer or SIGTERM stops it.
 
     Args:
       run: what to run.
@@ -95,9 +107,9 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
     done, pace = int(records.here(state.round)), run.pace
     if done >= pace.num_rounds:
         return History(state, earlier)
-    history, stopped, started = list(earlier), None, []
+    history, stop, started = list(earlier), None, []
     saved, saved_at = done, time.monotonic()
-    begin = time.monotonic() - (earlier[-1].get("elapsed", 0.0) if earlier else 0.0)
+    begin = time.monotonic() - _elapsed(earlier)
     try:
         start = _first_look(run, state, earlier)
         last = _last_round(run.observers, start)
@@ -108,31 +120,41 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
         for observer in run.observers:
             observer.start(start._replace(num_rounds=pace.num_rounds))
             started.append(observer)
-        while done < pace.num_rounds and stopped is None:
+        while done < pace.num_rounds and stop is None:
             state, new = _dispatch(run, state, start, begin)
             done += len(new)
             for record in new:
                 history.append(record)
-                stopped = _tell(run.observers, record, state) or stopped
-            if run.kept and (stopped or pace.saves(done, time.monotonic() - saved_at)):
-                run.kept.save(state)
+                stop = _tell(run.observers, record, state) or stop
+            if run.kept and preemption.anywhere(run.asked()):
+                stop = stop or Stop("SIGTERM")
+            if run.kept and (stop or pace.saves(done, time.monotonic() - saved_at)):
+                run.kept.save(state, run.began)
                 saved, saved_at = done, time.monotonic()
-        stopped = stopped or last.reason or None
+        stop = stop or (Stop(last.reason) if last.reason else None)
     except BaseException as error:
-        stopped = "interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}"
+        stop = Stop("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
         if isinstance(error, KeyboardInterrupt) and run.kept and done > saved and not _deleted(state):
-            run.kept.save(state)
+            run.kept.save(state, run.began)
         raise
     finally:
+        ended = History(state, history, stop.reason if stop else None, bool(stop and stop.failed))
         for observer in reversed(started):
-            observer.end(History(state, history, stopped))
-    return History(state, history, stopped)
+            observer.end(ended)
+    LOG.log(logging.ERROR if ended.failed else logging.INFO, "ended after round %d: %s", done, ended.stopped or "done")
+    return ended
+
+
+def _elapsed(earlier: list[Record]) -> float:
+    """Seconds of the rounds before; those of the last record that has them."""
+    return next((record["elapsed"] for record in reversed(earlier) if "elapsed" in record), 0.0)
 
 
 def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
     """What observers are told before the first round."""
     params = run.rounds.params(state)
-    traffic, wire = run.rounds.traffic(params, run.population), run.rounds.wire(params, run.population)
+    wire = run.rounds.wire(params, run.population)
+    traffic = traffic_on(wire, run.rounds.algorithm, params)
     metrics = run.measure(state) if run.measure else {}
     better: dict[str, Direction] = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
     return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire, better)
@@ -174,17 +196,17 @@ def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[
     return state, new
 
 
-def _tell(watching: tuple[Observer, ...], record: Record, state: RoundState) -> str | None:
-    """Tells every observer, adds to the record what they give, and returns why to stop, if any says so."""
-    reason = None
+def _tell(watching: tuple[Observer, ...], record: Record, state: RoundState) -> Stop | None:
+    """Tells every observer, adds to the record what they give, and returns the first Stop, if any says so."""
+    stop = None
     for observer in watching:
         answer = observer.round(record, state)
         if isinstance(answer, Stop):
-            reason = reason or answer.reason
+            stop = stop or answer
             record.update(answer.extra)
         elif isinstance(answer, Mapping):
             record.update(records.scalars_of(answer, "an observer"))
-    return reason
+    return stop
 
 
 def _deleted(state: RoundState) -> bool:
@@ -205,6 +227,9 @@ def piece_of(rounds: Rounds, most: int | None, watching: list[Observer], asked: 
         checks.positive_int(rounds_per_dispatch=most)
     if any(observer.every_round for observer in watching) or not rounds.execution.jit:
         return 1
-    most = _DISPATCH if most is None else most
-    interval = math.gcd(*asked)
-    return max(n for n in range(1, most + 1) if interval % n == 0)
+    most = _DISPATCH if most is None else int(most)
+    interval = math.gcd(*(every for every in asked if every <= MOST_ROUNDS))
+    if interval == 0:
+        return min(most, MOST_ROUNDS)
+    small = [n for n in range(1, math.isqrt(interval) + 1) if interval % n == 0]
+    return max(n for n in [*small, *(interval // n for n in small)] if n <= most)

@@ -14,22 +14,26 @@ import jax
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.layout import resolve, with_lanes
+from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.files import replace_text
-from fedjaxlite.training import checkpoints
+from fedjaxlite.training import identity
 from fedjaxlite.training.run_folder import RunFolder
 
 _PACKAGES = ("jax", "jaxlib", "flax", "optax", "numpy", "orbax-checkpoint")
 
 
-def describe(rounds: Rounds, state: RoundState, population: Population, who: Mapping[str, Any]) -> dict[str, Any]:
+def describe(
+    rounds: Rounds, state: RoundState, population: Population, who: Mapping[str, Any], traffic: Traffic
+) -> dict[str, Any]:
     """What the library can tell of a run by itself.
 
     Args:
       rounds: the run.
       state: any state of it.
       population: what it trains on.
-      who: its `checkpoints.identity`.
+      who: its `identity.identity`.
+      traffic: bytes of one client in one round.
 
     Returns:
       a dict of tables for TOML: "date", "versions", "platform", "git" where there is a repository, "algorithm",
@@ -38,7 +42,6 @@ def describe(rounds: Rounds, state: RoundState, population: Population, who: Map
     capacity = rounds.sampler.capacity
     layout = with_lanes(resolve(rounds.execution, capacity), rounds.params(state), population, capacity)
     execution = rounds.execution._replace(lanes=layout.lanes, devices=layout.num_devices)
-    traffic = rounds.traffic(rounds.params(state), population)
     sizes = population.num_examples
     return {
         "date": _now(),
@@ -51,9 +54,9 @@ def describe(rounds: Rounds, state: RoundState, population: Population, who: Map
         },
         **_git(),
         "algorithm": who["algorithm"],
-        "sampler": {**who["sampler"], "accounting": checkpoints.plain(rounds.sampler.accounting)},
+        "sampler": {**who["sampler"], "accounting": identity.plain(rounds.sampler.accounting)},
         "aggregator": who["aggregator"],
-        "execution": checkpoints.plain(execution),
+        "execution": identity.plain(execution),
         "population": {
             **who["population"],
             "num_examples": int(sizes.sum()),
@@ -71,7 +74,7 @@ def describe(rounds: Rounds, state: RoundState, population: Population, who: Map
 
 def versions() -> dict[str, str]:
     """The versions of Python, this library and what it stands on; packages that are not installed are left out."""
-    found = {"python": platform.python_version(), "fedjaxlite": checkpoints.library_version()}
+    found = {"python": platform.python_version(), "fedjaxlite": identity.library_version()}
     for name in _PACKAGES:
         try:
             found[name] = metadata.version(name)
@@ -81,7 +84,7 @@ def versions() -> dict[str, str]:
 
 
 def write(
-    folder: RunFolder, about: Mapping[str, Any], extra: Mapping[str, Any], *, from_round: int | None = None
+    folder: RunFolder, about: Mapping[str, Any], extra: Mapping[str, Any], *, resumed: Mapping[str, Any] | None = None
 ) -> None:
     """Writes a run's config.toml, all or nothing; a run that goes on keeps what is there and notes that it did.
 
@@ -89,7 +92,7 @@ def write(
       folder: the run's folder.
       about: the tables of `describe`.
       extra: the caller's own tables; after a resume they replace the old ones.
-      from_round: where the run goes on, or None for a new one.
+      resumed: what to note of a run that goes on, "from_round" first; None for a new one.
 
     Raises:
       ValueError: a table of `extra` has the name of one that the library writes.
@@ -99,10 +102,10 @@ def write(
     taken = sorted(set(extra) & {*about, "resumed"})
     if taken:
         raise ValueError(f"`config` has {', '.join(taken)}, which the library writes itself; choose another name.")
-    tables = {**about, **checkpoints.plain(extra)}
-    if from_round is not None:
+    tables = {**about, **identity.plain(extra)}
+    if resumed is not None:
         old = read(folder.config) if folder.config.exists() else {}
-        entry = {"date": _now(), "from_round": from_round, "versions": versions()}
+        entry = {"date": _now(), **resumed, "versions": versions()}
         tables = {**old, **tables, "resumed": [*old.get("resumed", []), entry]}
     replace_text(folder.config, tomli_w.dumps(tables))
 

@@ -1,9 +1,24 @@
-"""The folder of a run: what lies where in it, and when it may be used."""
+"""The folder of a run: what lies where in it, when it may be used, and by whom."""
 
+import contextlib
+import logging
 import os
+import platform
 import uuid
+from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
+
+LOG = logging.getLogger("fedjaxlite")
 
 
 class RunFolder(NamedTuple):
@@ -17,6 +32,7 @@ class RunFolder(NamedTuple):
       checkpoints: a folder with one folder a checkpoint. It holds the noise key of a private run and is therefore
         readable by its owner only.
       tensorboard: a folder of event files.
+      lock: what a process holds while it runs; the file stays, the lock does not.
     """
 
     path: Path
@@ -45,6 +61,11 @@ class RunFolder(NamedTuple):
     def tensorboard(self) -> Path:
         """`tensorboard/`."""
         return self.path / "tensorboard"
+
+    @property
+    def lock(self) -> Path:
+        """`.lock`."""
+        return self.path / ".lock"
 
 
 def prepare(out_dir: str | os.PathLike[str], *, resume: bool) -> RunFolder:
@@ -80,6 +101,66 @@ def prepare(out_dir: str | os.PathLike[str], *, resume: bool) -> RunFolder:
             "that can",
         ) from error
     return folder
+
+
+@contextlib.contextmanager
+def held(out_dir: str | os.PathLike[str], *, resume: bool) -> Generator[RunFolder]:
+    """Makes the folder of a run, as `prepare` does, and holds its lock: the first process for all.
+
+    The lock is the operating system's own and gone with the process, however that ends. A second process is refused,
+    and so is a second run in the same process. On systems without `flock` (Windows) nothing is locked. On a network's
+    file system the lock holds as far as that passes it on (NFS does from version 4 on, Lustre where it is mounted so);
+    where it refuses to lock, a warning says so and the run goes on without. A child that the process forked, and that
+    outlives it, keeps the lock.
+
+    Args:
+      out_dir: the folder.
+      resume: whether a run in it is to go on.
+
+    Raises:
+      OSError: as `prepare`.
+      RuntimeError: another run holds it.
+    """
+    folder, refusal = prepare(out_dir, resume=resume), None
+    with contextlib.ExitStack() as stack:
+        if jax.process_index() == 0:
+            try:
+                stack.enter_context(_lock(folder))
+                prepare(out_dir, resume=resume)  # the run that held it until now may have left something
+            except (OSError, RuntimeError) as error:
+                refusal = error
+        if jax.process_count() > 1:  # nobody writes before everybody has looked
+            free = bool(multihost_utils.broadcast_one_to_all(np.bool_(refusal is None)))
+            if not free and refusal is None:
+                refusal = RuntimeError(f"`out_dir` is {str(folder.path)!r}, which the first process could not take.")
+        if refusal is not None:
+            raise refusal
+        yield folder
+
+
+@contextlib.contextmanager
+def _lock(folder: RunFolder) -> Generator[None]:
+    if fcntl is None:
+        LOG.info("this system has no flock: nothing keeps a second run out of %s", folder.path)
+        yield
+        return
+    with folder.lock.open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(
+                f"`out_dir` is {str(folder.path)!r}, where another run is going on "
+                f"({file.read().strip() or 'unknown'}). Two would lose each other's records: wait for it, end it, or "
+                "give another out_dir."
+            ) from None
+        except OSError as error:
+            told = "%s cannot be locked (%s): see to it yourself that one run alone writes to it"
+            LOG.warning(told, folder.path, error.strerror)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield
 
 
 def _traces(folder: RunFolder) -> list[str]:

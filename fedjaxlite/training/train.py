@@ -1,11 +1,11 @@
 """Training: the loop around rounds. It evaluates, tells observers, keeps records and checkpoints, and resumes."""
 
+import logging
 import os
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
-from jax.experimental import multihost_utils
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
@@ -14,15 +14,18 @@ from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
 from fedjaxlite.observers.files import to_jsonl, to_tensorboard
+from fedjaxlite.observers.guards import stop_when_diverged, stop_when_lost
 from fedjaxlite.observers.observer import History, Observer, Start, as_observer
 from fedjaxlite.observers.progress import progress as show_progress
 from fedjaxlite.observers.records import Record
 from fedjaxlite.observers.stopping import stop_at
-from fedjaxlite.training import checkpoints, curves, run_config, run_folder
-from fedjaxlite.training.checkpoints import Checkpoints
-from fedjaxlite.training.loop import Pace, Run, piece_of, run_loop
+from fedjaxlite.training import checkpoints, curves, preemption, run_config, run_folder
+from fedjaxlite.training.identity import Identity, identity, programs
+from fedjaxlite.training.loop import MOST_ROUNDS, Pace, Run, piece_of, run_loop
 from fedjaxlite.training.measures import measures
 from fedjaxlite.training.run_folder import RunFolder
+
+LOG = logging.getLogger("fedjaxlite")
 
 
 def train(
@@ -40,6 +43,9 @@ def train(
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
     resume: bool = False,
+    accept_changes: bool = False,
+    lost_rounds: int | None = 10,
+    diverged_rounds: int | None = 10,
     target: Mapping[str, float] | None = None,
     better: Mapping[str, Direction] | None = None,
     rounds_per_dispatch: int | None = None,
@@ -65,10 +71,16 @@ def train(
       observers: functions `(record, state)` or `fedjaxlite.observers.Observer`s.
       progress: show progress on the standard output: a bar on a terminal, else a line now and then.
       checkpoint_every: rounds between checkpoints; None makes one every half minute (with several processes, about ten
-        in all). The last round always has one, and so has the last whole round of a run that Ctrl-C ends.
+        in all). The last round always has one, and so has the last whole round of a run that Ctrl-C or SIGTERM ends.
       keep_checkpoints: how many to keep, the newest.
-      resume: go on from the newest checkpoint of `out_dir` if there is one; `state` then only says what to expect.
-        Needed wherever `out_dir` holds a run.
+      resume: go on from the newest whole checkpoint of `out_dir` if there is one; `state` then only says what to
+        expect. Needed wherever `out_dir` holds a run.
+      accept_changes: go on although what clients, server or sampler compute is not what it was (a rate, a dropout's
+        chance, the loss); it is told as a warning, and noted in config.toml. Else such a checkpoint is refused.
+      lost_rounds: ends the run, as failed, after so many rounds in a row in which clients reported and no update was
+        finite; None never does. See `fedjaxlite.observers.stop_when_lost`.
+      diverged_rounds: ends the run, as failed, when a loss was out of all bounds for so many of its values in a row;
+        None never does. See `fedjaxlite.observers.stop_when_diverged`.
       target: ends the run at the first evaluated round that reaches it, such as {"accuracy": 0.97}; see
         `fedjaxlite.observers.stop_at`.
       better: which way metrics of your own are better, such as {"mae": "lower"}, where a target or early stopping asks
@@ -79,21 +91,30 @@ def train(
       config: tables to add to config.toml, such as the program's own arguments, or {"warm_start": record}.
 
     Returns:
-      a History `(state, records, stopped)`. A record holds "round", "selected", "reported", "nonfinite", "examples",
-      the mean metrics of local training ("loss" ...), what the aggregator tells of itself, the metrics of the
-      evaluation, "bytes_up" and "bytes_down" (all clients of the round together), "seconds" (the wall time of a
+      a History `(state, records, stopped, failed)`. A record holds "round", "selected", "reported", "nonfinite",
+      "examples", the mean metrics of local training ("loss" ...), what the aggregator tells of itself, the metrics of
+      the evaluation, "bytes_up" and "bytes_down" (all clients of the round together), "seconds" (the wall time of a
       dispatch over its rounds, without evaluation; the first includes compilation) and "elapsed" (seconds of the run
       so far, with everything). Where the aggregator adds noise for privacy, "simulation_only" lists what is in the
       record but past the noise, so that no guarantee covers it.
 
     Raises:
-      TypeError, ValueError: for arguments that do not fit, or a checkpoint of another run; before any training.
+      TypeError, ValueError: for arguments that do not fit, a checkpoint of another run, or checkpoints of which none is
+        whole; before any training.
       FileExistsError: `out_dir` holds a run and `resume` is False. OSError: it cannot be written to; or, later, the
-        disk is full, which leaves the last checkpoint whole.
+        disk is full, which leaves the last checkpoint whole. RuntimeError: another run is going on in `out_dir`.
+      SystemExit: with code 143, after a SIGTERM to a run with an `out_dir`: the rounds of the dispatch end, a
+        checkpoint is made, and a warning says how to go on. A second SIGTERM ends the process at once. So it is in the
+        main thread, unless the program handles or ignores SIGTERM itself; the handler is put back afterwards.
 
     Guarantees:
       A run that is killed at any moment and resumed with the same arguments, on as many devices, ends with the same
-      bits as one that was not (on accelerators, with XLA's deterministic operations).
+      bits as one that was not (on accelerators, with XLA's deterministic operations). So it does where bytes of its
+      newest checkpoint were changed: the one before is used. A resumed run's records have no silent hole: those of
+      rounds that were lost read `{"round": r, "missing": True}`.
+
+    What happens is told to the logger "fedjaxlite", on which the library installs no handler: warnings and failures
+    reach the standard error, the rest whatever the program sets up.
 
     Example:
       >>> import fedjaxlite as fl, jax.numpy as jnp, numpy as np, optax
@@ -113,11 +134,16 @@ def train(
         checks.positive_int(checkpoint_every=checkpoint_every)
     if resume and out_dir is None:
         raise ValueError("`resume` is True without an `out_dir`; give the folder of the run that is to go on.")
+    if accept_changes and not resume:
+        raise ValueError(
+            "`accept_changes` is True without `resume`; it is about the checkpoint that a run goes on from."
+        )
     measure, ways = measures(rounds, evaluate, evaluate_state), directions("better", better)
     if tensorboard and out_dir is None:
         raise ValueError("`tensorboard` is True without an `out_dir`; give a folder for the event files.")
     watching = [as_observer(value, i) for i, value in enumerate(observers)]
     watching += [stop_at(target, better=ways)] if target is not None else []
+    watching += _guards(lost_rounds, diverged_rounds)
     asked = [evaluate_every if measure else None, checkpoint_every]
     pace = Pace(
         num_rounds=num_rounds,
@@ -130,53 +156,116 @@ def train(
     if out_dir is None:
         _check_round(state, num_rounds)
         return run_loop(run._replace(observers=(*run.observers, *show)), state, [])
-    folder = run_folder.prepare(out_dir, resume=resume)
-    if jax.process_count() > 1:  # nobody writes before everybody has looked
-        multihost_utils.sync_global_devices("fedjaxlite.train")
-    who = checkpoints.identity(rounds, state, population)
-    kept = checkpoints.open_at(folder.checkpoints, who, keep=keep_checkpoints)
-    try:
-        resumed, earlier = kept.latest() is not None, []
-        if resumed:
-            state, earlier = _resumed(kept, folder, state)
-        else:
-            _check_round(state, num_rounds)
-        writing = _writing(folder, who, config or {}, tensorboard=tensorboard, resumed=resumed)
-        watching = (*run.observers, *writing, *show)
-        history = run_loop(run._replace(observers=watching, kept=kept), state, earlier)
-    finally:
-        kept.close()
-    if history.records and jax.process_index() == 0:
-        curves.plot(history.records, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
+    folder = Folder(out_dir, keep_checkpoints, resume, accept_changes, tensorboard, config or {})
+    with preemption.noticed() as ended:
+        history = _kept(run._replace(asked=ended), state, folder, show)
+    if history.stopped == "SIGTERM" or ended():
+        LOG.warning("%s", _how_to_go_on(history, num_rounds, out_dir))
+        raise SystemExit(preemption.EXIT_CODE)
     return history
 
 
+class Folder(NamedTuple):
+    """What was asked for of a run's folder: the arguments of `train`, by their names."""
+
+    out_dir: str | os.PathLike[str]
+    keep_checkpoints: int
+    resume: bool
+    accept_changes: bool
+    tensorboard: bool
+    config: Mapping[str, Any]
+
+
+def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]) -> History:
+    """A run that keeps its records and checkpoints in a folder, which it has for itself while it goes."""
+    rounds, population, num_rounds = run.rounds, run.population, run.pace.num_rounds
+    with run_folder.held(asked.out_dir, resume=asked.resume) as folder:
+        who = identity(rounds, state, population)
+        who["program"]["rounds_per_dispatch"] = run.pace.piece
+        kept = checkpoints.open_at(
+            folder.checkpoints,
+            who,
+            keep=asked.keep_checkpoints,
+            accept_changes=asked.accept_changes,
+            again=lambda lanes: programs(rounds, state, population, lanes),
+        )
+        before, earlier = kept.restore(state), []
+        if before is None:
+            _check_round(state, num_rounds)
+            began = int(records.here(state.round))
+        else:
+            state, began = before.state, before.began
+            earlier = _earlier(folder, began, int(records.here(state.round)))
+            LOG.info("goes on from round %d in %s", int(records.here(state.round)), folder.path)
+        writing = _writing(folder, who, asked, before)
+        watching = (*run.observers, *writing, *show)
+        history = run_loop(run._replace(observers=watching, kept=kept, began=began), state, earlier)
+        drawn = [record for record in history.records if not record.get("missing")]
+        if drawn and jax.process_index() == 0 and history.stopped != "SIGTERM":
+            try:
+                curves.plot(drawn, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
+            except OSError as error:  # all that the run computed is safe
+                LOG.warning("%s could not be written: %s", folder.curves, error.strerror or error)
+    return history
+
+
+def _guards(lost_rounds: Any, diverged_rounds: Any) -> list[Observer]:
+    """What ends a run that has nothing left to gain."""
+    for name, value in {"lost_rounds": lost_rounds, "diverged_rounds": diverged_rounds}.items():
+        if value is not None:
+            checks.positive_int(**{name: value}, remedy="None never ends a run for that.")
+    lost = [] if lost_rounds is None else [stop_when_lost(lost_rounds)]
+    return lost + ([] if diverged_rounds is None else [stop_when_diverged(diverged_rounds)])
+
+
+def _how_to_go_on(history: History, num_rounds: int, out_dir: Any) -> str:
+    done = int(records.here(history.state.round))
+    if done >= num_rounds or history.stopped not in (None, "SIGTERM"):
+        return f"SIGTERM: the run in {os.fspath(out_dir)} has ended, all of it is saved"
+    return (
+        f"SIGTERM: {done} of {num_rounds} rounds in {os.fspath(out_dir)} are done and saved. Go on by resume=True "
+        "(--resume on the command line)"
+    )
+
+
 def _writing(
-    folder: RunFolder, who: checkpoints.Identity, config: Mapping[str, Any], *, tensorboard: bool, resumed: bool
+    folder: RunFolder, who: Identity, asked: Folder, before: checkpoints.Restored | None
 ) -> tuple[Observer, ...]:
     """The observers that write files; only the first process has them."""
 
     def write_config(start: Start) -> None:
         # An observer like the others, so that nothing is written where an evaluation or an observer refuses to start.
-        about = {} if resumed else run_config.describe(start.rounds, start.state, start.population, who)
-        done = int(records.here(start.state.round))
-        run_config.write(folder, about, config, from_round=done if resumed else None)
+        about = {} if before else run_config.describe(start.rounds, start.state, start.population, who, start.traffic)
+        resumed = None if before is None else _resumed(before, start)
+        run_config.write(folder, about, asked.config, resumed=resumed)
 
     if jax.process_index() != 0:
         return ()
-    extra = (to_tensorboard(folder.tensorboard),) if tensorboard else ()
+    extra = (to_tensorboard(folder.tensorboard),) if asked.tensorboard else ()
     return (Observer(start=write_config), to_jsonl(folder.records), *extra)
 
 
-def _resumed(kept: Checkpoints, folder: RunFolder, like: RoundState) -> tuple[RoundState, list[Record]]:
-    """The newest state, and the records up to it."""
-    state = kept.restore(like)
-    found = records.read(folder.records) if folder.records.exists() else []
-    return state, [record for record in found if record["round"] <= int(records.here(state.round))]
+def _resumed(before: checkpoints.Restored, start: Start) -> dict[str, Any]:
+    """What config.toml says of a run that goes on."""
+    missing = [record["round"] for record in start.records if record.get("missing")]
+    return {
+        "from_round": int(records.here(start.state.round)),
+        **({"changed": list(before.changed)} if before.changed else {}),
+        **({"missing_records": missing} if missing else {}),
+    }
+
+
+def _earlier(folder: RunFolder, began: int, done: int) -> list[Record]:
+    """The records of the rounds before; the first process repairs their file where it has to be."""
+    if jax.process_index() == 0:
+        return records.recover(folder.records, began, done)
+    return [record for record in records.read(folder.records) if record["round"] <= done]
 
 
 def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: Any) -> None:
     checks.positive_int(num_rounds=num_rounds)
+    if num_rounds > MOST_ROUNDS:
+        raise ValueError(f"`num_rounds` is {num_rounds}; expected at most {MOST_ROUNDS}, which a state can count.")
     if not isinstance(rounds, Rounds):
         raise TypeError(f"`rounds` is a {type(rounds).__name__}; expected what fl.rounds(...) returns.")
     if not isinstance(state, RoundState):

@@ -1,0 +1,180 @@
+"""A folder of checkpoints: each is there whole or not at all, with a digest of every file that is looked at before use.
+
+checkpoints/40/state/          the arrays, as Orbax writes them
+checkpoints/40/meta/metadata   whose they are, and the SHA-256 of every file; written last
+checkpoints/41.tmp/            one that is being written; renamed once all of it is on the disk
+checkpoints/damaged/           what was found damaged, moved aside and kept
+"""
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+from jax.experimental import multihost_utils
+
+LOG = logging.getLogger("fedjaxlite")
+META = "meta/metadata"
+ASIDE = "damaged"
+
+
+class Whole(NamedTuple):
+    """A checkpoint that was looked at and is what was written.
+
+    Attributes:
+      round: its round.
+      path: its folder.
+      meta: what was written beside the arrays.
+    """
+
+    round: int
+    path: Path
+    meta: Mapping[str, Any]
+
+
+def prepare(path: Path) -> None:
+    """Makes the folder, readable by its owner only, and clears what a killed process left half written."""
+    path.mkdir(parents=True, exist_ok=True)
+    path.chmod(0o700)
+    for half in path.glob("*tmp"):
+        LOG.info("cleared %s, which was half written", half)
+        shutil.rmtree(half, ignore_errors=True)
+
+
+def write(path: Path, number: int, fill: Callable[[Path], None], meta: Mapping[str, Any], *, keep: int) -> None:
+    """Writes a checkpoint, all or nothing, and removes the oldest once there are more than `keep`.
+
+    Args:
+      path: the folder of checkpoints.
+      number: the round.
+      fill: writes the arrays into a folder that does not exist yet; called in every process.
+      meta: what JSON can hold.
+      keep: how many checkpoints stay.
+    """
+    first, half, place = jax.process_index() == 0, path / f"{number}.tmp", path / str(number)
+    if first:
+        shutil.rmtree(half, ignore_errors=True)
+        half.mkdir()
+    _together("begun")
+    fill(half / "state")
+    _together("filled")
+    if first:
+        _seal(half, meta)
+        if place.exists():  # of the same round and not whole: or the run would not have come here
+            _aside(place)
+        half.rename(place)
+        _to_disk(path)
+        for old in _numbered(path)[keep:]:
+            shutil.rmtree(old)
+    _together("written")
+
+
+def newest(path: Path) -> Whole | None:
+    """The newest checkpoint that is whole; those that are not are named in a warning and moved aside.
+
+    Returns:
+      None where there is no checkpoint.
+
+    Raises:
+      ValueError: there are checkpoints, and none is whole.
+    """
+    looked = {folder: look(folder) for folder in _numbered(path)}
+    damaged = {folder: why for folder, (meta, why) in looked.items() if meta is None}
+    whole = next((Whole(meta["round"], folder, meta) for folder, (meta, _) in looked.items() if meta is not None), None)
+    if whole is None and damaged:
+        told = "; ".join(f"that of round {folder.name}: {why}" for folder, why in damaged.items())
+        raise ValueError(
+            f"no checkpoint in {str(path)!r} is whole ({told}). They were left as they are: put a whole one back, or "
+            "begin anew with another out_dir."
+        )
+    if whole is not None:
+        _move(damaged, whole.round, path)
+    return whole
+
+
+def look(folder: Path) -> tuple[Mapping[str, Any] | None, str]:
+    """What a checkpoint says of itself where every file of it is what was written; else None, and why."""
+    name = META
+    try:
+        sealed = json.loads((folder / name).read_bytes())
+        content = sealed["content"]
+        if sealed["sha256"] != _digest_of(content):
+            return None, f"{name} is not what was written"
+        for name, digest in content["files"].items():
+            with (folder / name).open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                    return None, f"{name} is not what was written"
+    except PermissionError:  # nothing is damaged
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        return None, f"{name} is missing"
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
+        return None, f"{name} cannot be read"
+    return content, ""
+
+
+def _seal(folder: Path, meta: Mapping[str, Any]) -> None:
+    """Puts all that lies in a folder on the disk, and then its digests."""
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
+        _to_disk(path)
+    content = json.loads(json.dumps({**meta, "files": files}))
+    target = folder / META
+    target.parent.mkdir()
+    target.write_text(json.dumps({"sha256": _digest_of(content), "content": content}), encoding="utf-8")
+    for path in (target, target.parent, folder):
+        _to_disk(path)
+
+
+def _digest_of(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _to_disk(path: Path) -> None:
+    if os.name != "posix":  # elsewhere neither folders nor files that were opened to read can be flushed
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+def _numbered(path: Path) -> list[Path]:
+    """What is named like a round, the newest first."""
+    return sorted((p for p in path.iterdir() if p.name.isdecimal()), key=lambda p: int(p.name), reverse=True)
+
+
+def _move(damaged: Mapping[Path, str], number: int, path: Path) -> None:
+    _together("looked")  # nobody moves what another process still reads
+    for folder, why in damaged.items() if jax.process_index() == 0 else ():
+        place = _aside(folder)
+        LOG.warning(
+            "the checkpoint of round %s in %s is damaged: %s. It was moved to %s; the run goes on from round %d, whose "
+            "checkpoint is whole",
+            *(folder.name, path, why, place, number),
+        )
+    _together("moved")
+
+
+def _aside(folder: Path) -> Path:
+    """Moves a checkpoint to `damaged/`, under a name that is free."""
+    aside = folder.parent / ASIDE
+    aside.mkdir(exist_ok=True)
+    place, more = aside / folder.name, 2
+    while place.exists():
+        place, more = aside / f"{folder.name}-{more}", more + 1
+    return folder.rename(place)
+
+
+def _together(what: str) -> None:
+    if jax.process_count() > 1:
+        multihost_utils.sync_global_devices(f"fedjaxlite checkpoint {what}")
