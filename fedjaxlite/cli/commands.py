@@ -20,7 +20,6 @@ from fedjaxlite.training.plan import plan as make_plan
 from fedjaxlite.training.run_folder import RunFolder, prepare
 from fedjaxlite.training.train import History, train
 
-
 FAILED = 3
 """What the command line exits with where the run itself failed: no update was finite, or the loss left all bounds."""
 

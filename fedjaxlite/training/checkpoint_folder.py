@@ -70,7 +70,8 @@ def write(path: Path, number: int, fill: Callable[[Path], None], meta: Mapping[s
         half.rename(place)
         _to_disk(path)
         for old in _numbered(path)[keep:]:
-            shutil.rmtree(old)
+            # Renamed first: a process that is killed while it deletes must leave nothing that looks like a damaged one.
+            shutil.rmtree(old.rename(path / f"{old.name}.old.tmp"), ignore_errors=True)
     _together("written")
 
 

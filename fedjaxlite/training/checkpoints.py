@@ -1,10 +1,12 @@
 """Checkpoints: the whole state of a run, all or nothing, with what says whose state it is."""
 
+import contextlib
 import errno
 import gc
+import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -86,7 +88,7 @@ def open_at(
     checkpoint_folder.prepare(path)
 
     def fill(place: Path, arrays: Mapping[str, jax.Array]) -> None:
-        with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
+        with _told_once(), ocp.Checkpointer(ocp.StandardCheckpointHandler()) as writer:
             writer.save(place, args=ocp.args.StandardSave(arrays))
 
     def save(state: RoundState, began: int = 0) -> None:
@@ -111,13 +113,24 @@ def open_at(
         if found is None:
             return None
         arrays, leaves = _saved(like)
-        changed = _checked(found.meta, {**who, "state": dict(leaves)}, str(path), accept_changes, again)
+        changed = _checked(found.meta, {**who, **_named(leaves)}, str(path), accept_changes, again)
         wanted = {name: jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=a.sharding) for name, a in arrays.items()}
         with ocp.Checkpointer(ocp.StandardCheckpointHandler()) as reader:
             back = reader.restore(found.path / "state", args=ocp.args.StandardRestore(wanted))
         return Restored(_restored(back, like), int(found.meta["began"]), changed)
 
     return Checkpoints(save, restore)
+
+
+@contextlib.contextmanager
+def _told_once() -> Generator[None]:
+    """Keeps the storage layer from logging the tracebacks of its threads: what fails is raised, and told by `save`."""
+    log, nothing = logging.getLogger("absl"), lambda record: False
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)
 
 
 def _saved(state: RoundState) -> tuple[dict[str, jax.Array], list[tuple[str, str]]]:
@@ -130,6 +143,10 @@ def _saved(state: RoundState) -> tuple[dict[str, jax.Array], list[tuple[str, str
         if array.size:
             arrays[f"leaf{i:05d}"] = array
     return arrays, kinds(state)
+
+
+def _named(leaves: Iterable[Sequence[str]]) -> dict[str, str]:
+    return {f"the state at {path}": kind for path, kind in leaves}
 
 
 def _restored(arrays: Mapping[str, jax.Array], like: RoundState) -> RoundState:
@@ -157,7 +174,7 @@ def _checked(
     """Refuses the checkpoint of another run; returns what was changed and accepted."""
     if meta.get("format") != FORMAT:
         raise ValueError(f"the checkpoint in {where!r} is not of the form {FORMAT!r}; give another out_dir.")
-    before = {**meta["identity"], "state": dict(meta["leaves"])}
+    before = {**meta["identity"], **_named(meta["leaves"])}
     lanes = before["program"]["lanes"]
     if again is not None and lanes != who["program"]["lanes"]:
         # A client's program knows how many stand beside it: only for as many can two of them be compared.

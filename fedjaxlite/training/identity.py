@@ -104,7 +104,7 @@ def unlike(now: Mapping[str, Any], before: Mapping[str, Any]) -> Unlike:
     """Holds a run against the one that wrote a checkpoint; programs must have been traced for as many lanes.
 
     Args:
-      now: the identity of the run, with "state" for the kinds of its leaves.
+      now: the identity of the run, and the kinds of its state's leaves.
       before: what the checkpoint says, likewise.
     """
     now = json.loads(json.dumps(now))

@@ -196,7 +196,11 @@ def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]
         else:
             state, began = before.state, before.began
             earlier = _earlier(folder, began, int(records.here(state.round)))
-            LOG.info("goes on from round %d in %s", int(records.here(state.round)), folder.path)
+        told = (
+            "a run of %d rounds begins in %s" if before is None else "the run in %s goes on from round %d to round %d"
+        )
+        done = int(records.here(state.round))
+        LOG.info(told, *((num_rounds, folder.path) if before is None else (folder.path, done, num_rounds)))
         writing = _writing(folder, who, asked, before)
         watching = (*run.observers, *writing, *show)
         history = run_loop(run._replace(observers=watching, kept=kept, began=began), state, earlier)

@@ -20,6 +20,7 @@ import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.observers import records
 from fedjaxlite.training import checkpoints
+from fedjaxlite.training.identity import identity
 from fedjaxlite.training.train import train
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -153,9 +154,7 @@ def saved(tmp_path_factory) -> Path:
     """A folder with the first checkpoint of the default run."""
     folder, population = tmp_path_factory.mktemp("saved"), people()
     run, state = make(population)
-    kept = checkpoints.open_at(folder / "checkpoints", checkpoints.identity(run, state, population))
-    kept.save(state)
-    kept.close()
+    checkpoints.open_at(folder / "checkpoints", identity(run, state, population)).save(state)
     return folder
 
 
@@ -171,9 +170,7 @@ def test_the_whole_state_comes_back_in_its_layout(tmp_path, devices) -> None:
     run, state = make(population, devices=devices)
     done = train(run, state, population, num_rounds=4, out_dir=tmp_path, rounds_per_dispatch=1, progress=False).state
     run, fresh = make(population, devices=devices)
-    kept = checkpoints.open_at(tmp_path / "checkpoints", checkpoints.identity(run, fresh, population))
-    back = kept.restore(fresh)
-    kept.close()
+    back = checkpoints.open_at(tmp_path / "checkpoints", identity(run, fresh, population)).restore(fresh).state
     assert_same_bits(back, done)
     assert jax.random.key_impl(back.keys.noise) == jax.random.key_impl(fresh.keys.noise)
     # `init` drew another noise key; the checkpoint's goes on.
@@ -214,15 +211,15 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypat
 
     population = people()
     run, state = make(population)
-    save = ocp.CheckpointManager.save
+    save = ocp.Checkpointer.save
 
-    def full(self, step, *args, **kwargs):
-        if step == 4:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return save(self, step, *args, **kwargs)
+    def full(self, directory, *args, **kwargs):
+        if "4.tmp" in str(directory):
+            raise ValueError("RESOURCE_EXHAUSTED: Error writing leaf00000/0\nFailed")  # as Orbax says it
+        return save(self, directory, *args, **kwargs)
 
     with monkeypatch.context() as patch:
-        patch.setattr(ocp.CheckpointManager, "save", full)
+        patch.setattr(ocp.Checkpointer, "save", full)
         with pytest.raises(
             OSError, match=r"round 4 could not be written to .*No space left.*the one of round 2 is whole"
         ):
@@ -233,6 +230,34 @@ def test_a_full_disk_while_saving_leaves_the_last_checkpoint(tmp_path, monkeypat
     )
     assert [r["round"] for r in history.records] == [1, 2, 3, 4, 5, 6]
     assert [r["round"] for r in records.read(tmp_path / "records.jsonl")] == [1, 2, 3, 4, 5, 6]
+
+
+FULL = """
+import resource, signal, sys
+sys.path.insert(0, "tests/training")
+import jax
+jax.config.update("jax_num_cpu_devices", 1)
+import numpy as np
+import orbax.checkpoint
+import small_runs
+run = small_runs.composed()
+small_runs.PARAMS = {**small_runs.PARAMS, "noise": np.random.default_rng(0).normal(size=60_000).astype(np.float32)}
+state = small_runs.begin()
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, resource.RLIM_INFINITY))
+small_runs.train(run, state, small_runs.people(), num_rounds=2, out_dir=sys.argv[1], progress=False)
+"""
+
+
+@pytest.mark.skipif(os.name != "posix", reason="limits of POSIX")
+def test_a_first_checkpoint_that_does_not_fit_ends_in_the_error_that_says_so(tmp_path) -> None:
+    """No file may grow beyond a limit, which the storage layer meets as it meets a full disk: within its threads."""
+    done = subprocess.run([sys.executable, "-c", FULL, tmp_path / "run"], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("OSError: the checkpoint of round 2 could not be written to"), done.stderr
+    assert "there is no earlier one. Free some space" in last
+    assert list((tmp_path / "run" / "checkpoints").iterdir()) == []
 
 
 def test_a_full_disk_while_recording_says_what_is_safe(tmp_path, monkeypatch) -> None:
@@ -259,9 +284,8 @@ def test_empty_leaves_and_other_generators_are_kept(tmp_path) -> None:
     population = people()
     run, state = make(population, params={**PARAMS, "none": np.zeros((0, 3), np.float32)})
     state = state._replace(keys=state.keys._replace(noise=jax.random.key(5, impl="rbg")))
-    kept = checkpoints.open_at(tmp_path, checkpoints.identity(run, state, population))
+    kept = checkpoints.open_at(tmp_path, identity(run, state, population))
     kept.save(state)
-    back = kept.restore(state)
-    kept.close()
+    back = kept.restore(state).state
     assert_same_bits(back, state)
     assert str(jax.random.key_impl(back.keys.noise)) == "rbg"

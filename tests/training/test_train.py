@@ -3,6 +3,7 @@
 import functools
 import io
 import json
+import logging
 import math
 import tomllib
 
@@ -416,6 +417,7 @@ def test_control_c_leaves_a_checkpoint_of_the_last_round(tmp_path) -> None:
         ({"target": {}}, TypeError, "`target` is {}; expected a dict"),
         ({"target": {"accuracy": "high"}}, ValueError, r"`target\['accuracy'\]` is 'high'"),
         ({"target": {"accuracy": 0.9}}, ValueError, "names 'accuracy', but the evaluation gives nothing"),
+        ({"num_rounds": 2**31}, ValueError, "`num_rounds` is 2147483648; expected at most 2147483647"),
         ({"config": 3}, TypeError, "`config` is a int; expected a dict"),
     ],
 )
@@ -496,7 +498,37 @@ def test_the_piece_divides_every_interval() -> None:
     assert piece(None, [4, 6]) == 2
     assert piece(None, [7]) == 7
     assert piece(None, [23]) == 1
+    assert piece(50, [36]) == 36
+    assert piece(30, [36]) == 18
+    assert piece(None, [10**12]) == 10  # never asked for within what a state can count
+    assert piece(10**12, [10**9]) == 10**9
+    assert piece(10**12, []) == 2**31 - 1
     assert piece_of(composed(), 8, [Observer(every_round=True)], [8]) == 1
+
+
+@pytest.mark.parametrize("most", [10**12, 10**30])
+def test_any_number_of_rounds_a_dispatch_is_taken(most) -> None:
+    assert len(go(num_rounds=2, rounds_per_dispatch=most).records) == 2
+    assert len(go(num_rounds=2, evaluate=measured(), evaluate_every=most).records) == 2
+
+
+def test_main_events_are_logged_and_no_handler_is_installed(tmp_path, caplog) -> None:
+    log = logging.getLogger("fedjaxlite")
+    with caplog.at_level(logging.INFO, "fedjaxlite"):
+        go(
+            out_dir=tmp_path,
+            checkpoint_every=2,
+            observers=[Observer(lambda r, s: Stop("mine") if r["round"] == 2 else None)],
+        )
+        go(out_dir=tmp_path, checkpoint_every=2, resume=True)
+    told = [record.getMessage() for record in caplog.records]
+    assert f"a run of 4 rounds begins in {tmp_path}" in told
+    assert f"checkpoint of round 2 in {tmp_path / 'checkpoints'}" in told
+    assert "ended after round 2: mine" in told
+    assert f"the run in {tmp_path} goes on from round 2 to round 4" in told
+    assert "ended after round 4: done" in told
+    assert log.handlers == []
+    assert log.level == logging.NOTSET
 
 
 def test_a_broken_file_of_records_is_refused(tmp_path) -> None:
