@@ -108,6 +108,11 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
     """
     found, spent, last = {}, 0.0, -1
     for index, record in enumerate(records):
+        if record.get("missing") and over != "round":
+            raise ValueError(
+                f"the record of round {record.get('round')} of {where} was lost, and with it what was spent by then; "
+                "draw over='round', or the records behind it alone."
+            )
         for field in ("round", *_FIELDS.get(over, ())):
             if field not in record:
                 raise ValueError(

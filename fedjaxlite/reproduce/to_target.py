@@ -1,6 +1,6 @@
 """Training until a test accuracy is reached, for several rates and seeds: one after the other, or side by side."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -84,9 +84,11 @@ def _one_by_one(
             target={"accuracy": target},
             out_dir=own,
             resume=folder is not None,
+            lost_rounds=None,  # a rate that is too high is a result here
+            diverged_rounds=None,
             progress=False,
         )
-        curves.append([float(record["test_accuracy"]) for record in history.records])
+        curves.append(_accuracies(history.records))
     return curves
 
 
@@ -95,8 +97,13 @@ def _finished(folder: Path | None, target: float, most: int) -> list[float]:
     path = None if folder is None else folder / "records.jsonl"
     if path is None or not path.exists():
         return []
-    curve = [float(record["test_accuracy"]) for record in records.read(path)]
+    curve = _accuracies(records.read(path))
     return curve if len(curve) >= most or any(accuracy >= target for accuracy in curve) else []
+
+
+def _accuracies(found: Sequence[Mapping[str, Any]]) -> list[float]:
+    """The accuracy after every round; NaN where its record was lost."""
+    return [float(record.get("test_accuracy", np.nan)) for record in found]
 
 
 def _side_by_side(

@@ -13,6 +13,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     Args:
       records: one dict a round, as `fedjaxlite.records` makes them. Every metric called "accuracy" or "loss", or
         ending in "_accuracy" or "_loss", becomes a line; those without a prefix are the clients' own, while training.
+        Where a record was lost, what was sent by then is not known, and there are no curves over bytes.
       path: the image file; its suffix says the format.
       title: a line above all.
 
@@ -25,11 +26,12 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     rows = [(kind, names) for kind in ("accuracy", "loss") if (names := _names(records, kind))]
     if not rows:
         raise ValueError("there are no records with a loss or an accuracy to draw; run at least one round.")
+    spans = ("round",) if any(record.get("missing") for record in records) else ("round", "bytes")
     figure = style.new_figure((11.5, 3.6 * len(rows)))
-    axes = figure.subplots(len(rows), 2, sharey="row", squeeze=False)
+    axes = figure.subplots(len(rows), len(spans), sharey="row", squeeze=False)
     for (kind, names), pair in zip(rows, axes, strict=True):
-        for axis, over in zip(pair, ("round", "bytes"), strict=True):
-            over_rounds.draw(axis, [_line(records, name, over) for name in names], legend=over == "bytes")
+        for axis, over in zip(pair, spans, strict=True):
+            over_rounds.draw(axis, [_line(records, name, over) for name in names], legend=over == spans[-1])
             over_rounds.describe(axis, over, kind if over == "round" else "")
         if kind == "accuracy":
             pair[0].set_ylim(top=1.01)

@@ -125,7 +125,8 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
             done += len(new)
             for record in new:
                 history.append(record)
-                stop = _tell(run.observers, record, state) or stop
+                told = _tell(run.observers, record, state)
+                stop = stop or told
             if run.kept and preemption.anywhere(run.asked()):
                 stop = stop or Stop("SIGTERM")
             if run.kept and (stop or pace.saves(done, time.monotonic() - saved_at)):

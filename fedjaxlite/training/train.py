@@ -204,10 +204,10 @@ def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]
         writing = _writing(folder, who, asked, before)
         watching = (*run.observers, *writing, *show)
         history = run_loop(run._replace(observers=watching, kept=kept, began=began), state, earlier)
-        drawn = [record for record in history.records if not record.get("missing")]
-        if drawn and jax.process_index() == 0 and history.stopped != "SIGTERM":
+        seen = any(not record.get("missing") for record in history.records)
+        if seen and jax.process_index() == 0 and history.stopped != "SIGTERM":
             try:
-                curves.plot(drawn, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
+                curves.plot(history.records, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
             except OSError as error:  # all that the run computed is safe
                 LOG.warning("%s could not be written: %s", folder.curves, error.strerror or error)
     return history

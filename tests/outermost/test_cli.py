@@ -2,8 +2,10 @@
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 import tomllib
 from pathlib import Path
 
@@ -40,7 +42,7 @@ def test_run_trains_and_leaves_everything(tmp_path) -> None:
     told = call("run", *SMALL, "--rounds", 4, "--client-lr", 0.5, "--out", out)
     assert "test accuracy" in told
     assert "after 4 rounds" in told
-    assert {p.name for p in out.iterdir()} == {"records.jsonl", "config.toml", "curves.png", "checkpoints"}
+    assert {p.name for p in out.iterdir()} == {"records.jsonl", "config.toml", "curves.png", "checkpoints", ".lock"}
     found = records.read(out / "records.jsonl")
     assert [r["round"] for r in found] == [1, 2, 3, 4]
     assert found[-1]["test_accuracy"] > found[0]["test_accuracy"]
@@ -64,6 +66,46 @@ def test_run_trains_and_leaves_everything(tmp_path) -> None:
 
     assert "Go on with it by resume=True" in refused("run", *SMALL, "--out", out)
     assert "; keys is" in refused("run", "--resume", out, "--rounds", 7, "--seed", 5)
+    told = refused("run", "--resume", out, "--rounds", 7, "--client-lr", 0.25, "--no-progress")
+    assert "numbers in it: -0.25 where there was -0.5" in told
+    assert "--accept-changes" in told
+    call("run", "--resume", out, "--rounds", 7, "--client-lr", 0.25, "--no-progress", "--accept-changes")
+    # Records that were lost are told, and everything that counts over records counts without them.
+    path = out / "records.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
+    told = call("run", "--resume", out, "--rounds", 8, "--client-lr", 0.25, "--no-progress")
+    assert "(without 2 rounds whose records are missing)" in told
+
+
+def test_a_run_that_diverges_ends_with_a_code_of_its_own(tmp_path) -> None:
+    options = [*SMALL, "--rounds", 12, "--client-lr", 1e30, "--checkpoint-every", 3]
+    told = call("run", *options, "--lost-rounds", 3, "--diverged-rounds", 3, "--out", tmp_path / "a", code=3)
+    assert "failed: " in told
+    assert len(records.read(tmp_path / "a" / "records.jsonl")) < 12
+    told = call("run", *options, "--lost-rounds", 0, "--diverged-rounds", 0, "--out", tmp_path / "b")
+    assert "failed" not in told
+    assert sorted(int(p.name) for p in (tmp_path / "b" / "checkpoints").iterdir()) == [9, 12]
+    config = tomllib.loads((tmp_path / "b" / "config.toml").read_text())
+    assert (config["arguments"]["checkpoint_every"], config["arguments"]["lost_rounds"]) == (3, 0)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+def test_a_terminated_run_says_how_to_go_on(tmp_path) -> None:
+    out = tmp_path / "run"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "fedjaxlite", "run", *SMALL, "--rounds", "100000", "--out", str(out)],
+        env={**os.environ, "PYTHONPATH": str(ROOT)}, cwd=tmp_path, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    path = out / "records.jsonl"
+    while process.poll() is None and not (path.exists() and path.stat().st_size):
+        time.sleep(0.01)
+    process.send_signal(signal.SIGTERM)
+    told = process.communicate(timeout=60)[1]
+    assert process.returncode == 143, told
+    assert f"ended by SIGTERM; go on by: fedjaxlite run --resume {out}" in told
+    done = len(records.read(path))
+    assert [int(p.name) for p in (out / "checkpoints").iterdir()] == [done]
+    assert f"after {done + 10} rounds" in call("run", "--resume", out, "--rounds", done + 10, "--no-progress")
 
 
 def test_run_takes_all_axes_at_once(tmp_path) -> None:
@@ -202,6 +244,8 @@ def test_the_version_names_the_stack() -> None:
         (["--data-dir", "/nowhere", "--dataset", "mnist"], "`data_dir` is '/nowhere'; there is no such folder"),
         (["--resume", "nowhere"], "there is no 'nowhere"),
         (["--resume", "a", "--config", "b"], "--resume and --config were both given"),
+        (["--accept-changes"], "`accept_changes` is True without `resume`"),
+        (["--lost-rounds", "-1"], "--lost-rounds"),
         (["--resume", "a", "--out", "b"], "--resume and --out were both given"),
         (["--frobnicate"], "No such option"),
     ],
