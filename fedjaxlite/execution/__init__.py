@@ -5,7 +5,8 @@
     one_round.py    the first state; one round: draw, pass, decode, server step; its bytes
     cohort_pass.py  one pass over a cohort: work, encode, guard, sum
     schedule.py waves.py   who is trained beside whom, and the loop over waves of lanes
-    layout.py cpu_cores.py   lanes, devices, and how they are mapped
+    layout.py       lanes, devices, and how they are mapped
+    part_programs.py   what clients, server and sampler compute, apart from all that: for fingerprints
     federated_sum.py   one sum over a cohort, for anything that is no training
 
 What comes in: where and in which order things run. Nothing here knows what is computed, or why.

@@ -81,7 +81,7 @@ def _alone(features: Any, max_size: int, layout: Layout) -> ClientData:
     """One abstract client among lanes, as `output_template` has it: so that its program is not traced again."""
     zero, lanes = jnp.int32(0), (layout.lanes,)
     zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
-    wave = Wave(zeros, zeros, ones, max_size, layout.execution.max_steps)
+    wave = Wave(zeros, zeros, ones, max_size, layout.execution.max_steps, layout.platform)
     key = jax.random.key(0, impl="threefry2x32")
     return ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key)
 

@@ -16,7 +16,7 @@ from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.layout import resolve, with_lanes
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.records import here
-from fedjaxlite.training.fingerprint import fingerprint
+from fedjaxlite.fingerprint import fingerprint
 
 Identity = dict[str, Any]
 

@@ -15,7 +15,7 @@ import small_runs
 from small_runs import begin, composed, counting, go, loss_fn, people
 
 import fedjaxlite as fl
-from fedjaxlite.training.fingerprint import fingerprint
+from fedjaxlite.fingerprint import fingerprint
 from fedjaxlite.training.identity import programs, unlike
 
 ONE = fl.Execution(devices=1)
