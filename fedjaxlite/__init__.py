@@ -15,6 +15,7 @@ from fedjaxlite import losses as losses
 from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
+from fedjaxlite.cpu_cores import use_cpu_cores as use_cpu_cores
 from fedjaxlite.data.client_report import ClientReport as ClientReport
 from fedjaxlite.data.client_view import Batches as Batches
 from fedjaxlite.data.client_view import ClientData as ClientData
@@ -31,7 +32,6 @@ from fedjaxlite.evaluation.per_client import evaluate_personalized as evaluate_p
 from fedjaxlite.execution.cohort_pass import PassInfo as PassInfo
 from fedjaxlite.execution.composition import Rounds as Rounds
 from fedjaxlite.execution.composition import rounds as rounds
-from fedjaxlite.cpu_cores import use_cpu_cores as use_cpu_cores
 from fedjaxlite.execution.federated_sum import federated_sum as federated_sum
 from fedjaxlite.execution.layout import Execution as Execution
 from fedjaxlite.execution.one_round import Traffic as Traffic

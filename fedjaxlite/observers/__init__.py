@@ -5,6 +5,7 @@ live plot is an observer like those in this room:
 
     observer.py   what an observer is told, and what it may answer
     records.py    one dict of plain numbers a round, and the file of JSON lines that holds them
+    recovery.py   what a run that goes on makes of a file of records that was damaged
     files.py      records and event files, written round by round
     stopping.py   a target that is reached, a metric that no longer improves
     guards.py     the end of a run that has nothing left to gain

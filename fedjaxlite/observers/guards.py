@@ -11,7 +11,8 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.observer import History, Observer, Start, Stop
-from fedjaxlite.observers.records import here, spans
+from fedjaxlite.observers.records import here
+from fedjaxlite.observers.recovery import spans
 
 LOG = logging.getLogger("fedjaxlite")
 _EMPTY = 10

@@ -174,7 +174,7 @@ def _checked(
     """Refuses the checkpoint of another run; returns what was changed and accepted."""
     if meta.get("format") != FORMAT:
         raise ValueError(f"the checkpoint in {where!r} is not of the form {FORMAT!r}; give another out_dir.")
-    before = {**meta["identity"], **_named(meta["leaves"])}
+    before: dict[str, Any] = {**meta["identity"], **_named(meta["leaves"])}
     lanes = before["program"]["lanes"]
     if again is not None and lanes != who["program"]["lanes"]:
         # A client's program knows how many stand beside it: only for as many can two of them be compared.

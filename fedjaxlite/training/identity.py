@@ -15,8 +15,8 @@ from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.layout import resolve, with_lanes
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.observers.records import here
 from fedjaxlite.fingerprint import fingerprint
+from fedjaxlite.observers.records import here
 
 Identity = dict[str, Any]
 

@@ -18,6 +18,7 @@ from fedjaxlite.observers.guards import stop_when_diverged, stop_when_lost
 from fedjaxlite.observers.observer import History, Observer, Start, as_observer
 from fedjaxlite.observers.progress import progress as show_progress
 from fedjaxlite.observers.records import Record
+from fedjaxlite.observers.recovery import recover
 from fedjaxlite.observers.stopping import stop_at
 from fedjaxlite.training import checkpoints, curves, preemption, run_config, run_folder
 from fedjaxlite.training.identity import Identity, identity, programs
@@ -262,7 +263,7 @@ def _resumed(before: checkpoints.Restored, start: Start) -> dict[str, Any]:
 def _earlier(folder: RunFolder, began: int, done: int) -> list[Record]:
     """The records of the rounds before; the first process repairs their file where it has to be."""
     if jax.process_index() == 0:
-        return records.recover(folder.records, began, done)
+        return recover(folder.records, began, done)
     return [record for record in records.read(folder.records) if record["round"] <= done]
 
 

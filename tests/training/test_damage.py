@@ -13,6 +13,7 @@ import small_runs
 from small_runs import go, kept, same, untimed
 
 from fedjaxlite.observers import records
+from fedjaxlite.observers.recovery import spans
 from fedjaxlite.training import checkpoint_folder, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -190,7 +191,7 @@ def test_records_have_no_silent_hole(case, straight, caplog, harm, missing) -> N
     told = " ".join(record.getMessage() for record in caplog.records)
     assert ("are missing in" in told) == bool(missing)
     if missing:
-        assert records.spans(missing) in told
+        assert spans(missing) in told
         assert f"missing_records = {missing}".replace(" ", "") in (case / "config.toml").read_text().replace(
             " ", ""
         ).replace("\n", "").replace(",]", "]")
