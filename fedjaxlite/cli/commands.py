@@ -133,6 +133,11 @@ def _fresh_folder(dataset: str) -> Path:
 def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
     """The last words: how good it is, what it took, and where everything lies."""
     kept = [record for record in history.records if not record.get("missing")]
+    if not kept:
+        typer.echo(
+            f"{folder.path}: nothing is left to do, and the records of all {len(history.records)} rounds are missing"
+        )
+        return
     last = kept[-1]
     evaluated = [record for record in kept if "test_accuracy" in record]
     if evaluated:

@@ -75,6 +75,9 @@ def test_run_trains_and_leaves_everything(tmp_path) -> None:
     path.write_text("".join(path.read_text().splitlines(keepends=True)[2:]))
     told = call("run", "--resume", out, "--rounds", 8, "--client-lr", 0.25, "--no-progress")
     assert "(without 2 rounds whose records are missing)" in told
+    path.unlink()
+    told = call("run", "--resume", out, "--rounds", 8, "--client-lr", 0.25, "--no-progress")
+    assert "nothing is left to do, and the records of all 8 rounds are missing" in told
 
 
 def test_a_run_that_diverges_ends_with_a_code_of_its_own(tmp_path) -> None:
