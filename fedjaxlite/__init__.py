@@ -36,6 +36,8 @@ from fedjaxlite.execution.federated_sum import federated_sum as federated_sum
 from fedjaxlite.execution.layout import Execution as Execution
 from fedjaxlite.execution.one_round import Traffic as Traffic
 from fedjaxlite.execution.round_state import RoundState as RoundState
+from fedjaxlite.keys import NoiseKeys as NoiseKeys
+from fedjaxlite.keys import noise_keys as noise_keys
 from fedjaxlite.local.gradients import BatchLoss as BatchLoss
 from fedjaxlite.local.gradients import batch_loss as batch_loss
 from fedjaxlite.local.gradients import value_and_grad as value_and_grad
@@ -104,6 +106,7 @@ __all__ = [
     "LocalResult",
     "LossAux",
     "Message",
+    "NoiseKeys",
     "PassInfo",
     "Population",
     "PreparedCohort",
@@ -136,6 +139,7 @@ __all__ = [
     "lower",
     "mean",
     "models",
+    "noise_keys",
     "observers",
     "partition",
     "partition_params",

@@ -32,7 +32,8 @@ def run(settings: Settings) -> None:
     prepare(out, resume=settings.resume is not None)  # before any data are read
     try:
         job = build.job(settings)
-        state = job.rounds.init(job.params, job.population, key=build.keys(settings)["run"])
+        cohort_key = private_run.cohort_key(settings)
+        state = job.rounds.init(job.params, job.population, key=build.keys(settings)["run"], cohort_key=cohort_key)
     except BaseException:
         with contextlib.suppress(OSError):
             Path(out).rmdir()  # where it is empty
@@ -147,10 +148,11 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
             f"(best {best['test_accuracy']:.2%} at round {best['round']})"
         )
     if "epsilon" in last:
-        typer.echo(f"epsilon {last['epsilon']:.4g} at delta {job.settings.delta:.3g}, per client")
+        typer.echo(private_run.told(last, job.settings))
     sent = [sum(record[name] for record in kept) for name in ("bytes_up", "bytes_down")]
     lost = len(history.records) - len(kept)
     beside = f" (without {lost} rounds whose records are missing)" if lost else ""
+    beside += " (simulation only)" if "bytes_up" in last.get("simulation_only", ()) else ""
     typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}{beside}")
     written = [path.name for path in (folder.records, folder.config, folder.curves, folder.checkpoints)]
     typer.echo(f"{folder.path}: {', '.join(written)}")

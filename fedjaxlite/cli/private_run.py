@@ -3,6 +3,8 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import jax
+
 import fedjaxlite as fl
 from fedjaxlite.cli import parse
 from fedjaxlite.cli.settings import Settings
@@ -82,6 +84,22 @@ def observers(settings: Settings) -> tuple[fl.observers.Observer, ...]:
     if settings.max_epsilon is None:
         return (running,)
     return (running, fl.privacy.stop_at_epsilon(epsilon=settings.max_epsilon, delta=settings.delta))
+
+
+def cohort_key(settings: Settings) -> Any:
+    """What cohorts are drawn from, where a seed was given for them; else it is for the library to choose."""
+    return None if settings.cohort_seed is None else jax.random.key(settings.cohort_seed)
+
+
+def told(record: Mapping[str, Any], settings: Settings) -> str:
+    """The last word on epsilon: what it is, and what it rests on."""
+    text = f"epsilon {record['epsilon']:.4g} at delta {settings.delta:.3g}, per client"
+    if "epsilon_unamplified" not in record:
+        return text
+    return (
+        f"{text}, if the seed is secret: cohorts were drawn from --cohort-seed {settings.cohort_seed}, and against "
+        f"whoever knows that it is {record['epsilon_unamplified']:.4g}, without amplification"
+    )
 
 
 def table(settings: Settings) -> dict[str, Any]:

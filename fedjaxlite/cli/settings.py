@@ -99,6 +99,17 @@ class Settings(NamedTuple):
         ),
     ] = None
     dropout: Annotated[float, _option(WHO, "Chance that a selected client does not report.", metavar="CHANCE")] = 0.0
+    cohort_seed: Annotated[
+        int | None,
+        _option(
+            WHO,
+            "Draw the cohorts from this seed. With noise they come from a secret unless this is given: against whoever "
+            "knows the seed, sampling hides nobody, and epsilon is larger.",
+            min=0,
+            metavar="SEED",
+            show_default="--seed; with noise, a secret",
+        ),
+    ] = None
     stragglers: Annotated[
         float, _option(WHO, "Chance that a client gets only part of its steps done.", metavar="CHANCE")
     ] = 0.0
@@ -179,7 +190,13 @@ class Settings(NamedTuple):
         int | None, _option(MACHINE, "Devices to use.", min=1, metavar="D", show_default="all; every core of a CPU")
     ] = None
     seed: Annotated[
-        int, _option(MACHINE, "Of the partition, the model, the sampling and the shuffles.", min=0, metavar="SEED")
+        int,
+        _option(
+            MACHINE,
+            "Of the partition, the model, the shuffles and, without noise, the sampling.",
+            min=0,
+            metavar="SEED",
+        ),
     ] = 0
     compile_cache: Annotated[
         bool,

@@ -239,16 +239,31 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
     Raises:
       TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
     """
+    noise = jax.random.key(0, impl="threefry2x32")
+    return jax.eval_shape(_one_client(client_fn, population, layout), dict(population.features), client_state, noise)
 
-    def one_client(features: Any, state: PyTree) -> ClientOutput:
+
+def draws_noise(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> bool:
+    """Whether the client's function reads the key of its noise, `ClientData.noise`: seen in its traced program."""
+    noise = jax.random.key(0, impl="threefry2x32")
+    program = jax.make_jaxpr(_one_client(client_fn, population, layout))
+    found = program(dict(population.features), client_state, noise).jaxpr
+    key = found.invars[-1]
+    return key in found.outvars or any(key is read for equation in found.eqns for read in equation.invars)
+
+
+def _one_client(client_fn: ClientFn, population: Population, layout: Layout) -> Callable[..., ClientOutput]:
+    """The client's function on one abstract client, in lanes as in a round."""
+
+    def one_client(features: Any, state: PyTree, noise: jax.Array) -> ClientOutput:
         zero, lanes = jnp.int32(0), (layout.lanes or 2,)
         zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
         wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, layout.platform)
         key = jax.random.key(0, impl="threefry2x32")
-        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key), state)
+        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, noise), state)
         return jax.tree.map(jnp.asarray, output)
 
-    return jax.eval_shape(one_client, dict(population.features), client_state)
+    return one_client
 
 
 def wire_of_output(output: ClientOutput, **of_run: Any) -> Wire:

@@ -11,8 +11,10 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared_cohort import PreparedCohort
+from fedjaxlite.execution import going_on
 from fedjaxlite.execution.cohort_pass import PassInfo, as_chain
 from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, placed_shapes, resolve
+from fedjaxlite.execution.ledger import Ledger
 from fedjaxlite.execution.one_round import (
     Program,
     Traffic,
@@ -36,9 +38,18 @@ class Rounds(NamedTuple):
     """A composed run; see `rounds`.
 
     Attributes:
-      init: `init(params, population, *, key, noise_key=None) -> RoundState`. All that can be refused is refused here.
+      init: `init(params, population, *, key, noise_key=None, cohort_key=None) -> RoundState`. All that can be refused
+        is refused here. `key` is what clients and server draw from, and who takes part where nothing is private.
+        `noise_key` is what noise for privacy comes from: None takes the operating system's entropy, one of
+        `fl.noise_keys(num_runs)` is as secret, and a plain key makes a run that can be repeated and is not private.
+        `cohort_key` fixes who takes part; None draws cohorts from the noise key under a mechanism of privacy, since
+        what can be drawn again amplifies nothing, and else from `key`.
       step: `step(state, data) -> (state, PassInfo)`, one round. `data` is a Population, or a PreparedCohort.
       steps: `steps(state, population, num_rounds) -> (state, PassInfo)` in one dispatch; infos stacked `[num_rounds]`.
+      go_on: `go_on(state, population, *, noise_key=None, cohort_key=None) -> RoundState`, a state of another
+        composition, which this one goes on with: model, client states and round stay, aggregator and noise begin anew.
+        The state's ledger then holds both, and accountants that get the state count both.
+      check: `check(state, data)`, refuses what `step` would: a state noised by another composition.
       lower: `lower(state, data, num_rounds=None) -> jax.stages.Lowered`, the program of `step` (or of `steps`) without
         running it, for XLA's own analysis of memory and cost.
       params: `params(state)`, the model that is evaluated and exported.
@@ -53,6 +64,8 @@ class Rounds(NamedTuple):
     init: Callable[..., RoundState]
     step: Callable[[RoundState, Any], tuple[RoundState, PassInfo]]
     steps: Callable[[RoundState, Population, int], tuple[RoundState, PassInfo]]
+    go_on: Callable[..., RoundState]
+    check: Callable[[RoundState, Any], None]
     lower: Callable[..., jax.stages.Lowered]
     params: Callable[[RoundState], PyTree]
     client_params: Callable[[RoundState, int], PyTree]
@@ -106,39 +119,39 @@ def rounds(
       >>> float(state.params), int(info.num_reported)
       (3.0, 2)
     """
-    if not isinstance(algorithm, Algorithm):
-        raise TypeError(f"`algorithm` is {algorithm!r}; expected an Algorithm, such as algorithms.fed_avg(...).")
-    if not isinstance(sampler, Sampler):
-        raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
-    aggregator = as_chain(aggregator)
-    layout = resolve(execution, sampler.capacity)
-    program = Program(algorithm, sampler, aggregator, layout, client_of(algorithm))
-    place_once = _placer(program.layout)
-    fold = "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
+    program = _composed(algorithm, sampler, aggregator, execution)
+    aggregator, layout, fold = program.aggregator, program.layout, _fold(program.aggregator)
+    place_once, going = _placer(layout), going_on.going(program)
 
     @lru_cache(maxsize=32)
     def compiled(num_rounds: int | None) -> Callable[..., Any]:
         own = program if num_rounds is None else program._replace(client=client_of(algorithm))
         return over_devices(lambda *args: run_rounds(own, fold, num_rounds, *args), layout)
 
+    def check(state: RoundState, data: Any) -> None:
+        _check_data(data, state, program)
+        going.check(state, data)
+
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
-        prepared = isinstance(data, PreparedCohort)
-        _check_data(data.population if prepared else data, state, program)
-        if not prepared:
+        check(state, data)
+        if isinstance(data, Population):
             _check_clients(data.num_clients, state, program)
             _check_rounds_left(state, num_rounds or 1, sampler, aggregator)
         data = data if checks.is_traced(data) else place_once(data)
         state = state if checks.is_traced(state) else _moved(state, program.layout)
-        (rest, info), clients = compiled(num_rounds)(state._replace(clients=()), data, state.clients)
+        (rest, info), clients = compiled(num_rounds)(_bare(state), data, state.clients)
         if not checks.is_traced(info):
             _settle(info, program)
-        return rest._replace(clients=clients), info
+        return rest._replace(clients=clients, ledger=state.ledger), info
 
-    def init(params: PyTree, population: Population, *, key: Any, noise_key: Any = None) -> RoundState:
-        state = first_state(program, params, population, key, noise_key)
+    def init(
+        params: PyTree, population: Population, *, key: Any, noise_key: Any = None, cohort_key: Any = None
+    ) -> RoundState:
+        state = first_state(program, params, population, key, noise_key, cohort_key)
+        going.remember(state, population.num_clients)
         # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
         shapes = placed_shapes(population, program.layout)
-        jax.eval_shape(compiled(None), state._replace(clients=()), shapes, state.clients)
+        jax.eval_shape(compiled(None), _bare(state), shapes, state.clients)
         return state
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
@@ -155,17 +168,19 @@ def rounds(
     def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
         program_of: Any = compiled(num_rounds)
         program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
-        return program_of.lower(state._replace(clients=()), placed_shapes(data, layout), state.clients)
+        return program_of.lower(_bare(state), placed_shapes(data, layout), state.clients)
 
     return Rounds(
         init=init,
         step=lambda state, data: run(state, data, None),
         steps=steps,
+        go_on=going.go_on,
+        check=check,
         lower=lower,
         params=lambda state: algorithm.params(state.server_state),
         client_params=client_params,
         traffic=lambda params, population: traffic(program, params, population),
-        wire=lambda params, population: templates(program, params, population)[2],
+        wire=lambda params, population: templates(program, params, population).wire,
         parts=lambda state, population, lanes=None: part_programs(program, state, population, lanes),
         algorithm=algorithm,
         sampler=sampler,
@@ -174,14 +189,32 @@ def rounds(
     )
 
 
-def _check_data(population: Any, state: RoundState, program: Program) -> None:
+def _bare(state: RoundState) -> RoundState:
+    """What a program works on: without the clients, which come apart, and whatever was before it."""
+    return state._replace(clients=(), ledger=Ledger())
+
+
+def _composed(algorithm: Any, sampler: Any, aggregator: Any, execution: Any) -> Program:
+    if not isinstance(algorithm, Algorithm):
+        raise TypeError(f"`algorithm` is {algorithm!r}; expected an Algorithm, such as algorithms.fed_avg(...).")
+    if not isinstance(sampler, Sampler):
+        raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
+    aggregator = as_chain(aggregator)
+    return Program(algorithm, sampler, aggregator, resolve(execution, sampler.capacity), client_of(algorithm))
+
+
+def _fold(aggregator: Aggregator) -> str:
+    return "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
+
+
+def _check_data(data: Any, state: RoundState, program: Program) -> None:
+    population = data.population if isinstance(data, PreparedCohort) else data
     if not isinstance(population, Population):
         raise TypeError(
             f"the data of a step are a {type(population).__name__}; expected the Population that `init` got, or a "
             "PreparedCohort."
         )
-    if not isinstance(state, RoundState):
-        raise TypeError(f"`state` is a {type(state).__name__}; expected the RoundState that `init` or a step returned.")
+    going_on.check_state(state)
     leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not checks.is_traced(leaf)]
     if any(leaf.is_deleted() for leaf in leaves):
         raise ValueError(
@@ -223,11 +256,12 @@ def _moved(state: RoundState, layout: Layout) -> RoundState:
 def _check_rounds_left(state: RoundState, more: int, sampler: Sampler, aggregator: Aggregator) -> None:
     if checks.is_traced(state.round):
         return
-    for name, what, most in (
-        (sampler.name, "has cohorts for", sampler.num_rounds),
-        (aggregator.name, "is made for", aggregator.num_rounds),
+    began = state.ledger.last.begin if state.ledger.last else 0  # an aggregator that goes on begins anew
+    for name, what, most, before in (
+        (sampler.name, "has cohorts for", sampler.num_rounds, 0),
+        (aggregator.name, "is made for", aggregator.num_rounds, began),
     ):
-        done = int(state.round.addressable_data(0)) if most is not None else 0
+        done = int(state.round.addressable_data(0)) - before if most is not None else 0
         if most is not None and done + more > most:
             raise ValueError(
                 f"{name} {what} {most} rounds; {done} are done and {more} more were asked for. Ask for fewer, or give "

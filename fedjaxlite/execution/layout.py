@@ -118,19 +118,25 @@ def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: 
         rows = jax.tree.leaves(dict(population.features))[0].shape[0]
         room, most = 2**15, 8 if population.max_size * population.num_clients > 2 * rows else 64
     else:
-        room, most = _device_memory(layout.devices) // 64, 64
+        room, most = _device_memory(layout) // 64, 64
     fit = max(1, min(most, room // max(model_bytes, 1), -(-capacity // layout.num_devices)))
     return layout._replace(lanes=1 << (fit.bit_length() - 1))
 
 
-def _device_memory(devices: Sequence[Any]) -> int:
+def _device_memory(layout: Layout) -> int:
     # A lane holds some models and the activations of a batch; where the size is not told, a small device is assumed.
+    # So it is across processes: what each reads of its own devices may differ, and their programs must not.
     small = 2**33
-    for device in devices:
-        # Devices of other processes do not answer, nor do those that a program is only compiled for.
+    for device in () if spans_processes(layout) else layout.devices:
+        # Devices that a program is only compiled for do not answer.
         with contextlib.suppress(jax.errors.JaxRuntimeError):
             return int((device.memory_stats() or {}).get("bytes_limit", small))
     return small
+
+
+def spans_processes(layout: Layout) -> bool:
+    """Whether the devices are those of several processes, all of which have to do the same."""
+    return len({device.process_index for device in layout.devices}) > 1
 
 
 def _devices(devices: int | Sequence[Any] | None) -> tuple[Any, ...]:

@@ -13,14 +13,17 @@ from fedjaxlite.execution.cohort_pass import (
     ClientFn,
     ClientState,
     PassInfo,
+    draws_noise,
     output_template,
     run_pass,
     traced_once,
     wire_of_output,
 )
+from fedjaxlite.execution.first_keys import first_keys
 from fedjaxlite.execution.layout import Layout, place, with_lanes
+from fedjaxlite.execution.ledger import Composition, Ledger, Segment, segment_of
 from fedjaxlite.execution.round_state import Keys, RoundState
-from fedjaxlite.keys import as_key, entropy_key
+from fedjaxlite.keys import as_key, is_tracing
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
@@ -68,8 +71,31 @@ def broadcast(algorithm: Algorithm, server_state: Any) -> PyTree:
     return (algorithm.broadcast or algorithm.params)(server_state)
 
 
-def templates(program: Program, params: PyTree, population: Population) -> tuple[Any, Any, Wire]:
-    """The shapes of a client's output, the aggregator's state, and the wire at the end of the chain."""
+class Templates(NamedTuple):
+    """What follows from the model and the data before anything runs.
+
+    Attributes:
+      output: the shapes of a client's ClientOutput.
+      aggregator_state: the aggregator's first state.
+      wire: the facts at the end of the chain.
+      client_noise: whether the client's function draws from the noise key itself.
+    """
+
+    output: Any
+    aggregator_state: Any
+    wire: Wire
+    client_noise: bool
+
+
+def templates(program: Program, params: PyTree, population: Population, num_clients: int | None = None) -> Templates:
+    """The shapes of a client's output, the aggregator's state, and the facts of the chain.
+
+    Args:
+      program: the four axes.
+      params: the model, or its shapes.
+      population: the data, or their shapes.
+      num_clients: N, where the population is that of a single cohort.
+    """
     algorithm = program.algorithm
     server_state = jax.eval_shape(algorithm.init, params)
     shared = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
@@ -89,14 +115,34 @@ def templates(program: Program, params: PyTree, population: Population) -> tuple
         capacity=program.sampler.capacity,
         scaled=program.sampler.scaled,
         scalar_bounds=algorithm.scalar_bounds,
-        num_clients=population.num_clients,
+        num_clients=population.num_clients if num_clients is None else num_clients,
         participation=program.sampler.accounting,
     )
-    state, wire = program.aggregator.init(wire)
-    return output, state, wire
+    state, told = program.aggregator.init(wire)
+    if is_tracing():  # facts that are numbers have to stay numbers
+        with jax.ensure_compile_time_eval():
+            told = program.aggregator.init(wire)[1]
+    return Templates(output, state, told, draws_noise(program.client, population, (shared, client_state), layout))
 
 
-def first_state(program: Program, params: PyTree, population: Population, key: Any, noise_key: Any) -> RoundState:
+def segment(program: Program, found: Templates, begin: int) -> Segment:
+    """What a ledger says of the rounds of a program."""
+    composition = Composition(program.algorithm, program.sampler, program.aggregator, found.wire)
+    return segment_of(composition, begin, client_noise=found.client_noise)
+
+
+def run_keys(program: Program, found: Templates, key: Any, noise_key: Any, cohort_key: Any) -> Keys:
+    """The keys of a run that begins with this program."""
+    secret = found.wire.noised or found.wire.masked or found.client_noise
+    who = program.algorithm.name if found.client_noise else program.aggregator.name
+    return first_keys(
+        *(key, noise_key, cohort_key), private=found.wire.noised, secret=secret, who=who, layout=program.layout
+    )
+
+
+def first_state(
+    program: Program, params: PyTree, population: Population, key: Any, noise_key: Any, cohort_key: Any
+) -> RoundState:
     """The state before round 0, on the devices of the layout; all checks of model against data come first."""
     if not isinstance(population, Population):
         raise TypeError(
@@ -106,22 +152,26 @@ def first_state(program: Program, params: PyTree, population: Population, key: A
     _check_params(params)
     program.sampler.check(population.num_clients)
     _check_num_clients(program.algorithm, population)
-    key = as_key(key, "key")
+    as_key(key, "key")
     algorithm, layout = program.algorithm, program.layout
-    output, aggregator_state, _ = templates(program, params, population)
+    found = templates(program, params, population)
+    keys = run_keys(program, found, key, noise_key, cohort_key)
     params = jax.tree.map(jnp.asarray, params)
     server_state = jax.tree.map(jnp.asarray, algorithm.init(params))
-    one = ClientState(algorithm.init_client(params), program.aggregator.init_client(output.update))
-    # Every device owns as many clients as the others, so the last one may own some that do not exist.
-    bank_size = -(-population.num_clients // layout.num_devices) * layout.num_devices
-    clients = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (bank_size, *jnp.shape(leaf))), one)
-    clients = clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
-    sample, client, server = jax.random.split(key, 3)
-    noise = as_key(noise_key, "noise_key") if noise_key is not None else entropy_key()
-    keys = Keys(sample, client, server, noise, jnp.bool_(noise_key is None))
-    state = RoundState(jnp.int32(0), server_state, aggregator_state, keys, ClientState((), ()))
+    one = ClientState(algorithm.init_client(params), program.aggregator.init_client(found.output.update))
+    clients = bank(one, population.num_clients, layout)
+    ledger = Ledger((segment(program, found, 0),))
+    state = RoundState(jnp.int32(0), server_state, found.aggregator_state, keys, ClientState((), ()), ledger)
     state = state if checks.is_traced(state) else place(_owned_copy(state), layout)
     return state._replace(clients=clients)
+
+
+def bank(one: PyTree, num_clients: int, layout: Layout) -> PyTree:
+    """One client's first state for all clients, on the devices that own them."""
+    # Every device owns as many clients as the others, so the last one may own some that do not exist.
+    size = -(-num_clients // layout.num_devices) * layout.num_devices
+    clients = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (size, *jnp.shape(leaf))), one)
+    return clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
 
 
 def _owned_copy(state: RoundState) -> RoundState:
@@ -215,13 +265,13 @@ def _one_round(
         than="`init(params)`",
         remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
     )
-    new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients)
+    new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients, state.ledger)
     return new, result.bank, result.info._replace(aggregator=aggregator.metrics(aggregator_state))
 
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
     """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
-    return traffic_on(templates(program, params, population)[2], program.algorithm, params)
+    return traffic_on(templates(program, params, population).wire, program.algorithm, params)
 
 
 def traffic_on(wire: Wire, algorithm: Algorithm, params: PyTree) -> Traffic:

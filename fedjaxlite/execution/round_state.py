@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjaxlite.execution.cohort_pass import ClientState
+from fedjaxlite.execution.ledger import Ledger
 
 PyTree = Any
 
@@ -13,13 +14,15 @@ class Keys(NamedTuple):
     """Independent random streams of a run. The round number is folded in where they are used.
 
     Attributes:
-      sample: who takes part.
+      sample: who takes part. Under a mechanism of privacy it follows from the noise key unless it was given.
       client: what clients draw: shuffles, dropout, stochastic rounding.
       server: what the server draws.
       noise: what privacy mechanisms draw on the server. It comes from the operating system unless given, and is part
         of the state: whoever holds a checkpoint can subtract the noise.
       secret: bool scalar, whether the noise key came from the operating system; else the run can be reproduced, and
         whoever knows the key can subtract the noise.
+      secret_cohorts: bool scalar, whether the sampling key did; else whoever knows it can draw the cohorts again, and
+        amplification by sampling is worth nothing against them.
     """
 
     sample: jax.Array
@@ -27,6 +30,7 @@ class Keys(NamedTuple):
     server: jax.Array
     noise: jax.Array
     secret: jax.Array
+    secret_cohorts: jax.Array
 
 
 class RoundState(NamedTuple):
@@ -38,6 +42,7 @@ class RoundState(NamedTuple):
       aggregator_state: the codecs'.
       keys: the run's random streams; they never change.
       clients: what the clients keep, with a leading axis of clients on every leaf.
+      ledger: which compositions made the rounds, with the noise of each; static, and without leaves.
     """
 
     round: jax.Array
@@ -45,6 +50,7 @@ class RoundState(NamedTuple):
     aggregator_state: Any
     keys: Keys
     clients: ClientState
+    ledger: Ledger = Ledger()
 
     @property
     def params(self) -> PyTree:

@@ -36,6 +36,9 @@ def to_jsonl(path: str | os.PathLike[str]) -> Observer:
 def to_tensorboard(log_dir: str | os.PathLike[str]) -> Observer:
     """Writes every scalar of every record for TensorBoard; needs tensorboardX.
 
+    Where the aggregator adds noise for privacy, what no guarantee covers stands in a group of its own, as
+    "simulation_only/loss".
+
     Args:
       log_dir: the folder for the event files.
 
@@ -59,9 +62,10 @@ def to_tensorboard(log_dir: str | os.PathLike[str]) -> Observer:
 
     def each(record: Mapping[str, Any], state: RoundState) -> None:
         del state
+        unseen = record.get("simulation_only", ())
         for name, value in record.items():
             if name != "round" and isinstance(value, (int, float)):
-                writers[-1].add_scalar(name, value, record["round"])
+                writers[-1].add_scalar(f"simulation_only/{name}" if name in unseen else name, value, record["round"])
 
     def end(history: History) -> None:
         del history

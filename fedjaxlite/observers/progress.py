@@ -83,18 +83,26 @@ def _headline(start: Start) -> str:
 
 def _metrics(record: Mapping[str, Any], shown: dict[str, str]) -> str:
     """Loss, the last evaluated accuracy, and warnings; `shown` remembers what only some rounds have."""
+    unseen = dict.fromkeys(record.get("simulation_only", ()), " (simulation only)")
     if isinstance(record.get("loss"), float):
-        unseen = " (simulation only)" if "loss" in record.get("simulation_only", ()) else ""
-        shown["loss"] = f"loss {record['loss']:.4f}{unseen}"
+        shown["loss"] = f"loss {record['loss']:.4f}{unseen.get('loss', '')}"
     for name, value in record.items():
         if name.endswith("_accuracy"):
-            shown[name] = f"{name.replace('_', ' ')} {value:.2%}"
+            shown[name] = f"{name.replace('_', ' ')} {value:.2%}{unseen.get(name, '')}"
     if "epsilon" in record:
-        shown["epsilon"] = f"epsilon {record['epsilon']:.3g}"
+        shown["epsilon"] = f"epsilon {record['epsilon']:.3g}{_condition(record)}"
     parts = list(shown.values())
     if record.get("nonfinite"):
-        parts.append(f"{record['nonfinite']} of {record['reported']} reports not finite")
+        reports = f"{record['nonfinite']} of {record['reported']} reports not finite"
+        parts.append(reports + unseen.get("nonfinite", ""))
     return "  ".join(parts)
+
+
+def _condition(record: Mapping[str, Any]) -> str:
+    """What an epsilon rests on, where cohorts come from a key that was given."""
+    if "epsilon_unamplified" not in record:
+        return ""
+    return f" (if the seed is secret; else {record['epsilon_unamplified']:.3g})"
 
 
 def _speed(rate: float | None, left: int) -> str:

@@ -23,6 +23,9 @@ __all__ = ["read"]  # what users need of it: the file of a run, as a list of rec
 OWN = ("round", "selected", "reported", "nonfinite", "examples", "bytes_up", "bytes_down", "seconds", "elapsed")
 """What every record has beside the metrics of training and evaluation."""
 
+OF_THE_COHORT = OWN[1:]
+"""What of it tells how many clients took part."""
+
 Record = dict[str, Any]
 
 
@@ -43,8 +46,10 @@ def of_dispatch(
       one dict a round: "round", "selected", "reported", "nonfinite", "examples", the mean metrics of local training
       ("loss" and what the algorithm gives; NaN where no client is in the sum), what the aggregator tells of itself (an
       adaptive clip norm), "bytes_up", "bytes_down", "seconds". A metric whose name is one of these gets the prefix
-      "train_", or "aggregator_". With `noised`, "simulation_only" lists what was measured on the clients past the
-      noise: no guarantee covers it, and a real server would not see it.
+      "train_", or "aggregator_". With `noised`, "simulation_only" lists what no guarantee covers: what was measured on
+      the clients past the noise, and what follows from the cohort. One client more or less is what the noise hides, and
+      it would show in a count of clients, in their bytes, and in the time that they took: sums are divided by a fixed
+      number so that the true one need not leave the server.
     """
     infos = infos._replace(clients={})
     rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
@@ -74,7 +79,7 @@ def of_dispatch(
             "seconds": seconds / num_rounds,
         }
         if noised:
-            record["simulation_only"] = ["nonfinite", "examples", *metrics]
+            record["simulation_only"] = [*OF_THE_COHORT, *metrics]
         records.append(record)
     return records
 

@@ -1,5 +1,6 @@
 """Metrics along a run: over rounds, bytes or seconds, with intervals over seeds."""
 
+from collections.abc import Collection
 from typing import TYPE_CHECKING, Any
 
 from fedjaxlite import checks
@@ -13,6 +14,7 @@ AXIS = {
     "bytes": "sent so far, up and down, by all clients",
     "seconds": "training time so far",
 }
+MARK = " (simulation only)"
 _SIZE = (8.0, 4.0)
 INTERVALS = "mean and 95 % interval"
 
@@ -32,7 +34,8 @@ def curves(
 
     A metric that only some records have (`evaluate_every`) is drawn through those; where it is not finite, the line is
     broken. Several seeds are averaged at the rounds that all of them measured, so that the longer ones are cut and no
-    mean is of fewer seeds than the legend says. A single seed has no band.
+    mean is of fewer seeds than the legend says. A single seed has no band. What records of a run under noise list as
+    "simulation_only" is marked so on its axis.
 
     Args:
       runs: `{label: records}` with `history.records` (or the History), `{label: [records, records, ...]}` with one
@@ -65,7 +68,7 @@ def curves(
     found = series.lines(runs, metric=metric, over=over, every=every)
     figure, axis = style.single(axes, _SIZE)
     draw(axis, found, legend)
-    describe(axis, over, metric)
+    describe(axis, over, metric, series.unseen(runs))
     style.entitle(axis, title)
     return style.finish(figure, path)
 
@@ -138,10 +141,10 @@ def draw(axis: Any, lines: list[series.Line], legend: bool = True) -> None:
         style.legend(axis, INTERVALS if any(line.half is not None for line in lines) else "")
 
 
-def describe(axis: Any, over: str, metric: str) -> None:
-    """Names the axes, with units, and draws the grid."""
-    axis.set_xlabel(AXIS[over])
-    axis.set_ylabel(metric.replace("_", " "))
+def describe(axis: Any, over: str, metric: str, unseen: Collection[str] = ()) -> None:
+    """Names the axes, with units, and draws the grid; marks what no guarantee of privacy covers."""
+    axis.set_xlabel(AXIS[over] + (MARK if any(name in unseen for name in series.costs(over)) else ""))
+    axis.set_ylabel(metric.replace("_", " ") + (MARK if metric in unseen else ""))
     axis.grid(visible=True, color=style.GRID)
     axis.set_axisbelow(True)
     if over == "round":

@@ -178,6 +178,36 @@ def _is_records(value: Any) -> bool:
     return isinstance(value, Sequence) and not isinstance(value, str) and all(isinstance(r, Mapping) for r in value)
 
 
+def unseen(runs: Any) -> set[str]:
+    """What records of a run under noise for privacy list as "simulation_only": no guarantee covers it.
+
+    Example:
+      >>> unseen({"private": [{"round": 1, "loss": 0.5, "simulation_only": ["loss"]}]})
+      {'loss'}
+    """
+    found = set()
+    for label, run in labeled(runs, "runs").items():
+        for seed in _seeds(run, label):
+            if not isinstance(seed, np.ndarray):
+                found.update(name for record in seed for name in record.get("simulation_only", ()))
+    return found
+
+
+def having(runs: Any, field: str) -> dict[str, Any]:
+    """The runs whose records have a field in some round."""
+    records = {label: _seeds(run, label) for label, run in labeled(runs, "runs").items()}
+    return {
+        label: seeds
+        for label, seeds in records.items()
+        if all(not isinstance(seed, np.ndarray) and any(field in record for record in seed) for seed in seeds)
+    }
+
+
+def costs(over: str) -> tuple[str, ...]:
+    """The fields of records that positions are sums of."""
+    return _FIELDS.get(over, ())
+
+
 def _seeds(run: Any, where: str) -> list[Any]:
     """A run's seeds: lists of records, or arrays `[T]`."""
     run = getattr(run, "records", run)

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 _SIZE = (8.0, 4.0)
+_KNOWN = "(where the seed is known)"
 _GUESSING = "guessing (AUC 0.50)"
 
 
@@ -27,6 +28,8 @@ def epsilon(
     path: style.Path = None,
 ) -> "Figure":
     """Draws the epsilon that all rounds so far have cost, from records that hold "epsilon".
+
+    Where it rests on cohorts from a seed that was given, what holds against those who know the seed is drawn too.
 
     Args:
       runs: as in `curves`; `privacy.running_epsilon` puts "epsilon" into the records of `fl.train`.
@@ -57,11 +60,16 @@ def epsilon(
     found = series.lines(runs, metric="epsilon", over=over, remedy=remedy)
     figure, axis = style.single(axes, _SIZE)
     over_rounds.draw(axis, found, legend=False)
+    beside = series.having(runs, "epsilon_unamplified")
+    if beside:
+        known = series.lines(beside, metric="epsilon_unamplified", over=over)
+        named = [line._replace(label=f"{line.label} {_KNOWN}".strip()) for line in known]
+        over_rounds.draw(axis, named, legend=False)
     if budget is not None:
         axis.axhline(budget, color="black", linewidth=2.2, linestyle=(0, (2, 1)), label=f"budget {budget:g}")
     if legend:
         style.legend(axis)
-    over_rounds.describe(axis, over, "epsilon so far")
+    over_rounds.describe(axis, over, "epsilon so far", series.unseen(runs))
     axis.set_ylim(bottom=0)
     style.entitle(axis, title)
     return style.finish(figure, path)

@@ -48,9 +48,14 @@ def interval(values: Sequence[float] | np.ndarray) -> Interval:
 
 
 def begin(run: fl.Rounds, init: Callable[[Any], PyTree], population: fl.Population, key: jax.Array) -> fl.RoundState:
-    """The state in which the run of a key begins: the model, the cohorts and the noise all follow from the key."""
+    """The state in which the run of a key begins: the model, the cohorts and the noise all follow from the key.
+
+    A table has to come out the same again, and a seed has the same cohorts with noise and without, so nothing here is
+    a secret: an epsilon in a table is that of a run whose seed nobody knows.
+    """
     first, own, noise = jax.random.split(key, 3)
-    return run.init(init(first), population, key=own, noise_key=noise)
+    cohorts = jax.random.split(own, 3)[0]
+    return run.init(init(first), population, key=own, noise_key=noise, cohort_key=cohorts)
 
 
 def keys(num_seeds: int) -> jax.Array:

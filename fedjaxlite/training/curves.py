@@ -14,6 +14,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
       records: one dict a round, as `fedjaxlite.records` makes them. Every metric called "accuracy" or "loss", or
         ending in "_accuracy" or "_loss", becomes a line; those without a prefix are the clients' own, while training.
         Where a record was lost, what was sent by then is not known, and there are no curves over bytes.
+        What records list as "simulation_only" is marked so.
       path: the image file; its suffix says the format.
       title: a line above all.
 
@@ -21,7 +22,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
       ValueError: without records, or without any loss or accuracy.
     """
     # Inside, so that a program which writes no picture does not load what draws them.
-    from fedjaxlite.plots import over_rounds, style
+    from fedjaxlite.plots import over_rounds, series, style
 
     rows = [(kind, names) for kind in ("accuracy", "loss") if (names := _names(records, kind))]
     if not rows:
@@ -32,7 +33,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     for (kind, names), pair in zip(rows, axes, strict=True):
         for axis, over in zip(pair, spans, strict=True):
             over_rounds.draw(axis, [_line(records, name, over) for name in names], legend=over == spans[-1])
-            over_rounds.describe(axis, over, kind if over == "round" else "")
+            over_rounds.describe(axis, over, kind if over == "round" else "", series.unseen(records))
         if kind == "accuracy":
             pair[0].set_ylim(top=1.01)
     if title:
@@ -47,8 +48,10 @@ def _names(records: Sequence[Mapping[str, Any]], kind: str) -> list[str]:
 
 
 def _line(records: Sequence[Mapping[str, Any]], name: str, over: str) -> Any:
-    from fedjaxlite.plots import series
+    from fedjaxlite.plots import over_rounds, series
 
     points = np.array(list(series.points(records, name, over, "the run").values()))
     label = f"{name} (clients, in training)" if "_" not in name else name.replace("_", " ")
+    if name in series.unseen(records):
+        label += over_rounds.MARK
     return series.Line(label, points[:, 0], points[:, 1], None, 1)

@@ -44,12 +44,15 @@ def identity(rounds: Rounds, state: RoundState, population: Population) -> Ident
 
     Returns:
       a dict that JSON can hold: names and hyperparameters of algorithm, sampler and aggregator, the population's
-      fingerprint, the model's leaves, and a digest of the sampling, client and server keys. "program" holds a
+      fingerprint, the model's leaves, and a digest of the client and server keys, and of the sampling key where it is no secret. "program" holds a
       fingerprint of what clients, server and sampler compute, down to every constant: a rate, a dropout's chance, a
-      sampler's weights, another loss. The noise key is not part of it: unless given, it is drawn anew by every `init`,
-      and the checkpoint's is the one that goes on.
+      sampler's weights, another loss. "before" is what the ledger says of compositions before this one. Secrets are no
+      part of it, neither the noise key nor cohorts from it: unless given, they are drawn anew by every `init`, and the
+      checkpoint's are what goes on.
     """
-    streams = (state.keys.sample, state.keys.client, state.keys.server)
+    streams = (state.keys.client, state.keys.server)
+    if not here(state.keys.secret_cohorts):
+        streams = (state.keys.sample, *streams)
     keys = [np.asarray(here(jax.random.key_data(key))).tobytes() for key in streams]
     return {
         "algorithm": {"name": rounds.algorithm.name, **plain(rounds.algorithm.hparams)},
@@ -58,6 +61,7 @@ def identity(rounds: Rounds, state: RoundState, population: Population) -> Ident
         "population": {"num_clients": population.num_clients, "fingerprint": population.fingerprint()},
         "params": dict(kinds(rounds.params(state))),
         "keys": hashlib.sha256(b"".join(keys)).hexdigest()[:16],
+        "before": {f"round_{part.begin + 1}": part.told() for part in state.ledger.segments[:-1]},
         "settings": {name: str(getattr(jax.config, f"jax_{name}")) for name in SETTINGS},
         "program": programs(rounds, state, population),
     }

@@ -156,7 +156,7 @@ def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
     params = run.rounds.params(state)
     wire = run.rounds.wire(params, run.population)
     traffic = traffic_on(wire, run.rounds.algorithm, params)
-    metrics = run.measure(state) if run.measure else {}
+    metrics = run.measure(state).metrics if run.measure else {}
     better: dict[str, Direction] = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
     return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire, better)
 
@@ -192,7 +192,10 @@ def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[
     for i, record in enumerate(new, start=1):
         record["elapsed"] = before - begin + seconds * i / length
     if run.measure and run.pace.evaluates(done + length):
-        new[-1].update(run.measure(state))
+        found = run.measure(state)
+        new[-1].update(found.metrics)
+        if "simulation_only" in new[-1]:
+            new[-1]["simulation_only"] += found.on_clients
         new[-1]["elapsed"] = time.monotonic() - begin
     return state, new
 

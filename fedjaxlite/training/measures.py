@@ -6,10 +6,23 @@ from typing import Any, NamedTuple
 import jax
 
 from fedjaxlite import checks
+from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.directions import Direction, direction
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
+
+
+class Measured(NamedTuple):
+    """What the evaluations of a state gave.
+
+    Attributes:
+      metrics: by the names that records use.
+      on_clients: those of them that were measured on clients' data, which no guarantee of privacy covers.
+    """
+
+    metrics: Mapping[str, float]
+    on_clients: tuple[str, ...]
 
 
 class Measures(NamedTuple):
@@ -23,15 +36,18 @@ class Measures(NamedTuple):
     functions: tuple[tuple[str, Callable[[Any], Any], bool], ...]
     params: Callable[[RoundState], Any]
 
-    def __call__(self, state: RoundState) -> dict[str, float]:
-        """All evaluated metrics, under the names that records use."""
-        metrics = {}
+    def __call__(self, state: RoundState) -> Measured:
+        """All evaluated metrics."""
+        metrics, on_clients = {}, []
         for name, function, of_params in self.functions:
             # One device's copy: evaluating the same on every device would cost a CPU as many times as much.
             argument = jax.tree.map(records.here, self.params(state)) if of_params else state
-            numbers = records.scalars_of(function(argument), f"the evaluation {name!r}")
+            result = function(argument)
+            numbers = records.scalars_of(result, f"the evaluation {name!r}")
             metrics.update({f"{name}_{metric}": value for metric, value in numbers.items()})
-        return metrics
+            if not of_params or isinstance(result, ClientReport):
+                on_clients += [f"{name}_{metric}" for metric in numbers]
+        return Measured(metrics, tuple(on_clients))
 
     def better(self, recorded: Iterable[str], given: Mapping[str, Direction]) -> dict[str, Direction]:
         """Which way the evaluated metrics of these names are better, as far as it was said; `given` goes first."""

@@ -1,16 +1,17 @@
 """Plan: what a run will cost, before it starts."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from jax.experimental import multihost_utils
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds, rounds
-from fedjaxlite.execution.layout import Layout, place, resolve
+from fedjaxlite.execution.layout import Layout, place, resolve, spans_processes
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.progress import duration, size
 
@@ -147,14 +148,16 @@ def plan(
         checks.positive_int(num_rounds=num_rounds)
     checks.positive(budget_seconds=budget_seconds)
     layout = resolve(run.execution, run.sampler.capacity)
+    # Processes that probe together have clocks of their own, and have to decide alike.
+    agreed = _of_the_first if spans_processes(layout) else float
     probes: list[Probe] = []
     params = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype) if _abstract(leaf) else leaf, params)
     state = run.init(params, population, key=jax.random.key(0), noise_key=jax.random.key(0))
     for lanes in _options(lanes_options, layout, run.sampler.capacity):
-        if probes and time.perf_counter() - begin > budget_seconds:
+        if probes and agreed(time.perf_counter() - begin) > budget_seconds:
             break
         try:
-            probes.append(_probe(run, lanes, state, population))
+            probes.append(_probe(run, lanes, state, population, agreed))
         except jax.errors.JaxRuntimeError:
             if not probes:
                 raise
@@ -190,20 +193,27 @@ def _options(asked: Sequence[int] | None, layout: Layout, capacity: int) -> list
     return [lanes for lanes in usual if lanes <= max(1, -(-capacity // layout.num_devices))]
 
 
-def _probe(run: Rounds, lanes: int, state: RoundState, population: Population) -> Probe:
+def _of_the_first(seconds: float) -> float:
+    """What the first of several processes measured."""
+    return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+
+
+def _probe(
+    run: Rounds, lanes: int, state: RoundState, population: Population, agreed: Callable[[float], float]
+) -> Probe:
     """Compiles one round and times a few, on the state as it is: every round is the first one."""
     execution = run.execution._replace(lanes=lanes, donate=False, jit=True)
     trial = rounds(run.algorithm, sampler=run.sampler, aggregator=run.aggregator, execution=execution)
     data = place(population, resolve(execution, run.sampler.capacity))
     before = time.perf_counter()
     compiled = jax.jit(trial.step).lower(state, data).compile()
-    compile_seconds = time.perf_counter() - before
+    compile_seconds = agreed(time.perf_counter() - before)
     jax.block_until_ready(compiled(state, data))
     times: list[float] = []
     while len(times) < 5 and sum(times) < 1.0:
         before = time.perf_counter()
         jax.block_until_ready(compiled(state, data))
-        times.append(time.perf_counter() - before)
+        times.append(agreed(time.perf_counter() - before))
     memory = compiled.memory_analysis()
     return Probe(lanes, compile_seconds, min(times), getattr(memory, "temp_size_in_bytes", None))
 

@@ -97,7 +97,8 @@ def train(
       the evaluation, "bytes_up" and "bytes_down" (all clients of the round together), "seconds" (the wall time of a
       dispatch over its rounds, without evaluation; the first includes compilation) and "elapsed" (seconds of the run
       so far, with everything). Where the aggregator adds noise for privacy, "simulation_only" lists what is in the
-      record but past the noise, so that no guarantee covers it.
+      record and no guarantee covers: what was measured on the clients past the noise, and what tells how many of them
+      took part.
 
     Raises:
       TypeError, ValueError: for arguments that do not fit, a checkpoint of another run, or checkpoints of which none is
@@ -280,10 +281,12 @@ def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: An
     if config is not None and not isinstance(config, Mapping):
         raise TypeError(f"`config` is a {type(config).__name__}; expected a dict of tables for config.toml.")
     rounds.sampler.check(population.num_clients)
-    for part in (rounds.sampler, rounds.aggregator):
-        if part.num_rounds is not None and num_rounds > part.num_rounds:
+    rounds.check(state, population)
+    began = state.ledger.last.begin if state.ledger.last else 0  # an aggregator that goes on begins anew
+    for part, before in ((rounds.sampler, 0), (rounds.aggregator, began)):
+        if part.num_rounds is not None and num_rounds - before > part.num_rounds:
             raise ValueError(
-                f"`num_rounds` is {num_rounds}, but {part.name} knows {part.num_rounds} rounds; ask for fewer."
+                f"`num_rounds` is {num_rounds}, but {part.name} knows {before + part.num_rounds} rounds; ask for fewer."
             )
 
 

@@ -72,12 +72,15 @@ def gaussian_sigma(epsilon: float, delta: float) -> float:
         return float(library().get_sigma_gaussian(epsilon, delta))
 
 
+def _interval(noise_multiplier: float) -> float:
+    widest = 0.5 / noise_multiplier**2 + 12 / noise_multiplier
+    return max(INTERVAL, widest / _POINTS)
+
+
 @lru_cache(maxsize=64)
-def _one_round(kind: str, noise_multiplier: float, rate: float, coarser: float) -> Any:
+def _one_round(kind: str, noise_multiplier: float, rate: float, interval: float) -> Any:
     distributions = library().pld.privacy_loss_distribution
     make = distributions.from_laplace_mechanism if kind == "laplace" else distributions.from_gaussian_mechanism
-    widest = 0.5 / noise_multiplier**2 + 12 / noise_multiplier
-    interval = coarser * max(INTERVAL, widest / _POINTS)
     with silent():
         return make(noise_multiplier, value_discretization_interval=interval, sampling_prob=rate)
 
@@ -96,11 +99,45 @@ def loss_distribution(kind: str, noise_multiplier: float, rate: float, num_round
     Returns:
       dp_accounting's PrivacyLossDistribution; `get_epsilon_for_delta` and `get_delta_for_epsilon` are upper bounds.
     """
-    one = _one_round(kind, noise_multiplier, rate, coarser)
+    one = _one_round(kind, noise_multiplier, rate, coarser * _interval(noise_multiplier))
     if num_rounds == 1:
         return one
     with silent():
         return one.self_compose(num_rounds)
+
+
+@lru_cache(maxsize=8)
+def composed_losses(parts: tuple[tuple[str, float, float, int], ...], coarser: float = 1.0) -> Any:
+    """The privacy loss distribution of rounds of several kinds, one after the other.
+
+    Args:
+      parts: of each kind ("gaussian" or "laplace", noise multiplier, rate, rounds) as in `loss_distribution`, or
+        ("local", epsilon, delta, rounds).
+      coarser: how many times as coarse the grid of losses is to be.
+
+    Returns:
+      dp_accounting's PrivacyLossDistribution, as `loss_distribution`.
+    """
+    # Distributions are convolved on one grid, the coarsest that any of them needs.
+    interval = coarser * max([INTERVAL, *(_interval(noise) for kind, noise, _, _ in parts if kind != "local")])
+    whole = None
+    with silent():
+        for kind, noise, rate, num_rounds in parts:
+            one = _local(noise, rate, interval) if kind == "local" else _one_round(kind, noise, rate, interval)
+            some = one if num_rounds == 1 else one.self_compose(num_rounds)
+            whole = some if whole is None else whole.compose(some)
+    return whole
+
+
+def _local(epsilon: float, delta: float, interval: float) -> Any:
+    pld = library().pld
+    parameters = pld.common.DifferentialPrivacyParameters(epsilon, delta)
+    return pld.privacy_loss_distribution.from_privacy_parameters(parameters, interval)
+
+
+def default_orders() -> np.ndarray:
+    """dp_accounting's grid of orders."""
+    return np.asarray(library().rdp.RdpAccountant().orders, np.float64)
 
 
 @lru_cache(maxsize=64)
@@ -128,7 +165,9 @@ def renyi(
 
 
 @lru_cache(maxsize=64)
-def renyi_of_fixed_size(noise_multiplier: float, cohort_size: int, num_clients: int) -> tuple[np.ndarray, np.ndarray]:
+def renyi_of_fixed_size(
+    noise_multiplier: float, cohort_size: int, num_clients: int, orders: tuple[float, ...] | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """The Rényi divergence of one round whose cohort of a fixed size is drawn without replacement.
 
     Args:
@@ -136,6 +175,7 @@ def renyi_of_fixed_size(noise_multiplier: float, cohort_size: int, num_clients: 
         to replacing one.
       cohort_size: K.
       num_clients: N, above K.
+      orders: None for dp_accounting's default grid.
 
     Returns:
       (orders, divergences) for neighbors that replace one client.
@@ -148,6 +188,7 @@ def renyi_of_fixed_size(noise_multiplier: float, cohort_size: int, num_clients: 
     # where one client is replaced by another, so its callers have to.
     event = dp.SampledWithoutReplacementDpEvent(num_clients, cohort_size, dp.GaussianDpEvent(noise_multiplier / 2))
     with silent():
-        accountant = dp.rdp.RdpAccountant(None, dp.NeighboringRelation.REPLACE_ONE)
+        grid = None if orders is None else list(orders)
+        accountant = dp.rdp.RdpAccountant(grid, dp.NeighboringRelation.REPLACE_ONE)
         accountant.compose(event)
         return accountant.orders, accountant.rdp

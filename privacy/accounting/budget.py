@@ -5,18 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import conversions
-from fedjaxlite.privacy.accounting import facts as facts_of
+from fedjaxlite.privacy.accounting import conversions, history
 from fedjaxlite.privacy.accounting.calibrate import rounds_within
-from fedjaxlite.privacy.accounting.epsilon import of_facts, warn_of_delta
-from fedjaxlite.privacy.accounting.events import event
-from fedjaxlite.privacy.accounting.facts import Facts
+from fedjaxlite.privacy.accounting.epsilon import of_account, warn_of_delta
+from fedjaxlite.privacy.accounting.history import Account, stretches
 
 _VALUES = 20
 
 
 def running_epsilon(*, delta: float, every: int | None = None, population: Any = None) -> fl.observers.Observer:
     """Adds "epsilon" to the records, so that the progress shows it too: what all rounds so far have cost.
+
+    Where it rests on amplification by sampling and the cohorts come from a key that was given, "epsilon_unamplified"
+    stands beside it: what holds against those who know the key and draw the cohorts again.
 
     Args:
       delta: in (0, 1), below one over the number of clients.
@@ -25,8 +26,8 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
       population: as in `privacy.epsilon`, instead of the training data; for noise of an imagined larger cohort.
 
     Returns:
-      an Observer for `fl.train`. It refuses a run without a mechanism of privacy. All of a run's rounds count, also
-      those before a resume.
+      an Observer for `fl.train`. It refuses a run without a mechanism of privacy. All of a run's rounds count: those
+      before a resume, and those that other compositions made before this one went on.
 
     Raises:
       TypeError, ValueError: for a delta outside of (0, 1) or an `every` that is no int of at least 1.
@@ -45,8 +46,8 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
     run: dict[str, Any] = {}
 
     def start(start: fl.observers.Start) -> None:
-        run["facts"] = _facts(start, population, delta)
-        event(run["facts"], start.num_rounds)  # what cannot be accounted for is refused before the first round
+        run["account"] = _account(start, population, delta)
+        stretches(run["account"], start.num_rounds)  # what cannot be accounted for is refused before the first round
         run["last"] = start.num_rounds
         run["every"] = math.ceil(start.num_rounds / _VALUES) if every is None else int(every)
 
@@ -55,7 +56,9 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
         number = record["round"]
         if number % run["every"] and number not in (1, run["last"]):
             return None
-        return {"epsilon": of_facts(run["facts"], number, delta).epsilon}
+        found = of_account(run["account"], number, delta)
+        beside = {"epsilon_unamplified": found.unamplified} if found.condition else {}
+        return {"epsilon": found.epsilon, **beside}
 
     return fl.observers.Observer(each, start)
 
@@ -82,7 +85,8 @@ def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> 
       UserWarning: when the run starts, if delta is one over the number of clients or more.
 
     Guarantees:
-      `privacy.epsilon` of the rounds that were run, those before a resume included, is at most `epsilon`.
+      `privacy.epsilon` of the rounds that were run is at most `epsilon`: those before a resume are included, and those
+      of other compositions behind the state. Where it rests on cohorts from a key that was given, the reason says so.
 
     Example:
       >>> from fedjaxlite import privacy
@@ -93,35 +97,37 @@ def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> 
     conversions.check_delta(delta)
 
     def last_round(start: fl.observers.Start) -> fl.observers.LastRound | None:
-        facts, done = _facts(start, population, delta), int(start.state.round)
-        last = rounds_within(facts, float(epsilon), delta, start.num_rounds)
+        account, done = _account(start, population, delta), int(fl.records.here(start.state.round))
+        last = rounds_within(account, float(epsilon), delta, start.num_rounds)
         if last == 0:
-            cost = of_facts(facts, 1, delta).epsilon
+            cost = of_account(account, 1, delta).epsilon
             raise ValueError(
                 f"the first round alone costs epsilon {cost:.4g} at delta {delta:g}, more than the budget of "
                 f"{epsilon:g}. Use more noise (privacy.calibrate computes how much), a lower sampling rate, or a "
                 "larger budget."
             )
         if last < done:
-            spent = of_facts(facts, done, delta).epsilon
+            spent = of_account(account, done, delta).epsilon
             raise ValueError(
                 f"the state has done {done} rounds, which cost epsilon {spent:.4g} at delta {delta:g}; the budget of "
                 f"{epsilon:g} ended at round {last}. Give a larger budget, or end the run here."
             )
         if last >= start.num_rounds:
             return None
-        event(facts, last + 1)  # refused where it is not the budget that ends here, but the mechanism
-        return fl.observers.LastRound(
-            last, f"the privacy budget of epsilon {epsilon:g} at delta {delta:g} ends at round {last}"
-        )
+        stretches(account, last + 1)  # refused where it is not the budget that ends here, but the mechanism
+        return fl.observers.LastRound(last, _reason(account, epsilon, delta, last))
 
     return fl.observers.Observer(last_round=last_round)
 
 
-def _facts(start: fl.observers.Start, population: Any, delta: float) -> Facts:
-    num_clients = start.population.num_clients if population is None else facts_of.count_clients(population)
-    wire = start.wire
-    if wire is None:
-        wire = start.rounds.wire(start.rounds.params(start.state), start.population)
-    warn_of_delta(delta, num_clients)
-    return facts_of.of_wire(wire, start.rounds.sampler, num_clients)
+def _reason(account: Account, epsilon: float, delta: float, last: int) -> str:
+    found, text = of_account(account, last, delta), f"the privacy budget of epsilon {epsilon:g} at delta {delta:g}"
+    if found.condition:
+        text += f" ({found.condition}; without amplification it is {found.unamplified:.4g})"
+    return f"{text} ends at round {last}"
+
+
+def _account(start: fl.observers.Start, population: Any, delta: float) -> Account:
+    account = history.of_start(start, population)
+    warn_of_delta(delta, account.facts.num_clients)
+    return account

@@ -4,11 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import conversions, search
-from fedjaxlite.privacy.accounting import facts as facts_of
-from fedjaxlite.privacy.accounting.epsilon import figures, of_facts, renyi_figure, rough_figure, warn_of_delta
-from fedjaxlite.privacy.accounting.events import event
-from fedjaxlite.privacy.accounting.facts import Facts
+from fedjaxlite.privacy.accounting import conversions, curves, history, search
+from fedjaxlite.privacy.accounting.curves import figures, rough_figure
+from fedjaxlite.privacy.accounting.epsilon import epsilon_of, of_account, warn_of_delta
+from fedjaxlite.privacy.accounting.history import Account, events_of
 
 
 def calibrate(
@@ -57,20 +56,19 @@ def calibrate(
     fl.checks.positive("It is the budget.", epsilon=epsilon)
     conversions.check_delta(delta)
 
-    def facts_at(noise_multiplier: float) -> Facts:
-        return facts_of.read(make_rounds(noise_multiplier), population, params)
+    def account_at(noise_multiplier: float) -> Account:
+        return history.read(make_rounds(noise_multiplier), population, params)
 
-    facts = facts_at(1.0)
-    warn_of_delta(delta, facts.num_clients)
-    first = event(facts, num_rounds)
-    if 2 * first.overflow * first.compositions >= delta:
-        of_facts(facts, num_rounds, delta)  # refused: no noise can help
+    account = account_at(1.0)
+    warn_of_delta(delta, account.facts.num_clients)
+    if 2 * curves.cut_chance(events_of(account, num_rounds)) >= delta:
+        of_account(account, num_rounds, delta)  # refused: no noise can help
 
     def roughly(coarser: float) -> Callable[[float], float]:
-        return lambda z: rough_figure(event(facts_at(z), num_rounds), float(delta), coarser)
+        return lambda z: rough_figure(events_of(account_at(z), num_rounds), float(delta), coarser)
 
     return search.least_noise(
-        lambda z: min(figures(event(facts_at(z), num_rounds), float(delta))),
+        lambda z: min(figures(events_of(account_at(z), num_rounds), float(delta))),
         float(epsilon),
         # Losses on a grid 8 times as coarse give nearly the same epsilon in an eighth of the time.
         [(roughly(64.0), 1e-3), (roughly(8.0), 2e-5)],
@@ -78,7 +76,14 @@ def calibrate(
 
 
 def max_rounds(
-    rounds: Any, population: Any, *, epsilon: float, delta: float, params: Any = None, at_most: int = 1_000_000
+    rounds: Any,
+    population: Any,
+    *,
+    epsilon: float,
+    delta: float,
+    params: Any = None,
+    at_most: int = 1_000_000,
+    state: Any = None,
 ) -> int:
     """The most rounds that stay within a budget.
 
@@ -89,9 +94,11 @@ def max_rounds(
       delta: in (0, 1), below one over the number of clients.
       params: as in `privacy.epsilon`.
       at_most: where to stop looking; also no more than the sampler and the mechanism are made for.
+      state: as in `privacy.epsilon`.
 
     Returns:
-      a number of rounds from 0, where the first round alone costs more, to `at_most`.
+      a number of rounds from 0, where the first round alone costs more, to `at_most`. It counts from the run's
+      beginning, rounds of other compositions behind the state included.
 
     Raises:
       TypeError, ValueError, ModuleNotFoundError: as `privacy.epsilon`.
@@ -114,18 +121,19 @@ def max_rounds(
     fl.checks.positive_int(at_most=at_most)
     fl.checks.positive("It is the budget.", epsilon=epsilon)
     conversions.check_delta(delta)
-    facts = facts_of.read(rounds, population, params)
-    warn_of_delta(delta, facts.num_clients)
-    return rounds_within(facts, float(epsilon), delta, at_most)
+    account = history.read(rounds, population, params, state)
+    warn_of_delta(delta, account.facts.num_clients)
+    return rounds_within(account, float(epsilon), delta, at_most)
 
 
-def rounds_within(facts: Facts, budget: float, delta: float, at_most: int) -> int:
-    """As `max_rounds`, from facts."""
-    limits = (at_most, facts.sampler.num_rounds, facts.mechanism.options.get("num_rounds"))
+def rounds_within(account: Account, budget: float, delta: float, at_most: int) -> int:
+    """As `max_rounds`, from what the run is made of."""
+    facts, own = account.facts, account.facts.mechanism.options.get("num_rounds")
+    limits = (at_most, facts.sampler.num_rounds, None if own is None else account.parts[-1].begin + own)
     most = min(int(limit) for limit in limits if limit is not None)
     # Rényi divergences are quick for any number of rounds and give too few of them: a place to begin.
-    begin = search.most_rounds(lambda rounds: renyi_figure(event(facts, rounds), delta), budget, most)
-    found = search.most_rounds(lambda rounds: min(figures(event(facts, rounds), delta)), budget, most, max(begin, 1))
+    begin = search.most_rounds(lambda t: curves.renyi_figure(events_of(account, t), delta), budget, most)
+    found = search.most_rounds(lambda t: epsilon_of(account, t, delta), budget, most, max(begin, 1))
     if found == 0:
-        of_facts(facts, 1, delta)  # says so where it is the sampler's capacity
+        of_account(account, 1, delta)  # says so where it is the sampler's capacity
     return found

@@ -2,15 +2,13 @@
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import backend, conversions, events
-from fedjaxlite.privacy.accounting import facts as facts_of
+from fedjaxlite.privacy.accounting import conversions, curves, history
 from fedjaxlite.privacy.accounting.events import Event
-from fedjaxlite.privacy.accounting.facts import Facts
-from fedjaxlite.privacy.accounting.gaussians import pld_epsilon
+from fedjaxlite.privacy.accounting.history import Account, Stretch
 
 
 class Guarantee(NamedTuple):
@@ -20,11 +18,15 @@ class Guarantee(NamedTuple):
       epsilon: the smaller of the two below: both hold for the same neighbors.
       delta: the chance that is allowed for.
       eps_pld: by the exact curve of a Gaussian, by privacy loss distributions, or by the optimal composition of local
-        randomizers; infinite where there is none of them.
+        randomizers; infinite where there is none of them. For several compositions of which one has none of them, what
+        each costs, added up.
       eps_rdp: by Rényi divergences; infinite where there are none.
       num_rounds: T.
-      event: what was accounted for: neighbors, noise, participations, amplification.
+      event: what was accounted for: neighbors, noise, participations, amplification. Of several compositions, the last.
       extrapolated: whether the noise is that of an imagined larger cohort.
+      unamplified: epsilon against those who know who took part, without any amplification by sampling.
+      events: of all compositions that made the rounds, in order; one, unless a state says otherwise.
+      secret_cohorts: whether cohorts were drawn from a secret; None where no state was given to say so.
     """
 
     epsilon: float
@@ -34,9 +36,20 @@ class Guarantee(NamedTuple):
     num_rounds: int
     event: Event
     extrapolated: bool
+    unamplified: float
+    events: tuple[Event, ...]
+    secret_cohorts: bool | None = None
+
+    @property
+    def condition(self) -> str:
+        """What epsilon rests on and nobody has checked: "if the seed is secret", or nothing."""
+        rests = math.isfinite(self.epsilon) and any(event.amplification != "none" for event in self.events)
+        return "if the seed is secret" if rests and not self.secret_cohorts else ""
 
 
-def epsilon(rounds: Any, population: Any, *, num_rounds: int, delta: float, params: Any = None) -> float:
+def epsilon(
+    rounds: Any, population: Any, *, num_rounds: int, delta: float, params: Any = None, state: Any = None
+) -> float:
     """The epsilon of a run, for one client: of the aggregator, the sampler and the number of rounds that were composed.
 
     Nothing else can be said about the mechanism, so nothing else can be assumed: clip norm, noise, sampling and the
@@ -48,13 +61,17 @@ def epsilon(rounds: Any, population: Any, *, num_rounds: int, delta: float, para
       num_rounds: T, from the run's beginning.
       delta: in (0, 1), below one over the number of clients.
       params: the model's parameters; needed, with a Population, where noise depends on the number of them.
+      state: a RoundState of the run. Where rounds of other compositions are behind it (`rounds.go_on`), they count as
+        they were. None is a run of these rounds alone.
 
     Returns:
-      epsilon. Infinite without noise.
+      epsilon. Infinite without noise. Where it rests on amplification by sampling, it holds if the key that cohorts
+      are drawn from is a secret, as it is unless a `cohort_key` or a `noise_key` was given; `guarantee` has the figure
+      without amplification beside it.
 
     Raises:
       TypeError, ValueError: for arguments out of range, a chain without a mechanism, a sampler and a mechanism that do
-        not go together.
+        not go together, a state that other rounds than these made last.
       ModuleNotFoundError: dp-accounting is not installed.
 
     Warns:
@@ -82,11 +99,13 @@ def epsilon(rounds: Any, population: Any, *, num_rounds: int, delta: float, para
       >>> round(epsilon(rounds, 100, num_rounds=400, delta=1e-5), 4)  # as one round of noise multiplier 1
       4.3772
     """
-    return guarantee(rounds, population, num_rounds=num_rounds, delta=delta, params=params).epsilon
+    return guarantee(rounds, population, num_rounds=num_rounds, delta=delta, params=params, state=state).epsilon
 
 
-def guarantee(rounds: Any, population: Any, *, num_rounds: int, delta: float, params: Any = None) -> Guarantee:
-    """As `epsilon`, with both accountants' figures and what they are about.
+def guarantee(
+    rounds: Any, population: Any, *, num_rounds: int, delta: float, params: Any = None, state: Any = None
+) -> Guarantee:
+    """As `epsilon`, with both accountants' figures, that without amplification, and what they are about.
 
     Args:
       rounds: as in `epsilon`.
@@ -94,6 +113,7 @@ def guarantee(rounds: Any, population: Any, *, num_rounds: int, delta: float, pa
       num_rounds: as in `epsilon`.
       delta: as in `epsilon`.
       params: as in `epsilon`.
+      state: as in `epsilon`.
 
     Returns:
       a Guarantee.
@@ -115,51 +135,49 @@ def guarantee(rounds: Any, population: Any, *, num_rounds: int, delta: float, pa
       ('replace_one', 2.0, True)
     """
     conversions.check_delta(delta)
-    facts = facts_of.read(rounds, population, params)
-    warn_of_delta(delta, facts.num_clients)
-    return of_facts(facts, num_rounds, delta)
+    account = history.read(rounds, population, params, state)
+    warn_of_delta(delta, account.facts.num_clients)
+    return of_account(account, num_rounds, delta)
 
 
-def of_facts(facts: Facts, num_rounds: int, delta: float) -> Guarantee:
-    """The guarantee that follows from facts.
+def of_account(account: Account, num_rounds: int, delta: float) -> Guarantee:
+    """The guarantee that follows from what a run is made of.
 
     Args:
-      facts: of a run.
+      account: of a run.
       num_rounds: T.
       delta: in (0, 1).
 
     Raises:
       ValueError: also where cutting cohorts to the sampler's capacity alone costs more than delta.
     """
-    event, delta = events.event(facts, num_rounds), float(delta)
-    eps_pld, eps_rdp = figures(event, delta)
+    found, delta = history.stretches(account, num_rounds), float(delta)
+    events = tuple(stretch.event for stretch in found)
+    eps_pld, eps_rdp = curves.figures(events, delta)
     least = min(eps_pld, eps_rdp)
-    if math.isinf(least) and event.overflow > 0 and event.noise_multiplier > 0:
-        raise ValueError(_capacity_text(facts, event, min(curve(delta) for curve in _curves(event)), delta))
-    return Guarantee(least, delta, eps_pld, eps_rdp, num_rounds, event, facts.mechanism.extrapolated)
+    hides = all(event.noise_multiplier != 0 for event in events)
+    if math.isinf(least) and curves.cut_chance(events) > 0 and hides:
+        raise ValueError(_capacity_text(found, delta))
+    unamplified = least
+    if any(event.amplification != "none" for event in events):
+        unamplified = min(curves.figures([curves.without_amplification(event) for event in events], delta))
+    return Guarantee(
+        epsilon=least,
+        delta=delta,
+        eps_pld=eps_pld,
+        eps_rdp=eps_rdp,
+        num_rounds=num_rounds,
+        event=events[-1],
+        extrapolated=any(s.facts is not None and s.facts.mechanism.extrapolated for s in found),
+        unamplified=unamplified,
+        events=events,
+        secret_cohorts=account.secret_cohorts,
+    )
 
 
-def figures(event: Event, delta: float) -> tuple[float, float]:
-    """Epsilon by loss distributions and by Rényi divergences; infinite where cut cohorts alone cost more than delta."""
-    by_pld, by_rdp = _curves(event)
-    return _with_overflow(by_pld, event, delta), _with_overflow(by_rdp, event, delta)
-
-
-def rough_figure(event: Event, delta: float, coarser: float) -> float:
-    """The smaller of `figures`, nearly and sooner: loss distributions on a grid `coarser` times as coarse.
-
-    Rényi divergences are left out where losses have the same amplification: their epsilon is hardly ever the smaller.
-    """
-    by_pld, by_rdp = _curves(event, coarser)
-    found = _with_overflow(by_pld, event, delta)
-    if math.isfinite(found) and event.amplification != "without_replacement":
-        return found
-    return min(found, _with_overflow(by_rdp, event, delta))
-
-
-def renyi_figure(event: Event, delta: float) -> float:
-    """The second of `figures` alone, which costs next to nothing for another number of rounds."""
-    return _with_overflow(_curves(event)[1], event, delta)
+def epsilon_of(account: Account, num_rounds: int, delta: float) -> float:
+    """The smaller figure of `of_account`, and nothing else."""
+    return min(curves.figures(history.events_of(account, num_rounds), float(delta)))
 
 
 def warn_of_delta(delta: float, num_clients: int) -> None:
@@ -173,85 +191,14 @@ def warn_of_delta(delta: float, num_clients: int) -> None:
         )
 
 
-Curve = Callable[[float], float]
-"""From delta to epsilon."""
-
-
-def _no_curve(delta: float) -> float:
-    del delta
-    return math.inf
-
-
-def _curves(event: Event, coarser: float = 1.0) -> tuple[Curve, Curve]:
-    """An event's epsilon by loss distributions and by Rényi divergences, as functions of delta."""
-    k, noise = event.compositions, event.noise_multiplier
-    if event.kind == "local":
-        each, fails = event.local
-        return (lambda delta: conversions.composed_epsilon(each, fails, k, delta)), _no_curve
-    if event.rdp is not None:
-        rdp, orders = event.rdp, conversions.INTEGER_ORDERS
-        return _no_curve, lambda delta: conversions.rdp_epsilon(orders, k * rdp(orders), delta)
-    if noise == 0:
-        return _no_curve, _no_curve
-    if math.isinf(noise):
-        return (lambda delta: 0.0), (lambda delta: 0.0)
-    if event.kind == "laplace":
-        return _laplace(event, coarser)
-    if event.amplification == "without_replacement":
-        size, n = event.cohort
-        added = 2 * noise  # over the sensitivity to adding a client, half of that to replacing one
-        sampled = lambda: backend.renyi_of_fixed_size(added, size, n)  # noqa: E731
-        return (lambda delta: pld_epsilon(noise, 1.0, k, delta)), _renyi(sampled, k)
-    by_pld = lambda delta: pld_epsilon(noise, event.rate, k, delta, coarser)  # noqa: E731
-    return by_pld, _renyi(lambda: backend.renyi("gaussian", noise, event.rate), k)
-
-
-def _renyi(divergences: Callable[[], Any], compositions: int) -> Curve:
-    def curve(delta: float) -> float:
-        orders, rdp = divergences()
-        return conversions.rdp_epsilon(orders, compositions * rdp, delta)
-
-    return curve
-
-
-def _laplace(event: Event, coarser: float) -> tuple[Curve, Curve]:
-    k, noise = event.compositions, event.noise_multiplier
-
-    def by_pld(delta: float) -> float:
-        losses = backend.loss_distribution("laplace", noise, event.rate, k, coarser)
-        return min(k / noise, float(losses.get_epsilon_for_delta(delta)))
-
-    by_rdp = _renyi(lambda: backend.renyi("laplace", noise), k) if event.rate == 1 else _no_curve
-    return by_pld, by_rdp
-
-
-def _with_overflow(curve: Curve, event: Event, delta: float) -> float:
-    """The smallest epsilon for which curve and cut cohorts together spend delta; infinite if there is none.
-
-    A round whose cohort is cut is at most the overflow's chance away, in total variation, from one that is not; that
-    costs (1 + exp(epsilon)) times the chance, for every round.
-
-    Source: Chua, Ghazi, Kamath, Kumar, Manurangsi, Sinha, Zhang (2024), "Scalable DP-SGD: Shuffling vs. Poisson
-    Subsampling", https://arxiv.org/abs/2411.04205.
-    """
-    found = curve(delta)
-    if event.overflow == 0:
-        return found
-    for _ in range(100):
-        if math.isinf(found):
-            return math.inf
-        left = delta - (1 + math.exp(min(found, 700.0))) * event.overflow * event.compositions
-        if left <= 0:
-            return math.inf
-        following = curve(left)
-        if following <= found * (1 + 1e-9):
-            return following
-        found = following
-    return math.inf
-
-
-def _capacity_text(facts: Facts, event: Event, epsilon: float, delta: float) -> str:
+def _capacity_text(found: Sequence[Stretch], delta: float) -> str:
+    """Of the composition whose cohorts are cut most often."""
+    worst = max(found, key=lambda stretch: stretch.event.overflow)
+    event, facts = worst.event, worst.facts
+    if facts is None:
+        raise AssertionError("only a sampler cuts cohorts")
     sampler, n = facts.sampler, facts.num_clients
+    epsilon = min(curve(delta) for curve in curves.curves([stretch.event for stretch in found]))
     share = 0.01 * delta / event.compositions / (1 + math.exp(min(epsilon, 700.0)))
     enough = fl.sampling.poisson_capacity(n + 1, event.rate, share)
     return (

@@ -186,9 +186,16 @@ def _stand_in(rounds: fl.Rounds, size: int) -> fl.Wire:
         ) from error
 
 
+def same_guarantee(one: Facts, other: Facts) -> bool:
+    """Whether two compositions have the same guarantee, as far as their facts tell."""
+    sampled = [(f.mechanism.kind, f.sampler.name, f.sampler.capacity, f.sampler.accounting) for f in (one, other)]
+    return sampled[0] == sampled[1] and _same(one, other)
+
+
 def _same(one: Facts, other: Facts) -> bool:
-    """Whether two stand-ins of different sizes have the same guarantee."""
-    return bool(np.allclose(_numbers(one), _numbers(other), rtol=1e-6, atol=0.0))
+    """Whether two sets of facts, such as of stand-ins of different sizes, have the same numbers."""
+    numbers = _numbers(one), _numbers(other)
+    return len(numbers[0]) == len(numbers[1]) and bool(np.allclose(*numbers, rtol=1e-6, atol=0.0))
 
 
 def _numbers(facts: Facts) -> list[float]:

@@ -2,17 +2,28 @@
 
 import math
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import conversions
+from fedjaxlite.privacy.accounting import conversions, history
 from fedjaxlite.privacy.accounting import facts as facts_of
-from fedjaxlite.privacy.accounting.epsilon import Guarantee, of_facts, warn_of_delta
+from fedjaxlite.privacy.accounting.curves import relation_of
+from fedjaxlite.privacy.accounting.epsilon import Guarantee, of_account, warn_of_delta
 from fedjaxlite.privacy.accounting.events import RELATIONS, Event
 from fedjaxlite.privacy.accounting.facts import Facts
+from fedjaxlite.privacy.accounting.history import Stretch
 
 _WIDTH = 100
+
+_PARAGRAPHS = (*("unit", "relation", "mechanism", "sampling", "cohorts", "trust", "noise", "released", "not_released"),)
+_NOT_RELEASED = (
+    "Metrics of local training (the loss in the records) and PassInfo.clients are computed from the clients' data past "
+    "the noise. How many clients took part is not public either: counts of clients, reports and examples, bytes up and "
+    "down, and the time that rounds took tell whether there was one more. All of this is simulation only, and records "
+    "say so. Evaluations on the clients' own data likewise. What clients keep (control variates, personal models) "
+    "stays with them."
+)
 
 
 class Report(NamedTuple):
@@ -24,6 +35,7 @@ class Report(NamedTuple):
       relation: what neighbors are, in words.
       mechanism: the noise, in words.
       sampling: how cohorts come about, and whether a theorem of amplification was used.
+      cohorts: whether the cohorts are a secret, and what epsilon is against those who know them.
       trust: who sees what.
       noise: where the noise's randomness comes from.
       released: what the guarantee covers.
@@ -37,6 +49,7 @@ class Report(NamedTuple):
     relation: str
     mechanism: str
     sampling: str
+    cohorts: str
     trust: str
     noise: str
     released: str
@@ -49,10 +62,12 @@ class Report(NamedTuple):
         mark = " (extrapolated)" if found.extrapolated else ""
         lines = [
             f"Differential privacy of {found.num_rounds} rounds{mark}",
-            f"  epsilon      {_figure(found.epsilon)} at delta {found.delta:.3g}",
+            f"  epsilon      {_figure(found.epsilon)} at delta {found.delta:.3g}"
+            + (f", {found.condition}" if found.condition else ""),
+            *(_paragraph("", f"{_figure(found.unamplified)} without amplification") if found.condition else ()),
             *_accountants(found),
         ]
-        for name in ("unit", "relation", "mechanism", "sampling", "trust", "noise", "released", "not_released"):
+        for name in _PARAGRAPHS:
             lines += _paragraph(name.replace("_", " "), getattr(self, name))
         for warning in self.warnings:
             lines += _paragraph("WARNING", warning)
@@ -70,7 +85,8 @@ def report(
       num_rounds: T, from the run's beginning.
       delta: in (0, 1), below one over the number of clients.
       params: as in `privacy.epsilon`.
-      state: a RoundState of the run, which knows where its noise comes from. None leaves that open.
+      state: a RoundState of the run, which knows where its noise and its cohorts come from, and which compositions made
+        its rounds: all of them count. None leaves the first open, and is a run of these rounds alone.
 
     Returns:
       a Report, to be printed or read.
@@ -94,27 +110,46 @@ def report(
         epsilon      0.9263 at delta 1e-05
     """
     conversions.check_delta(delta)
-    facts = facts_of.read(rounds, population, params)
+    account = history.read(rounds, population, params, state)
+    facts = account.facts
     warn_of_delta(delta, facts.num_clients)
-    found = of_facts(facts, num_rounds, delta)
-    secret = None if state is None else bool(state.keys.secret)
+    found, made = of_account(account, num_rounds, delta), history.stretches(account, num_rounds)
+    secret, relation = None if state is None else bool(fl.records.here(state.keys.secret)), relation_of(found.events)
     return Report(
         guarantee=found,
         unit="One client: everything it sends in all rounds, so all of its examples together.",
-        relation=f"Neighbors ({found.event.relation}): {RELATIONS[found.event.relation]}.",
-        mechanism=_mechanism(facts, found.event),
-        sampling=_sampling(facts, found),
+        relation=f"Neighbors ({relation}): {RELATIONS[relation]}.",
+        mechanism=_each(made, lambda stretch, facts: _mechanism(facts, stretch.event)),
+        sampling=_each(made, lambda stretch, facts: _sampling(facts, found, stretch)),
+        cohorts=_cohorts(found),
         trust=facts.mechanism.trust + (" Here a mask hides every message but the sum." if facts.wire.masked else ""),
         noise=_randomness(secret, in_floats=found.event.rdp is None),
         released=_released(rounds, state),
-        not_released=(
-            "Metrics of local training (the loss in the records), counts of examples and of non-finite reports, and "
-            "PassInfo.clients are computed from the clients' data past the noise: simulation only. Evaluations on the "
-            "clients' own data likewise. What clients keep (control variates, personal models) stays with them."
-        ),
+        not_released=_NOT_RELEASED,
         secret=secret,
         warnings=tuple(_warnings(facts, found, secret)),
     )
+
+
+def _each(made: Sequence[Stretch], say: Callable[[Stretch, Facts], str]) -> str:
+    """What is to say of every composition that made rounds, with the rounds where there are several."""
+    texts = [(s, "nothing that adds noise." if s.facts is None else say(s, s.facts)) for s in made]
+    if len(texts) == 1:
+        return texts[0][1]
+    return " ".join(f"Rounds {stretch.first} to {stretch.last}: {text}" for stretch, text in texts)
+
+
+def _cohorts(found: Guarantee) -> str:
+    """Whether anybody can draw the cohorts again, where that matters."""
+    if all(event.amplification == "none" for event in found.events):
+        return "Epsilon does not rest on them: who takes part may be known."
+    known = f"Against those who can draw them again, epsilon is {_figure(found.unamplified)}."
+    return {
+        True: f"Drawn from the operating system's entropy, a secret that checkpoints hold. {known}",
+        False: f"Drawn from a key that was given: amplification is worth something if the seed is secret. {known}",
+        None: "Drawn from the operating system's entropy, unless `init` was given a noise_key or a cohort_key: pass "
+        f"state= to know. {known}",
+    }[found.secret_cohorts]
 
 
 def _figure(epsilon: float) -> str:
@@ -122,18 +157,28 @@ def _figure(epsilon: float) -> str:
 
 
 def _accountants(found: Guarantee) -> list[str]:
-    event = found.event
-    by = {
-        "local": "optimal composition of local randomizers",
-        "laplace": "privacy loss distributions, upper estimate",
-    }.get(event.kind, "privacy loss distributions, upper estimate" if event.rate < 1 else "exact curve of a Gaussian")
-    by += ", without amplification" if event.amplification == "without_replacement" else ""
-    grid = "integer orders 2 to 1024" if event.rdp is not None else "orders 1.1 to 1024, dp-accounting's grid"
+    by = _distributions(found.events)
+    discrete = any(event.rdp is not None for event in found.events)
+    grid = "integer orders 2 to 1024" if discrete else "orders 1.1 to 1024, dp-accounting's grid"
     rows = ((found.eps_pld, by), (found.eps_rdp, f"Rényi divergences, {grid}, conversion of Canonne et al. 2020"))
     if math.isinf(found.epsilon):
         return []
     said = [f"{_figure(value)} by {how}" for value, how in rows if math.isfinite(value)]
     return [line for text in said for line in _paragraph("", text)]
+
+
+def _distributions(events: Sequence[Event]) -> str:
+    """How the first of the two figures was found."""
+    convolved = "privacy loss distributions, upper estimate"
+    if len(events) > 1:
+        return "adding up what each composition costs" if any(event.rdp is not None for event in events) else convolved
+    (event,) = events
+    if event.kind == "local":
+        return "optimal composition of local randomizers"
+    if event.kind == "laplace" or event.rate < 1:
+        return convolved
+    exact = "exact curve of a Gaussian"
+    return f"{exact}, without amplification" if event.amplification == "without_replacement" else exact
 
 
 def _mechanism(facts: Facts, event: Event) -> str:
@@ -157,10 +202,10 @@ def _mechanism(facts: Facts, event: Event) -> str:
     return text + "."
 
 
-def _sampling(facts: Facts, found: Guarantee) -> str:
-    event, accounting = found.event, facts.sampler.accounting
+def _sampling(facts: Facts, found: Guarantee, stretch: Stretch) -> str:
+    event, accounting = stretch.event, facts.sampler.accounting
     text = f"{facts.sampler.name} of {facts.num_clients} clients. "
-    if found.extrapolated:
+    if facts.mechanism.extrapolated:
         text = f"{facts.mechanism.options['noise_cohort_size']:g} clients in a round of {facts.num_clients}, imagined. "
     if event.amplification == "poisson":
         text += f"Amplification by Poisson sampling at rate {event.rate:.4g} is counted."
@@ -175,9 +220,11 @@ def _sampling(facts: Facts, found: Guarantee) -> str:
     else:
         text += (
             f"No theorem of amplification by sampling is used: a client counts in {event.participations} of "
-            f"{found.num_rounds} rounds, the most that it may be in."
+            f"{stretch.last - stretch.first + 1} rounds, the most that it may be in."
         )
-    if found.extrapolated or event.rdp is not None:  # the sampler's note is of other cohorts, or of other neighbors
+    if (
+        facts.mechanism.extrapolated or event.rdp is not None
+    ):  # the sampler's note is of other cohorts, or of other neighbors
         return text
     return f"{text} {accounting.note}".strip()
 
@@ -221,6 +268,11 @@ def _warnings(facts: Facts, found: Guarantee, secret: bool | None) -> Iterator[s
         yield "epsilon is infinite: this run protects nobody."
     if secret is False:
         yield "the noise is reproducible, so the guarantee is void against anyone who knows the noise key."
+    if found.condition and found.secret_cohorts is False:
+        yield (
+            "cohorts come from a key that was given. Against anyone who knows it, epsilon is "
+            f"{_figure(found.unamplified)}: nothing is amplified for those who can draw the cohorts again."
+        )
 
 
 def _paragraph(name: str, text: str) -> list[str]:

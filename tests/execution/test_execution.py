@@ -85,6 +85,7 @@ class TestLayouts:
         class Accelerator(NamedTuple):
             limit: int | None
             platform: str = "gpu"
+            process_index: int = 0
 
             def memory_stats(self) -> dict[str, int] | None:
                 return None if self.limit is None else {"bytes_limit": self.limit}
@@ -253,3 +254,20 @@ def test_a_client_is_traced_by_init_alone(execution: fl.Execution, times: int) -
     assert len(traced) == times
     run.step(state, PEOPLE)
     assert len(traced) == times
+
+
+def test_lanes_do_not_depend_on_what_one_of_several_processes_reads_of_its_device() -> None:
+    from types import SimpleNamespace
+
+    from fedjaxlite.execution.layout import Layout, with_lanes
+
+    def told(*processes: int, memory: int) -> int:
+        def stats() -> dict[str, int]:
+            return {"bytes_limit": memory}
+
+        devices = [SimpleNamespace(platform="gpu", process_index=i, memory_stats=stats) for i in processes]
+        model = {"w": jax.ShapeDtypeStruct((2**20,), jnp.float32)}
+        return with_lanes(Layout(0, tuple(devices), None, fl.Execution()), model, PEOPLE, 1000).lanes
+
+    assert told(0, memory=2**34) > told(0, memory=2**30)
+    assert told(0, 1, memory=2**34) == told(0, 1, memory=2**30)

@@ -24,7 +24,9 @@ IMAGES = fl.Population.from_arrays(
 
 
 class Device:
-    """Stands for a device that is not here; tracing asks for nothing but its platform."""
+    """Stands for a device that is not here; tracing asks for nothing but its platform and whose it is."""
+
+    process_index = 0
 
     def __init__(self, platform: str) -> None:
         self.platform = platform
@@ -90,7 +92,7 @@ def test_lanes_that_are_left_open_are_chosen_for_the_devices_of_the_layout(monke
     here = layout.resolve(helpers.ONE._replace(lanes=None), 64)
     with_memory = Device("gpu")
     monkeypatch.setattr(with_memory, "memory_stats", lambda: {"bytes_limit": 64 * 4000 * 10})
-    found = here._replace(devices=(Device("gpu"), with_memory))  # the first is another process's
+    found = here._replace(devices=(Device("gpu"), with_memory))  # the first does not answer
     assert layout.with_lanes(found, np.zeros(1000, np.float32), IMAGES, 64).lanes == 8
 
 

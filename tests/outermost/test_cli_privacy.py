@@ -53,3 +53,25 @@ def test_a_private_run_keeps_its_budget_and_its_noise(tmp_path) -> None:
 )
 def test_options_that_do_not_go_together(options, told, tmp_path) -> None:
     assert told in refused("run", *SMALL, *options, "--rounds", 1, "--out", tmp_path / "run")
+
+
+def test_cohorts_come_from_a_secret_unless_a_seed_is_given_and_then_epsilon_says_so(tmp_path) -> None:
+    def run(name, *options):
+        out = tmp_path / name
+        told = call("run", *PRIVATE, "--noise-multiplier", 2, "--rounds", 2, *options, "--out", out)
+        assert "(simulation only)" in told  # the bytes of all clients
+        return told, records.read(out / "records.jsonl")
+
+    told, found = run("secret")
+    assert "if the seed is secret" not in told
+    assert "epsilon_unamplified" not in found[-1]
+    told, found = run("fixed", "--cohort-seed", 3)
+    last = found[-1]
+    assert last["epsilon"] < last["epsilon_unamplified"]
+    assert (
+        f"epsilon {last['epsilon']:.4g} at delta 0.001, per client, if the seed is secret: cohorts were drawn from "
+        f"--cohort-seed 3, and against whoever knows that it is {last['epsilon_unamplified']:.4g}, without amplification"
+    ) in " ".join(told.split())
+    assert {"selected", "reported", "bytes_up", "bytes_down", "seconds"} <= set(last["simulation_only"])
+    call("run", "--resume", tmp_path / "fixed", "--rounds", 3, "--no-progress")
+    assert len(records.read(tmp_path / "fixed" / "records.jsonl")) == 3

@@ -52,3 +52,17 @@ for name, algorithm in (("plain", plain), ("stateful", stateful)):
     state, _ = run.steps(state, people, 3)
     model = [np.asarray(leaf.addressable_data(0)) for leaf in jax.tree.leaves(run.params(state))]
     print(name, hashlib.sha256(b"".join(leaf.tobytes() for leaf in model)).hexdigest(), flush=True)
+
+run = fl.rounds(
+    plain,
+    sampler=fl.sampling.uniform(6),
+    aggregator=fl.chain(fl.mean(over=6), fl.privacy.gaussian(clip_norm=1.0, noise_multiplier=1.0)),
+    execution=fl.Execution(lanes=2, deterministic=True),
+)
+state = run.init({"w": jnp.zeros(5), "b": jnp.float32(0)}, people, key=jax.random.key(1))
+state, _ = run.steps(state, people, 2)
+model = [np.asarray(leaf.addressable_data(0)) for leaf in jax.tree.leaves(run.params(state))]
+drawn = np.asarray(jax.random.key_data(fl.noise_keys(2).key))
+plan = fl.plan(run, {"w": jnp.zeros(5), "b": jnp.float32(0)}, people, lanes_options=[1, 2], budget_seconds=1.0)
+told = repr([(probe.lanes, probe.seconds_per_round, probe.compile_seconds) for probe in plan.probes]).encode()
+print("noised", hashlib.sha256(b"".join([*(leaf.tobytes() for leaf in (*model, drawn)), told])).hexdigest(), flush=True)

@@ -30,7 +30,9 @@ _IMAGES, _TEXT = (1.0, 2.0, 4.0, 8.0, 16.0, float("inf")), (1.0, 2.0, 8.0, float
 _GAUSSIAN, _TREE, _BANDED = "DP-FedAvg, Poisson", "DP-FTRL, tree", "DP-FTRL, banded"
 _NOTE = (
     "Delta is (10 N)^-1.1 for N clients. Rows marked x 10 are extrapolated: the noise of a population and cohorts ten "
-    "times larger, on a tenth of the clients. The papers have curves, on data that are not at hand."
+    "times larger, on a tenth of the clients. DP-FedAvg's epsilon counts sampling, so it holds if the seed is secret: "
+    "seeds of tables are not, so that they come out again, and docs/privacy.md has the figures without amplification. "
+    "The papers have curves, on data that are not at hand."
 )
 
 

@@ -61,7 +61,10 @@ def test_the_budget_is_as_the_module_says() -> None:
 def test_the_run_ends_before_the_round_that_passes_the_budget() -> None:
     history = budgeted()
     assert int(history.state.round) == len(history.records) == LAST
-    assert history.stopped == "the privacy budget of epsilon 3.4 at delta 1e-05 ends at round 7"
+    assert history.stopped == (
+        "the privacy budget of epsilon 3.4 at delta 1e-05 (if the seed is secret; without amplification it is 6.072) "
+        "ends at round 7"
+    )
     spent = [epsilon(composed(), PEOPLE, num_rounds=t, delta=DELTA) for t in (LAST, LAST + 1)]
     assert spent[0] <= BUDGET < spent[1]
     assert history.records[-1]["epsilon"] == spent[0]
@@ -163,19 +166,108 @@ def test_without_noise_the_running_epsilon_is_infinite_and_the_file_stays_json()
     assert json.loads(records.to_line(record)) == {"round": 1, "epsilon": None}
 
 
+COHORT = ["selected", "reported", "nonfinite", "examples", "bytes_up", "bytes_down", "seconds", "elapsed"]
+
+
 def test_records_say_what_is_simulation_only_and_what_the_aggregator_tells() -> None:
     record = go(rounds=composed(adaptive=True), num_rounds=5).records[-1]
-    assert record["simulation_only"] == ["nonfinite", "examples", "local_steps", "loss"]
+    assert record["simulation_only"] == [*COHORT, "local_steps", "loss"]
     assert record["adaptive_gaussian_clip_norm"] > 0
     assert "adaptive_gaussian_unclipped_fraction" in record
     assert records.to_line(record).count("\n") == 1
 
 
+def test_whatever_a_record_holds_is_released_or_marked() -> None:
+    """What a real server may publish: what follows from the noised models, and nothing of who took part."""
+    clients = fl.evaluate_clients(helpers.linear_loss, PEOPLE, execution=helpers.ONE)
+    evaluate = {"test": fl.evaluate(helpers.linear_loss, PEOPLE), "own": clients}
+    state_of = {"personal": lambda state: {"loss": 1.0}}
+    history = go(running_epsilon(delta=DELTA), evaluate=evaluate, evaluate_state=state_of, num_rounds=5)
+    for record in history.records:
+        unmarked = set(record) - set(record["simulation_only"]) - {"simulation_only"}
+        assert unmarked <= {"round", "epsilon", "epsilon_unamplified", "test_loss"}
+    marked = history.records[-1]["simulation_only"]
+    assert {"own_loss", "own_loss_worst10", "personal_loss"} <= set(marked)
+    assert "test_loss" in history.records[-1]
+    plain = fl.rounds(
+        helpers.fed_avg(), sampler=fl.sampling.full(40), aggregator=fl.mean(over=40), execution=helpers.ONE
+    )
+    assert "simulation_only" not in go(rounds=plain, num_rounds=1, evaluate=evaluate).records[-1]
+
+
 def test_progress_shows_epsilon_and_that_the_loss_is_not_covered() -> None:
+    told = shown({"round": 1, "loss": 0.5, "epsilon": 1.2345, "simulation_only": ["examples", "loss"]})
+    assert "loss 0.5000 (simulation only)  epsilon 1.23" in told
+
+
+def test_progress_shows_what_is_not_covered_and_what_an_epsilon_rests_on() -> None:
+    record = {"round": 1, "epsilon": 1.2345, "epsilon_unamplified": 45.67, "own_accuracy": 0.5, "nonfinite": 1}
+    told = shown({**record, "reported": 3, "simulation_only": [*COHORT, "own_accuracy"]})
+    assert "own accuracy 50.00% (simulation only)" in told
+    assert "epsilon 1.23 (if the seed is secret; else 45.7)" in told
+    assert "1 of 3 reports not finite (simulation only)" in told
+
+
+def shown(record) -> str:
     file = io.StringIO()
     show = progress.progress(file=file)
     traffic = composed().traffic(helpers.linear_params(), PEOPLE)
     show.start(fl.observers.Start(composed(), first(composed()), PEOPLE, 1, traffic, (), {}))
-    record = {"round": 1, "loss": 0.5, "epsilon": 1.2345, "reported": 3, "nonfinite": 0}
-    show.round({**record, "simulation_only": ["examples", "loss"]}, None)
-    assert "loss 0.5000 (simulation only)  epsilon 1.23" in file.getvalue()
+    show.round(record, None)
+    return file.getvalue()
+
+
+def test_event_files_keep_what_is_not_covered_apart(tmp_path, monkeypatch) -> None:
+    import tensorboardX
+
+    written = []
+    monkeypatch.setattr(
+        tensorboardX.SummaryWriter, "add_scalar", lambda self, name, value, step: written.append(name), raising=True
+    )
+    go(running_epsilon(delta=DELTA), num_rounds=1, out_dir=tmp_path, tensorboard=True)
+    assert {"simulation_only/bytes_up", "simulation_only/loss", "epsilon"} <= set(written)
+    assert not {"loss", "reported", "seconds"} & set(written)
+
+
+def test_curves_mark_what_is_not_covered() -> None:
+    rows = [
+        {"round": r, "bytes_up": 1, "bytes_down": 1, "loss": 1 / r, "epsilon": r, "epsilon_unamplified": 5 * r,
+         "simulation_only": ["bytes_up", "bytes_down", "loss"]}
+        for r in (1, 2)
+    ]  # fmt: skip
+    over = fl.plots.curves({"a": rows}, metric="loss", over="bytes").axes[0]
+    assert over.get_xlabel() == "sent so far, up and down, by all clients (simulation only)"
+    assert over.get_ylabel() == "loss (simulation only)"
+    drawn = fl.plots.epsilon({"a": rows}).axes[0]
+    assert [line.get_label() for line in drawn.lines] == ["a", "a (where the seed is known)"]
+    assert drawn.lines[1].get_ydata().tolist() == [5.0, 10.0]
+    public = [{**row, "simulation_only": []} for row in rows]
+    assert "simulation" not in fl.plots.curves({"a": public}, metric="loss", over="bytes").axes[0].get_xlabel()
+
+
+def test_a_run_with_secret_cohorts_resumes_with_the_same_bits(tmp_path) -> None:
+    """Every `init` draws other secrets; the checkpoint's are what goes on."""
+
+    def die(record, state):
+        if record["round"] == 6:
+            raise RuntimeError("killed")
+
+    rounds = composed()
+    start, again = (rounds.init(helpers.linear_params(), PEOPLE, key=jax.random.key(0)) for _ in range(2))
+    whole = go(state=start, num_rounds=10)
+    with pytest.raises(RuntimeError, match="killed"):
+        go(die, state=start, num_rounds=10, out_dir=tmp_path, checkpoint_every=5)
+    resumed = go(state=again, num_rounds=10, out_dir=tmp_path, checkpoint_every=5, resume=True)
+    assert helpers.max_difference(resumed.state.params, whole.state.params) == 0
+    assert [r["reported"] for r in resumed.records] == [r["reported"] for r in whole.records]
+    assert jax.random.key_data(resumed.state.keys.sample).tolist() != jax.random.key_data(again.keys.sample).tolist()
+
+
+def test_a_run_that_goes_on_is_resumed_by_one_with_the_same_past(tmp_path) -> None:
+    state = composed(1.0).steps(first(composed(1.0)), PEOPLE, 2)[0]
+    onwards = composed().go_on(state, PEOPLE)
+    go(state=onwards, num_rounds=4, out_dir=tmp_path)
+    history = go(state=onwards, num_rounds=6, out_dir=tmp_path, resume=True)
+    assert [segment.begin for segment in history.state.ledger.segments] == [0, 2]
+    with pytest.raises(ValueError, match="of another run: .*before.round_1.*"):
+        go(state=first(composed()), num_rounds=8, out_dir=tmp_path, resume=True)
