@@ -32,6 +32,7 @@ from fedjaxlite.evaluation.per_client import evaluate_personalized as evaluate_p
 from fedjaxlite.execution.cohort_pass import PassInfo as PassInfo
 from fedjaxlite.execution.composition import Rounds as Rounds
 from fedjaxlite.execution.composition import rounds as rounds
+from fedjaxlite.execution.federated_sum import Computation as Computation
 from fedjaxlite.execution.federated_sum import federated_sum as federated_sum
 from fedjaxlite.execution.layout import Execution as Execution
 from fedjaxlite.execution.one_round import Traffic as Traffic
@@ -101,6 +102,7 @@ __all__ = [
     "ClientOutput",
     "ClientReport",
     "Cohort",
+    "Computation",
     "Execution",
     "Heterogeneity",
     "LocalResult",

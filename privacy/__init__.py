@@ -22,6 +22,7 @@ from fedjaxlite.privacy.accounting import Guarantee as Guarantee
 from fedjaxlite.privacy.accounting import Report as Report
 from fedjaxlite.privacy.accounting import calibrate as calibrate
 from fedjaxlite.privacy.accounting import epsilon as epsilon
+from fedjaxlite.privacy.accounting import examples_epsilon as examples_epsilon
 from fedjaxlite.privacy.accounting import gaussian_delta as gaussian_delta
 from fedjaxlite.privacy.accounting import gaussian_epsilon as gaussian_epsilon
 from fedjaxlite.privacy.accounting import guarantee as guarantee
@@ -43,10 +44,12 @@ from fedjaxlite.privacy.local.local_dp import local_laplace as local_laplace
 from fedjaxlite.privacy.local.priv_unit import priv_unit as priv_unit
 from fedjaxlite.privacy.masking.masks import mask as mask
 from fedjaxlite.privacy.masking.secure_sum import secure_sum as secure_sum
+from fedjaxlite.privacy.mechanisms import ExampleMechanism as ExampleMechanism
 from fedjaxlite.privacy.mechanisms import Mechanism as Mechanism
 from fedjaxlite.privacy.mechanisms import Release as Release
 
 __all__ = [
+    "ExampleMechanism",
     "Guarantee",
     "Mechanism",
     "Release",
@@ -61,6 +64,7 @@ __all__ = [
     "dp_sgd",
     "dp_sgd_epsilon",
     "epsilon",
+    "examples_epsilon",
     "gaussian",
     "gaussian_delta",
     "gaussian_epsilon",

@@ -38,3 +38,41 @@ class Mechanism(NamedTuple):
     trust: str
     extrapolated: bool = False
     options: Mapping[str, Any] = {}
+
+
+class ExampleMechanism(NamedTuple):
+    """DP-SGD inside of a client: what a local training says of what it does to single examples.
+
+    It stands in `Algorithm.mechanisms`, since noise that is added before anything is sent is the algorithm's own. A
+    client with n examples draws each of them with chance `rate_of(n)` in every step.
+
+    Attributes:
+      clip_norm: C, the most that an example adds to the sum of a step.
+      noise_multiplier: z, the noise's standard deviation on that sum over C.
+      steps: of one round, at most.
+      rate: the largest chance of an example in a step, in (0, 1].
+      batch_size: the largest expected number of drawn examples, or None for no limit.
+      max_overflow: a bound on the chance that a step's batch has no room for an example.
+      public_sizes: whether what a client sends depends on its number of examples in the clear.
+      unit: what is protected.
+      trust: who sees what, in one sentence, for the report.
+    """
+
+    clip_norm: Any
+    noise_multiplier: Any
+    steps: int
+    rate: float
+    batch_size: float | None
+    max_overflow: float
+    public_sizes: bool
+    unit: str = "example"
+    trust: str = (
+        "The client is trusted with its own examples: what it sends has its noise already, so nobody else has to be, "
+        "the server included."
+    )
+
+    def rate_of(self, num_examples: int) -> float:
+        """The chance of each example of a client with so many, in each step."""
+        if self.batch_size is None or num_examples * self.rate <= self.batch_size:
+            return self.rate
+        return self.batch_size / num_examples

@@ -108,7 +108,8 @@ def fed_avg_of(
       server_optimizer: optax optimizer that gets the mean delta for a gradient; None is SGD with rate 1.
 
     Returns:
-      an `fl.Algorithm`. A client weighs as many as its result has examples.
+      an `fl.Algorithm`. A client weighs as many as its result has examples. What the training states of noise that it
+      adds, `local.mechanisms`, is the algorithm's statement too, which `privacy.epsilon` and its kin read.
 
     Raises:
       TypeError: if `local` is no function, or `server_optimizer` no optimizer.
@@ -137,7 +138,8 @@ def fed_avg_of(
         params, optimizer_state = fl.apply_delta(server_optimizer, state.params, aggregate.value, state.optimizer_state)
         return ServerState(params, optimizer_state)
 
-    return fl.Algorithm(init, client_update, server_update, name="fed_avg_of")
+    stated = tuple(getattr(local, "mechanisms", ()))
+    return fl.Algorithm(init, client_update, server_update, name="fed_avg_of", mechanisms=stated)
 
 
 def fed_sgd(

@@ -108,7 +108,21 @@ def scheduled(make: Callable[..., fl.Algorithm], **schedules: Schedule) -> fl.Al
         scalar_bounds=template.scalar_bounds,
         name=f"scheduled({template.name})",
         hparams={**template.hparams, **dict.fromkeys(schedules, "scheduled")},
+        mechanisms=_stated(make, schedules, template.mechanisms),
     )
+
+
+def _stated(make: Callable[..., fl.Algorithm], schedules: Mapping[str, Schedule], first: tuple[Any, ...]) -> Any:
+    """What the algorithm states of noise in its local work, with "scheduled" for what is another in other rounds."""
+    if not first:
+        return ()
+    traced: list[Any] = []
+
+    def trace(values: dict[str, jax.Array]) -> None:
+        traced.append(make(**values).mechanisms)
+
+    jax.eval_shape(trace, _values(schedules, 0))
+    return jax.tree.map(lambda own, found: "scheduled" if fl.checks.is_traced(found) else own, first, traced[0])
 
 
 def _values(schedules: Mapping[str, Schedule], round_number: Any) -> dict[str, jax.Array]:

@@ -7,26 +7,34 @@ other; so the result is that of the pooled examples under any mean, whatever it 
     per="examples"   every example counts alike: a client sends its sum and its number of examples
     per="clients"    every client counts alike: a client sends its own mean and 1
 
-Each function returns `run(population, cohort, key)`, compiled once for every shape. Clients in the cohort that do not
-report, or have no examples, do not count.
+Each function returns `run(population, cohort, key, *, noise_key=None)`, compiled once for every shape. Clients in the
+cohort that do not report, or have no examples, do not count; where nobody counts, the result is NaN and a warning says
+so. Values that are missing are left out one by one: `missing` is
+
+    "warn"           with a warning that counts them and names the clients
+    "skip"           without a word
+    "refuse"         not at all: `run` raises a ValueError (under `jax.jit`, where it cannot, the result is NaN)
+
+These words are those of a simulation, past any noise. An aggregator with noise for privacy draws it from the operating
+system's entropy in every call, and never from `key`; each `run` is a computation that states what it releases, so that
+`privacy.epsilon(run, population, delta=...)` is what a call costs, and `privacy.epsilon([run, (rounds, 100)], ...)`
+what it costs together with a training on the same data. A clip cuts a client's sums and counts as one vector. With
+per="clients" its L2 norm is at most sqrt(2) for histograms and heavy hitters, and sqrt(Q + 1) for Q quantiles.
 
 Sources: for heavy hitters, Zhu, Kairouz, McMahan, Sun, Li (2020), "Federated Heavy Hitters Discovery with Differential
 Privacy", https://arxiv.org/abs/1902.08534 (a trie grown from prefixes, round by round; here without its sampling of
 votes: give an aggregator with noise for privacy).
 """
 
-from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-
-Per = Literal["examples", "clients"]
-Run = Callable[[fl.Population, fl.Cohort, jax.Array], Any]
-_BATCH = 256
+from fedjaxlite.algorithms.without_a_model.ratios import Missing, Options, Per, ratio
 
 
 class Moments(NamedTuple):
@@ -57,19 +65,22 @@ def federated_mean(
     feature: str = "x",
     *,
     per: Per = "examples",
+    missing: Missing = "warn",
     aggregator: fl.Aggregator | None = None,
     execution: fl.Execution = fl.Execution(),  # noqa: B008  (a NamedTuple, immutable)
-) -> Run:
+) -> fl.Computation:
     """The mean of a feature.
 
     Args:
       feature: its name; numbers `[n, ...]`.
       per: what counts alike, "examples" or "clients".
+      missing: what to do about missing values, "warn", "skip" or "refuse"; see above. They are NaN and infinite
+        entries; other entries of their rows count.
       aggregator: `fl.mean()` if None.
       execution: lanes and devices.
 
     Returns:
-      `run(population, cohort, key) -> float32`, of the shape of a row; zero where nobody reports.
+      `run(population, cohort, key) -> float32`, of the shape of a row.
 
     Raises:
       TypeError, ValueError: for arguments out of range; by `run`, if the feature is missing.
@@ -80,22 +91,29 @@ def federated_mean(
       >>> [float(federated_mean(per=per)(people, everyone, jax.random.key(0))) for per in ("examples", "clients")]
       [5.0, 6.5]
     """
-    call = _ratio(lambda rows, mask, shared: rows.astype(jnp.float32), feature, per, aggregator, execution)
-    return lambda population, cohort, key: call((), population, cohort, key)
+    mean = ratio(_entries, Options(feature, per, missing, aggregator, execution), absent="NaN or infinite")
+
+    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array, *, noise_key: Any = None) -> jax.Array:
+        return mean.call((), population, cohort, key, noise_key)
+
+    return mean.computation("federated_mean", run)
 
 
 def federated_variance(
     feature: str = "x",
     *,
     per: Per = "examples",
+    missing: Missing = "warn",
     aggregator: fl.Aggregator | None = None,
     execution: fl.Execution = fl.Execution(),  # noqa: B008
-) -> Run:
+) -> fl.Computation:
     """The mean and variance of a feature, in two passes, so that a large mean does not eat the variance's digits.
 
     Args:
       feature: its name; numbers `[n, ...]`.
       per: what counts alike, "examples" or "clients".
+      missing: what to do about missing values, "warn", "skip" or "refuse"; see above. They are NaN and infinite
+        entries; other entries of their rows count.
       aggregator: `fl.mean()` if None; used twice.
       execution: lanes and devices.
 
@@ -112,16 +130,20 @@ def federated_variance(
       >>> round(float(moments.variance), 3)
       18.667
     """
-    mean_of = federated_mean(feature, per=per, aggregator=aggregator, execution=execution)
-    square = lambda rows, mask, mean: (rows.astype(jnp.float32) - mean[None]) ** 2  # noqa: E731
-    square_of = _ratio(square, feature, per, aggregator, execution)
+    options = Options(feature, per, missing, aggregator, execution)
+    mean_of = ratio(_entries, options, absent="NaN or infinite")
 
-    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array) -> Moments:
-        first, second = jax.random.split(key)
-        mean = mean_of(population, cohort, first)
-        return Moments(mean, square_of(mean, population, cohort, second))
+    def squares(rows: jax.Array, mask: jax.Array, mean: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values, known = _entries(rows, mask, ())
+        return (values - mean[None]) ** 2, known & jnp.isfinite(mean)[None] if known.ndim > 1 else known
 
-    return run
+    square_of = ratio(squares, options)
+
+    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array, *, noise_key: Any = None) -> Moments:
+        mean = mean_of.call((), population, cohort, key, noise_key)
+        return Moments(mean, square_of.call(mean, population, cohort, key, noise_key, number=1))
+
+    return mean_of.computation("federated_variance", run, num_sums=2)
 
 
 def federated_histogram(
@@ -129,15 +151,18 @@ def federated_histogram(
     feature: str = "x",
     *,
     per: Per = "examples",
+    missing: Missing = "warn",
     aggregator: fl.Aggregator | None = None,
     execution: fl.Execution = fl.Execution(),  # noqa: B008
-) -> Run:
+) -> fl.Computation:
     """How a feature of one number is distributed over bins.
 
     Args:
       edges: float `[M + 1]`, ascending. A bin holds its left edge, the last one its right edge too, as in NumPy.
       feature: its name; numbers `[n]`.
       per: what counts alike, "examples" or "clients".
+      missing: what to do about missing values, "warn", "skip" or "refuse"; see above. They are NaN; infinite ones
+        lie outside of the edges.
       aggregator: `fl.mean()` if None.
       execution: lanes and devices.
 
@@ -159,15 +184,19 @@ def federated_histogram(
         raise ValueError(f"`edges` is {edges}; expected at least 2 ascending numbers.")
     num_bins = len(edges) - 1
 
-    def bins(rows: jax.Array, mask: jax.Array, shared: Any) -> jax.Array:
+    def bins(rows: jax.Array, mask: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
         del shared
         values = _scalars(rows, mask, feature)
         place = jnp.searchsorted(jnp.asarray(edges), values, side="right").astype(jnp.int32) - 1
         place = jnp.where(values == edges[-1], num_bins - 1, place)
-        return jax.nn.one_hot(place, num_bins, dtype=jnp.float32)  # zeros outside of the edges
+        return jax.nn.one_hot(place, num_bins, dtype=jnp.float32), ~jnp.isnan(values)  # zeros outside of the edges
 
-    call = _ratio(bins, feature, per, aggregator, execution)
-    return lambda population, cohort, key: call((), population, cohort, key)
+    shares = ratio(bins, Options(feature, per, missing, aggregator, execution))
+
+    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array, *, noise_key: Any = None) -> jax.Array:
+        return shares.call((), population, cohort, key, noise_key)
+
+    return shares.computation("federated_histogram", run)
 
 
 def federated_quantiles(
@@ -178,9 +207,10 @@ def federated_quantiles(
     high: float,
     num_rounds: int = 16,
     per: Per = "examples",
+    missing: Missing = "warn",
     aggregator: fl.Aggregator | None = None,
     execution: fl.Execution = fl.Execution(),  # noqa: B008
-) -> Run:
+) -> fl.Computation:
     """Quantiles of a feature of one number, by bisection: a round halves the interval of each of them.
 
     Args:
@@ -190,6 +220,8 @@ def federated_quantiles(
       high: a bound above all values; larger ones count as this one.
       num_rounds: T.
       per: what counts alike, "examples" or "clients".
+      missing: what to do about missing values, "warn", "skip" or "refuse"; see above. They are NaN; infinite ones
+        count as the bounds.
       aggregator: `fl.mean()` if None; used T times.
       execution: lanes and devices.
 
@@ -214,21 +246,24 @@ def federated_quantiles(
         raise ValueError(f"`low` is {low} and `high` is {high}; expected low below high.")
     targets = jnp.asarray(quantiles, jnp.float32)
 
-    def below(rows: jax.Array, mask: jax.Array, middles: jax.Array) -> jax.Array:
-        return (_scalars(rows, mask, feature)[:, None] <= middles[None]).astype(jnp.float32)
+    def below(rows: jax.Array, mask: jax.Array, middles: jax.Array) -> tuple[jax.Array, jax.Array]:
+        values = _scalars(rows, mask, feature)
+        return (values[:, None] <= middles[None]).astype(jnp.float32), ~jnp.isnan(values)
 
-    call = _ratio(below, feature, per, aggregator, execution)
+    shares = ratio(below, Options(feature, per, missing, aggregator, execution), shared=targets)
 
-    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array) -> jax.Array:
+    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array, *, noise_key: Any = None) -> jax.Array:
         least, most = jnp.full(targets.shape, low, jnp.float32), jnp.full(targets.shape, high, jnp.float32)
+        nobody = jnp.bool_(False)
         for number in range(num_rounds):
             middles = (least + most) / 2
-            share = call(middles, population, cohort, jax.random.fold_in(key, number))
+            share = shares.call(middles, population, cohort, key, noise_key, number)
+            nobody = nobody | jnp.isnan(share).any()
             enough = share >= targets - 1e-6  # a share that is equal but for rounding
             least, most = jnp.where(enough, least, middles), jnp.where(enough, middles, most)
-        return most
+        return jnp.where(nobody, jnp.nan, most)
 
-    return run
+    return shares.computation("federated_quantiles", run, num_sums=num_rounds)
 
 
 def heavy_hitters(
@@ -239,9 +274,10 @@ def heavy_hitters(
     length: int,
     max_prefixes: int | None = None,
     per: Per = "examples",
+    missing: Missing = "warn",
     aggregator: fl.Aggregator | None = None,
     execution: fl.Execution = fl.Execution(),  # noqa: B008
-) -> Run:
+) -> fl.Computation:
     """The most frequent strings or numbers, found by growing a trie: a round extends the prefixes that are frequent.
 
     Args:
@@ -252,6 +288,8 @@ def heavy_hitters(
       length: the number of rounds. A client sends P x A numbers in each.
       max_prefixes: P, how many prefixes may live; 1 / `threshold`, rounded down, if None: so many can be frequent.
       per: what counts alike, "examples" or "clients" (each divides one vote among its examples).
+      missing: what to do about missing values, "warn", "skip" or "refuse"; see above. They are tokens and numbers
+        out of range, such as -1.
       aggregator: `fl.mean()` if None; used `length` times.
       execution: lanes and devices.
 
@@ -276,22 +314,24 @@ def heavy_hitters(
     width = int(1 / threshold + 1e-6) if max_prefixes is None else max_prefixes
     fl.checks.positive_int(max_prefixes=width)
 
-    def votes(rows: jax.Array, mask: jax.Array, shared: Any) -> jax.Array:
+    def votes(rows: jax.Array, mask: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
         prefixes, alive, place = shared
-        tokens = _tokens(rows, mask, feature, alphabet, length)
+        tokens, known = _tokens(rows, mask, feature, alphabet, length)
         beyond = jnp.arange(length, dtype=jnp.int32)[None, None] >= place
         match = jnp.all((tokens[:, None] == prefixes[None]) | beyond, axis=2) & alive[None]
         following = jax.nn.one_hot(tokens[:, place], alphabet, dtype=jnp.float32)
-        return match[:, :, None].astype(jnp.float32) * following[:, None]
+        return match[:, :, None].astype(jnp.float32) * following[:, None], known
 
-    call = _ratio(votes, feature, per, aggregator, execution)
+    first = (jnp.zeros((width, length), jnp.int32), jnp.arange(width) == 0, jnp.int32(0))
+    options = Options(feature, per, missing, aggregator, execution)
+    counted = ratio(votes, options, shared=first, absent="out of range")
 
-    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array) -> HeavyHitters:
+    def run(population: fl.Population, cohort: fl.Cohort, key: jax.Array, *, noise_key: Any = None) -> HeavyHitters:
         prefixes, alive = np.zeros((width, length), np.int32), np.arange(width) == 0
         kept = np.zeros((0,), np.float32)
         for place in range(length):
             shared = (jnp.asarray(prefixes), jnp.asarray(alive), jnp.int32(place))
-            shares = np.asarray(call(shared, population, cohort, jax.random.fold_in(key, place)))
+            shares = np.asarray(counted.call(shared, population, cohort, key, noise_key, place))
             order = np.argsort(-shares, axis=None, kind="stable")[:width]
             order = order[shares.reshape(-1)[order] >= threshold - 1e-6]
             kept = shares.reshape(-1)[order]
@@ -305,45 +345,14 @@ def heavy_hitters(
             items = items @ (alphabet ** np.arange(length - 1, -1, -1))
         return HeavyHitters(items, kept)
 
-    return run
+    return counted.computation("heavy_hitters", run, num_sums=length)
 
 
-def _ratio(
-    statistic: Callable[[jax.Array, jax.Array, Any], jax.Array],
-    feature: str,
-    per: Per,
-    aggregator: fl.Aggregator | None,
-    execution: fl.Execution,
-) -> Callable[..., jax.Array]:
-    """`call(shared, population, cohort, key)`: the mean over examples (or clients) of a statistic of every row."""
-    fl.checks.one_of(("examples", "clients"), per=per)
-
-    def client_fn(shared: Any, data: fl.ClientData) -> fl.ClientOutput:
-        if feature not in data.features:
-            raise ValueError(f"the data have no feature {feature!r}, only {sorted(data.features)}; give `feature`.")
-        plan = data.batches(batch_size=min(_BATCH, data.wave.max_size), epochs=1, shuffle=False)
-
-        def measure(batch: Any, mask: jax.Array) -> jax.Array:
-            values = statistic(batch[feature], mask, shared)
-            return jnp.where(mask.reshape(-1, *(1 for _ in values.shape[1:])), values, 0.0).sum(0)
-
-        def add(total: jax.Array, batch: Any, mask: jax.Array, key: Any) -> jax.Array:
-            del key
-            return total + measure(batch, mask)
-
-        shape = jax.eval_shape(lambda: measure(*plan.batch(jnp.int32(0)))).shape
-        total, count = plan.scan(add, jnp.zeros(shape, jnp.float32)), data.num_examples.astype(jnp.float32)
-        if per == "clients":
-            total, count = total / jnp.maximum(count, 1.0), jnp.minimum(count, 1.0)
-        return fl.ClientOutput({"total": total, "count": count}, jnp.int32(1))
-
-    sums = fl.federated_sum(client_fn, aggregator=fl.mean() if aggregator is None else aggregator, execution=execution)
-
-    def call(shared: Any, population: fl.Population, cohort: fl.Cohort, key: jax.Array) -> jax.Array:
-        value = sums(shared, population, cohort, key=key)[0].value
-        return value["total"] / jnp.where(value["count"] > 0, value["count"], 1.0)
-
-    return call
+def _entries(rows: jax.Array, mask: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
+    """Every entry of a row by itself; those of integers are all known, so that rows are counted."""
+    del shared
+    values = rows.astype(jnp.float32)
+    return values, jnp.isfinite(values) if jnp.issubdtype(rows.dtype, jnp.floating) else mask
 
 
 def _scalars(rows: jax.Array, mask: jax.Array, feature: str) -> jax.Array:
@@ -352,8 +361,8 @@ def _scalars(rows: jax.Array, mask: jax.Array, feature: str) -> jax.Array:
     return jnp.where(mask, rows.astype(jnp.float32), 0.0)
 
 
-def _tokens(rows: jax.Array, mask: jax.Array, feature: str, alphabet: int, length: int) -> jax.Array:
-    """int32 `[B, length]`: the tokens, or the digits of integers, the most significant first."""
+def _tokens(rows: jax.Array, mask: jax.Array, feature: str, alphabet: int, length: int) -> tuple[jax.Array, jax.Array]:
+    """int32 `[B, length]`: the tokens, or the digits of integers, the highest first; and which are in range."""
     shape = rows.shape[1:]
     if not jnp.issubdtype(rows.dtype, jnp.integer) or shape not in ((), (length,)):
         raise ValueError(
@@ -365,5 +374,8 @@ def _tokens(rows: jax.Array, mask: jax.Array, feature: str, alphabet: int, lengt
                 f"`alphabet` ** `length` is {alphabet**length}; expected at most 2^31, the range of int32."
             )
         divisors = jnp.asarray([alphabet**place for place in range(length - 1, -1, -1)], jnp.int32)
+        known = (rows >= 0) & (rows < alphabet**length) if alphabet**length <= jnp.iinfo(rows.dtype).max else rows >= 0
         rows = rows.astype(jnp.int32)[:, None] // divisors[None] % alphabet
-    return jnp.where(mask[:, None], rows.astype(jnp.int32), 0)
+    else:
+        known = jnp.all((rows >= 0) & (rows < alphabet), axis=1)
+    return jnp.where(mask[:, None], rows.astype(jnp.int32), 0), known

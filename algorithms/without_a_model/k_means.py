@@ -4,7 +4,11 @@
     server:     c_j = c_j - (sum over clients of the sums) / (sum over clients of n_ij)
 
 With everyone present that is one step of Lloyd's algorithm on the pooled examples; of a cohort, on the cohort's. A
-center that nobody's example is nearest to stays where it is.
+center that nobody's example is nearest to stays where it is. An example of which any entry is missing (NaN, infinite)
+is nearest to none: it is left out, and counted in the info "missing".
+
+These are rounds like any others, so noise and its price are too: behind a chain with a mechanism, such as
+`fl.chain(fl.mean(over=K), privacy.gaussian(...))`, `privacy.epsilon(rounds, ...)` says what the centers cost.
 
 Sources:
   Lloyd (1982), "Least Squares Quantization in PCM", IEEE Transactions on Information Theory 28.
@@ -40,14 +44,15 @@ def k_means(*, feature: str = "x", batch_size: int = 256) -> fl.Algorithm:
       an `fl.Algorithm` whose params are the centers, float `[k, ...]`: start it from `k_means_init(...)`, or from
       centers of one's own. The update has the parts "delta" `[k, ...]` and "shares" `[k]`, both divided by the client's
       examples, which are its weight; under `fl.mean()` every client counts alike. Its info is "loss", the mean squared
-      distance to the nearest center before the step, and "local_steps".
+      distance to the nearest center before the step, "missing", the examples that were left out, and "local_steps".
 
     Raises:
       TypeError, ValueError: for arguments out of range; when rounds are built, if the feature is missing or the centers
         have another shape than its rows.
 
     Guarantees:
-      With everyone present, `fl.weighted_mean()` and no straggler, the loss never rises from round to round.
+      With everyone present, nothing missing, `fl.weighted_mean()` and no straggler, the loss never rises from round to
+      round.
 
     Example:
       >>> import numpy as np
@@ -68,20 +73,23 @@ def k_means(*, feature: str = "x", batch_size: int = 256) -> fl.Algorithm:
 
         def add(sums: Any, batch: Any, mask: Any, key: Any) -> Any:
             del key
-            delta, counts, loss = sums
+            delta, counts, loss, missing = sums
             x = batch[feature].reshape(mask.shape[0], -1).astype(jnp.float32)
+            known = jnp.all(jnp.isfinite(x), axis=1)
+            missing = missing + jnp.sum(mask & ~known, dtype=jnp.int32)
+            x, mask = jnp.where(known[:, None], x, 0.0), mask & known
             nearest, distance = _nearest(x, flat)
             chosen = jax.nn.one_hot(nearest, flat.shape[0], dtype=jnp.float32) * mask[:, None].astype(jnp.float32)
             away = jnp.where(mask[:, None], flat[nearest] - x, 0.0)
             delta = delta + jnp.einsum("bk,bd->kd", chosen, away, precision="highest")
-            return delta, counts + chosen.sum(0), loss + jnp.where(mask, distance, 0.0).sum()
+            return delta, counts + chosen.sum(0), loss + jnp.where(mask, distance, 0.0).sum(), missing
 
-        start = (jnp.zeros_like(flat), jnp.zeros(flat.shape[:1], jnp.float32), jnp.float32(0.0))
-        delta, counts, loss = plan.scan(add, start)
+        start = (jnp.zeros_like(flat), jnp.zeros(flat.shape[:1], jnp.float32), jnp.float32(0.0), jnp.int32(0))
+        delta, counts, loss, missing = plan.scan(add, start)
         seen = counts.sum()
         share = 1.0 / jnp.maximum(seen, 1.0)
         update = {"delta": (delta * share).reshape(centers.shape).astype(centers.dtype), "shares": counts * share}
-        info = {"loss": loss * share, "local_steps": plan.num_steps}
+        info = {"loss": loss * share, "missing": missing, "local_steps": plan.num_steps}
         return fl.ClientOutput(update, seen.astype(jnp.int32), client_state=client_state, info=info)
 
     def server_update(state: KMeansState, aggregate: fl.Aggregate, key: jax.Array) -> KMeansState:

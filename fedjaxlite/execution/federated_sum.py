@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -11,21 +11,53 @@ from fedjaxlite import checks
 from fedjaxlite.data.client_view import ClientData
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.cohort_pass import (
+    ClientFn,
     ClientState,
     PassInfo,
     as_chain,
+    draws_noise,
     output_template,
     run_pass,
     traced_once,
     wire_of_output,
 )
-from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, resolve, with_lanes
-from fedjaxlite.keys import as_key
+from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, resolve, spans_processes, with_lanes
+from fedjaxlite.keys import NoiseKeys, as_key, entropy_key, is_tracing
 from fedjaxlite.protocol.algorithm import Aggregate, ClientOutput
 from fedjaxlite.sampling import Cohort
-from fedjaxlite.wire.aggregator import Aggregator
+from fedjaxlite.wire.aggregator import Aggregator, Wire
 
 PyTree = Any
+
+
+class Computation(NamedTuple):
+    """A function of the clients' data that is made of federated sums, with the facts that accountants ask for.
+
+    Attributes:
+      run: what is called; a Computation is called like it.
+      wire: `wire(shared, population) -> Wire`, the facts at the end of the chain, for a cohort of everyone.
+      aggregator: what every sum goes through, as a chain.
+      num_sums: how many sums one call makes over one cohort, each with the aggregator as it is when it starts.
+      name: for messages and reports.
+    """
+
+    run: Callable[..., Any]
+    wire: Callable[[PyTree, Population], Wire]
+    aggregator: Aggregator
+    num_sums: int = 1
+    name: str = "federated_sum"
+
+    def __call__(self, *args: Any, **options: Any) -> Any:
+        """`run`."""
+        return self.run(*args, **options)
+
+
+class _Sum(NamedTuple):
+    """What one sum is made of, checked."""
+
+    client: ClientFn
+    aggregator: Aggregator
+    execution: Execution
 
 
 def federated_sum(
@@ -33,7 +65,7 @@ def federated_sum(
     *,
     aggregator: Aggregator,
     execution: Execution = Execution(),  # noqa: B008  (a NamedTuple, immutable)
-) -> Callable[..., tuple[Aggregate, PassInfo]]:
+) -> Computation:
     """Aggregates any function of the clients' data over a cohort: the primitive below algorithms and rounds.
 
     Args:
@@ -42,11 +74,16 @@ def federated_sum(
       execution: lanes and devices.
 
     Returns:
-      `call(shared, population, cohort, *, key) -> (Aggregate, PassInfo)`, compiled once for every shape. `shared` is
-      any pytree that all clients get; a client's own key is a fixed function of `key` and its id.
+      `call(shared, population, cohort, *, key, noise_key=None) -> (Aggregate, PassInfo)`, compiled once for every
+      shape. `shared` is any pytree that all clients get; a client's own key is a fixed function of `key` and its id.
+      Noise and masks never come from `key`, which others may know: `noise_key` is drawn from the operating system's
+      entropy in every call, unless one is given: of `fl.noise_keys(num_calls)`, or a key of one's own, with which the
+      noise is reproducible and not private. The call is a Computation: `privacy.epsilon` and `privacy.report` say what
+      it costs.
 
     Raises:
-      ValueError: for an aggregator that keeps state at clients.
+      ValueError: for an aggregator that keeps state at clients; for a sum with noise or masks inside of `jax.jit` or
+        `jax.vmap` without a `noise_key`, where each compiled program would have one noise for ever.
 
     Example:
       The mean of every client's mean, without any client's data leaving it:
@@ -64,50 +101,94 @@ def federated_sum(
       (6.0, 2)
     """
     checks.is_callable(client_fn=client_fn)
-    aggregator = as_chain(aggregator)
+    client = traced_once(lambda data, both: client_fn(both[0], data))
+    parts = _Sum(client, as_chain(aggregator), execution)
 
     @lru_cache(maxsize=32)
     def compiled(capacity: int, scaled: bool) -> tuple[Layout, Callable[..., Any]]:
         layout = resolve(execution, capacity)
-        return layout, over_devices(lambda *args: _once(client_fn, aggregator, layout, scaled, *args), layout)
+        return layout, over_devices(lambda *args: _once(parts, layout, scaled, *args), layout)
 
-    def call(shared: PyTree, population: Population, cohort: Cohort, *, key: jax.Array) -> tuple[Aggregate, PassInfo]:
+    @lru_cache(maxsize=32)
+    def is_secret(capacity: int, scaled: bool, structure: Any, leaves: tuple[Any, ...]) -> bool:
+        shared, population = jax.tree.unflatten(structure, [jax.ShapeDtypeStruct(*leaf) for leaf in leaves])
+        layout = resolve(execution, capacity)
+        wire = _built(parts, shared, population, layout, capacity, scaled)[2]
+        return wire.noised or wire.masked or draws_noise(client, population, (shared, ()), layout)
+
+    def run(
+        shared: PyTree, population: Population, cohort: Cohort, *, key: jax.Array, noise_key: Any = None
+    ) -> tuple[Aggregate, PassInfo]:
         # Integer codecs need whole weights, so they have to know that no cohort's `scale` makes fractions of them.
         scaled = checks.is_traced(cohort.scale) or not bool(np.all(np.asarray(cohort.scale) == 1))
-        layout, run = compiled(cohort.ids.shape[0], scaled)
-        args = (shared, (population, cohort, as_key(key, "key")))
+        capacity, key = cohort.ids.shape[0], as_key(key, "key")
+        leaves, structure = jax.tree.flatten((shared, population))
+        shapes = tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
+        layout, call = compiled(capacity, scaled)
+        noise = _noise_key(noise_key, is_secret(capacity, scaled, structure, shapes), layout)
+        args = (shared, (population, cohort, key, noise))
         args = args if checks.is_traced(args) else place(args, layout)
-        return run(*args, ())[0]
+        return call(*args, ())[0]
 
-    return call
+    def wire(shared: PyTree, population: Population) -> Wire:
+        capacity = population.num_clients
+        return _built(parts, shared, population, resolve(execution, capacity), capacity, scaled=False)[2]
+
+    return Computation(run, wire, parts.aggregator)
+
+
+def _dtype(leaf: Any) -> Any:
+    return leaf.dtype if isinstance(leaf, jax.Array) else jax.dtypes.result_type(leaf)
+
+
+def _noise_key(given: Any, secret: bool, layout: Layout) -> jax.Array | None:
+    """The key of noise and masks; None where a sum has neither."""
+    if given is not None:
+        return as_key(given.key if isinstance(given, NoiseKeys) else given, "noise_key")
+    if not secret:
+        return None
+    if is_tracing():
+        raise ValueError(
+            "a sum with noise or masks is traced (by jax.jit, jax.vmap or the like) without a `noise_key`: a key from "
+            "the operating system would be a constant of the traced program, the same in every call and in every row "
+            "of a vmap. Draw one a call outside, fl.noise_keys(num_calls), and pass it through as noise_key=."
+        )
+    return entropy_key(shared=spans_processes(layout))
+
+
+def _built(
+    parts: _Sum, shared: PyTree, population: Population, layout: Layout, capacity: int, scaled: bool
+) -> tuple[ClientOutput, Any, Wire]:
+    """The shapes of a client's output, the aggregator's state, and the wire at the end of the chain."""
+    output = output_template(parts.client, population, (shared, ()), layout)
+    wire = wire_of_output(output, capacity=capacity, scaled=scaled, num_clients=population.num_clients)
+    return output, *parts.aggregator.init(wire)
 
 
 def _once(
-    client_fn: Callable[..., Any],
-    aggregator: Aggregator,
+    parts: _Sum,
     layout: Layout,
     scaled: bool,
     device: Any,
     shared: PyTree,
-    data: tuple[Population, Cohort, jax.Array],
+    data: tuple[Population, Cohort, jax.Array, jax.Array | None],
     sharded: Any,
 ) -> tuple[tuple[Aggregate, PassInfo], Any]:
-    population, cohort, key = data
-    client = traced_once(lambda data, both: client_fn(both[0], data))
-    output = output_template(client, population, (shared, ()), layout)
-    capacity = cohort.ids.shape[0]
-    wire = wire_of_output(output, capacity=capacity, scaled=scaled, num_clients=population.num_clients)
-    state, wire = aggregator.init(wire)
+    population, cohort, key, noise = data
+    aggregator, capacity = parts.aggregator, cohort.ids.shape[0]
+    output, state, wire = _built(parts, shared, population, layout, capacity, scaled)
     own = aggregator.init_client(output.update)
     if jax.tree.leaves(own):
         raise ValueError(
             f"{aggregator.name} keeps state at clients, which a single sum has no place for; use fl.rounds."
         )
     layout = with_lanes(layout, (shared, output.update), population, capacity)
-    for_server, for_clients, to_begin = jax.random.split(jax.random.fold_in(key, population.num_clients), 3)
+    # A sum without noise or masks has no use for what it draws here.
+    source = jax.random.fold_in(key if noise is None else noise, population.num_clients)
+    for_server, for_clients, to_begin = jax.random.split(source, 3)
     state = aggregator.begin(state, cohort, to_begin)
     result = run_pass(
-        lambda data, state: client(data, (shared, state)),
+        lambda data, state: parts.client(data, (shared, state)),
         aggregator=aggregator,
         aggregator_state=state,
         fold=wire.fold,

@@ -91,6 +91,8 @@ def _metrics(record: Mapping[str, Any], shown: dict[str, str]) -> str:
             shown[name] = f"{name.replace('_', ' ')} {value:.2%}{unseen.get(name, '')}"
     if "epsilon" in record:
         shown["epsilon"] = f"epsilon {record['epsilon']:.3g}{_condition(record)}"
+    if "epsilon_examples" in record:
+        shown["epsilon_examples"] = f"epsilon of examples {record['epsilon_examples']:.3g}"
     parts = list(shown.values())
     if record.get("nonfinite"):
         reports = f"{record['nonfinite']} of {record['reported']} reports not finite"

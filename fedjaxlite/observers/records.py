@@ -30,7 +30,14 @@ Record = dict[str, Any]
 
 
 def of_dispatch(
-    infos: PassInfo, *, first: int, num_rounds: int, traffic: Traffic, seconds: float, noised: bool = False
+    infos: PassInfo,
+    *,
+    first: int,
+    num_rounds: int,
+    traffic: Traffic,
+    seconds: float,
+    noised: bool = False,
+    noised_locally: bool = False,
 ) -> list[Record]:
     """The records of the rounds of one dispatch.
 
@@ -41,6 +48,7 @@ def of_dispatch(
       traffic: bytes of one client in one round.
       seconds: wall time of the whole dispatch, shared equally.
       noised: the chain holds a mechanism of privacy.
+      noised_locally: the local training adds noise of its own, for single examples.
 
     Returns:
       one dict a round: "round", "selected", "reported", "nonfinite", "examples", the mean metrics of local training
@@ -49,7 +57,8 @@ def of_dispatch(
       "train_", or "aggregator_". With `noised`, "simulation_only" lists what no guarantee covers: what was measured on
       the clients past the noise, and what follows from the cohort. One client more or less is what the noise hides, and
       it would show in a count of clients, in their bytes, and in the time that they took: sums are divided by a fixed
-      number so that the true one need not leave the server.
+      number so that the true one need not leave the server. With `noised_locally` alone, it lists what was measured on
+      the clients; how many of them there are is told.
     """
     infos = infos._replace(clients={})
     rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
@@ -80,6 +89,8 @@ def of_dispatch(
         }
         if noised:
             record["simulation_only"] = [*OF_THE_COHORT, *metrics]
+        elif noised_locally:
+            record["simulation_only"] = ["nonfinite", "examples", *metrics]
         records.append(record)
     return records
 

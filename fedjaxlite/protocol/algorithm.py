@@ -92,6 +92,8 @@ class Algorithm(NamedTuple):
       name: for records and messages.
       hparams: the hyperparameters, for printing and for the record of a run. One named "num_clients" is held against
         the population when a run begins.
+      mechanisms: what the local work says of noise that it adds itself, for accountants; the engine does not look into
+        them. An algorithm around a local training passes on what that states, `getattr(local, "mechanisms", ())`.
     """
 
     init: Callable[[PyTree], Any]
@@ -105,3 +107,4 @@ class Algorithm(NamedTuple):
     scalar_bounds: Mapping[str, float] = {}
     name: str = "algorithm"
     hparams: Mapping[str, Any] = {}
+    mechanisms: tuple[Any, ...] = ()

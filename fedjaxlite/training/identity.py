@@ -44,11 +44,11 @@ def identity(rounds: Rounds, state: RoundState, population: Population) -> Ident
 
     Returns:
       a dict that JSON can hold: names and hyperparameters of algorithm, sampler and aggregator, the population's
-      fingerprint, the model's leaves, and a digest of the client and server keys, and of the sampling key where it is no secret. "program" holds a
-      fingerprint of what clients, server and sampler compute, down to every constant: a rate, a dropout's chance, a
-      sampler's weights, another loss. "before" is what the ledger says of compositions before this one. Secrets are no
-      part of it, neither the noise key nor cohorts from it: unless given, they are drawn anew by every `init`, and the
-      checkpoint's are what goes on.
+      fingerprint, the model's leaves, and a digest of the client and server keys, and of the sampling key where it is
+      no secret. "program" holds a fingerprint of what clients, server and sampler compute, down to every constant: a
+      rate, a dropout's chance, a sampler's weights, another loss. "before" is what the ledger says of compositions
+      before this one. Secrets are no part of it, neither the noise key nor cohorts from it: unless given, they are
+      drawn anew by every `init`, and the checkpoint's are what goes on.
     """
     streams = (state.keys.client, state.keys.server)
     if not here(state.keys.secret_cohorts):

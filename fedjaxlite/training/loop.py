@@ -188,6 +188,7 @@ def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[
         traffic=start.traffic,
         seconds=seconds,
         noised=start.wire is not None and start.wire.noised,
+        noised_locally=bool(run.rounds.algorithm.mechanisms),
     )
     for i, record in enumerate(new, start=1):
         record["elapsed"] = before - begin + seconds * i / length

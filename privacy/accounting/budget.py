@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import conversions, history
+from fedjaxlite.privacy.accounting import conversions, subjects
 from fedjaxlite.privacy.accounting.calibrate import rounds_within
-from fedjaxlite.privacy.accounting.epsilon import of_account, warn_of_delta
-from fedjaxlite.privacy.accounting.history import Account, stretches
+from fedjaxlite.privacy.accounting.epsilon import of_subjects, warn_of_delta
+from fedjaxlite.privacy.accounting.subjects import Subjects, Unit, stretches
 
 _VALUES = 20
 
 
 def running_epsilon(*, delta: float, every: int | None = None, population: Any = None) -> fl.observers.Observer:
-    """Adds "epsilon" to the records, so that the progress shows it too: what all rounds so far have cost.
+    """Adds epsilon to the records, so that the progress shows it too: what all rounds so far have cost.
+
+    "epsilon" is that of clients, "epsilon_examples" that of the examples of the client that is protected least; a run
+    has either, or both.
 
     Where it rests on amplification by sampling and the cohorts come from a key that was given, "epsilon_unamplified"
     stands beside it: what holds against those who know the key and draw the cohorts again.
@@ -46,8 +49,9 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
     run: dict[str, Any] = {}
 
     def start(start: fl.observers.Start) -> None:
-        run["account"] = _account(start, population, delta)
-        stretches(run["account"], start.num_rounds)  # what cannot be accounted for is refused before the first round
+        run["found"] = _all_units(start, population, delta)
+        for found in run["found"].values():
+            stretches(found)  # what cannot be accounted for is refused before the first round
         run["last"] = start.num_rounds
         run["every"] = math.ceil(start.num_rounds / _VALUES) if every is None else int(every)
 
@@ -56,14 +60,19 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
         number = record["round"]
         if number % run["every"] and number not in (1, run["last"]):
             return None
-        found = of_account(run["account"], number, delta)
-        beside = {"epsilon_unamplified": found.unamplified} if found.condition else {}
-        return {"epsilon": found.epsilon, **beside}
+        record = {}
+        for name, subject in run["found"].items():
+            found = of_subjects(subject.lasting(number), delta)
+            beside = {"epsilon_unamplified": found.unamplified} if found.condition else {}
+            record |= {name: found.epsilon, **beside}
+        return record
 
     return fl.observers.Observer(each, start)
 
 
-def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> fl.observers.Observer:
+def stop_at_epsilon(
+    *, epsilon: float, delta: float, population: Any = None, unit: Unit | None = None
+) -> fl.observers.Observer:
     """Ends the run before a round that would pass the budget.
 
     The last round follows from the composed program before the first one runs, so that it does not matter how many
@@ -73,6 +82,7 @@ def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> 
       epsilon: the budget, above 0.
       delta: in (0, 1), below one over the number of clients.
       population: as in `privacy.epsilon`, instead of the training data; for noise of an imagined larger cohort.
+      unit: as in `privacy.epsilon`: whether the budget is that of a client or of an example.
 
     Returns:
       an Observer for `fl.train`; `History.stopped` says where the budget ended, if it did.
@@ -97,37 +107,47 @@ def stop_at_epsilon(*, epsilon: float, delta: float, population: Any = None) -> 
     conversions.check_delta(delta)
 
     def last_round(start: fl.observers.Start) -> fl.observers.LastRound | None:
-        account, done = _account(start, population, delta), int(fl.records.here(start.state.round))
-        last = rounds_within(account, float(epsilon), delta, start.num_rounds)
+        found, done = _subjects(start, population, delta, unit), int(fl.records.here(start.state.round))
+        last = rounds_within(found, float(epsilon), delta, start.num_rounds)
         if last == 0:
-            cost = of_account(account, 1, delta).epsilon
+            cost = of_subjects(found.lasting(1), delta).epsilon
             raise ValueError(
                 f"the first round alone costs epsilon {cost:.4g} at delta {delta:g}, more than the budget of "
                 f"{epsilon:g}. Use more noise (privacy.calibrate computes how much), a lower sampling rate, or a "
                 "larger budget."
             )
         if last < done:
-            spent = of_account(account, done, delta).epsilon
+            spent = of_subjects(found.lasting(done), delta).epsilon
             raise ValueError(
                 f"the state has done {done} rounds, which cost epsilon {spent:.4g} at delta {delta:g}; the budget of "
                 f"{epsilon:g} ended at round {last}. Give a larger budget, or end the run here."
             )
         if last >= start.num_rounds:
             return None
-        stretches(account, last + 1)  # refused where it is not the budget that ends here, but the mechanism
-        return fl.observers.LastRound(last, _reason(account, epsilon, delta, last))
+        stretches(found.lasting(last + 1))  # refused where it is not the budget that ends here, but the mechanism
+        return fl.observers.LastRound(last, _reason(found.lasting(last), epsilon, delta))
 
     return fl.observers.Observer(last_round=last_round)
 
 
-def _reason(account: Account, epsilon: float, delta: float, last: int) -> str:
-    found, text = of_account(account, last, delta), f"the privacy budget of epsilon {epsilon:g} at delta {delta:g}"
-    if found.condition:
-        text += f" ({found.condition}; without amplification it is {found.unamplified:.4g})"
-    return f"{text} ends at round {last}"
+def _reason(found: Subjects, epsilon: float, delta: float) -> str:
+    spent, text = of_subjects(found, delta), f"the privacy budget of epsilon {epsilon:g} at delta {delta:g}"
+    if spent.condition:
+        text += f" ({spent.condition}; without amplification it is {spent.unamplified:.4g})"
+    return f"{text} ends at round {spent.num_rounds}"
 
 
-def _account(start: fl.observers.Start, population: Any, delta: float) -> Account:
-    account = history.of_start(start, population)
-    warn_of_delta(delta, account.facts.num_clients)
-    return account
+def _all_units(start: fl.observers.Start, population: Any, delta: float) -> dict[str, Subjects]:
+    """By the name of the record, what a run protects: clients, examples, or both."""
+    first = _subjects(start, population, delta, None)
+    if first.unit == "example":
+        return {"epsilon_examples": first}
+    if not first.protects_examples:
+        return {"epsilon": first}
+    return {"epsilon": first, "epsilon_examples": _subjects(start, population, delta, "example")}
+
+
+def _subjects(start: fl.observers.Start, population: Any, delta: float, unit: str | None) -> Subjects:
+    found = subjects.of_start(start, population, unit)
+    warn_of_delta(delta, found)
+    return found

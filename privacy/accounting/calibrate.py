@@ -4,10 +4,10 @@ from collections.abc import Callable
 from typing import Any
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting import conversions, curves, history, search
+from fedjaxlite.privacy.accounting import conversions, curves, search, subjects
 from fedjaxlite.privacy.accounting.curves import figures, rough_figure
-from fedjaxlite.privacy.accounting.epsilon import epsilon_of, of_account, warn_of_delta
-from fedjaxlite.privacy.accounting.history import Account, events_of
+from fedjaxlite.privacy.accounting.epsilon import epsilon_of, of_subjects, warn_of_delta
+from fedjaxlite.privacy.accounting.subjects import Subjects, Unit, events_of
 
 
 def calibrate(
@@ -16,18 +16,21 @@ def calibrate(
     *,
     epsilon: float,
     delta: float,
-    num_rounds: int,
+    num_rounds: int | None = None,
     params: Any = None,
+    unit: Unit | None = None,
 ) -> float:
     """The least noise multiplier for which a run stays within a budget.
 
     Args:
-      make_rounds: `make_rounds(noise_multiplier)` composes the run, as `fl.rounds` returns it.
+      make_rounds: `make_rounds(noise_multiplier)` composes the run, as `fl.rounds` returns it; or a computation, or a
+        sequence, as `privacy.epsilon` takes them.
       population: the training data, or the number of clients.
       epsilon: the budget, above 0.
       delta: in (0, 1), below one over the number of clients.
-      num_rounds: T.
+      num_rounds: as in `privacy.epsilon`.
       params: as in `privacy.epsilon`.
+      unit: as in `privacy.epsilon`. For examples the budget is that of the client which is protected least.
 
     Returns:
       a noise multiplier, to five digits; `privacy.epsilon` of its run is at most `epsilon`.
@@ -56,19 +59,19 @@ def calibrate(
     fl.checks.positive("It is the budget.", epsilon=epsilon)
     conversions.check_delta(delta)
 
-    def account_at(noise_multiplier: float) -> Account:
-        return history.read(make_rounds(noise_multiplier), population, params)
+    def read(noise_multiplier: float) -> Subjects:
+        return subjects.read(make_rounds(noise_multiplier), population, num_rounds, params, unit)
 
-    account = account_at(1.0)
-    warn_of_delta(delta, account.facts.num_clients)
-    if 2 * curves.cut_chance(events_of(account, num_rounds)) >= delta:
-        of_account(account, num_rounds, delta)  # refused: no noise can help
+    found = read(1.0)
+    warn_of_delta(delta, found)
+    if 2 * curves.cut_chance(events_of(found)) >= delta:
+        of_subjects(found, delta)  # refused: no noise can help
 
     def roughly(coarser: float) -> Callable[[float], float]:
-        return lambda z: rough_figure(events_of(account_at(z), num_rounds), float(delta), coarser)
+        return lambda z: rough_figure(events_of(read(z)), float(delta), coarser)
 
     return search.least_noise(
-        lambda z: min(figures(events_of(account_at(z), num_rounds), float(delta))),
+        lambda z: min(figures(events_of(read(z)), float(delta))),
         float(epsilon),
         # Losses on a grid 8 times as coarse give nearly the same epsilon in an eighth of the time.
         [(roughly(64.0), 1e-3), (roughly(8.0), 2e-5)],
@@ -84,17 +87,19 @@ def max_rounds(
     params: Any = None,
     at_most: int = 1_000_000,
     state: Any = None,
+    unit: Unit | None = None,
 ) -> int:
     """The most rounds that stay within a budget.
 
     Args:
-      rounds: from `fl.rounds`.
+      rounds: from `fl.rounds`, or a computation, whose calls are counted.
       population: the training data, or the number of clients.
       epsilon: the budget, above 0.
       delta: in (0, 1), below one over the number of clients.
       params: as in `privacy.epsilon`.
       at_most: where to stop looking; also no more than the sampler and the mechanism are made for.
       state: as in `privacy.epsilon`.
+      unit: as in `privacy.epsilon`.
 
     Returns:
       a number of rounds from 0, where the first round alone costs more, to `at_most`. It counts from the run's
@@ -121,19 +126,23 @@ def max_rounds(
     fl.checks.positive_int(at_most=at_most)
     fl.checks.positive("It is the budget.", epsilon=epsilon)
     conversions.check_delta(delta)
-    account = history.read(rounds, population, params, state)
-    warn_of_delta(delta, account.facts.num_clients)
-    return rounds_within(account, float(epsilon), delta, at_most)
+    found = subjects.read(rounds, population, 1, params, unit, state)
+    warn_of_delta(delta, found)
+    return rounds_within(found, float(epsilon), delta, at_most)
 
 
-def rounds_within(account: Account, budget: float, delta: float, at_most: int) -> int:
-    """As `max_rounds`, from what the run is made of."""
-    facts, own = account.facts, account.facts.mechanism.options.get("num_rounds")
-    limits = (at_most, facts.sampler.num_rounds, None if own is None else account.parts[-1].begin + own)
+def rounds_within(found: Subjects, budget: float, delta: float, at_most: int) -> int:
+    """As `max_rounds`, from what a single run or computation is made of."""
+    (account,) = found.accounts
+    last, limits = account.last, [at_most, account.last.sampler.num_rounds]
+    if found.unit == "client" and last.facts is not None and not account.num_sums:
+        own = last.facts.mechanism.options.get("num_rounds")
+        limits.append(None if own is None else last.begin + own)
     most = min(int(limit) for limit in limits if limit is not None)
+    events = lambda t: events_of(found.lasting(t))  # noqa: E731
     # Rényi divergences are quick for any number of rounds and give too few of them: a place to begin.
-    begin = search.most_rounds(lambda t: curves.renyi_figure(events_of(account, t), delta), budget, most)
-    found = search.most_rounds(lambda t: epsilon_of(account, t, delta), budget, most, max(begin, 1))
-    if found == 0:
-        of_account(account, 1, delta)  # says so where it is the sampler's capacity
-    return found
+    begin = search.most_rounds(lambda t: curves.renyi_figure(events(t), delta), budget, most)
+    within = search.most_rounds(lambda t: epsilon_of(found.lasting(t), delta), budget, most, max(begin, 1))
+    if within == 0:
+        of_subjects(found.lasting(1), delta)  # says so where it is the sampler's capacity
+    return within

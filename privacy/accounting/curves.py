@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from fedjaxlite.privacy.accounting import backend, conversions
-from fedjaxlite.privacy.accounting.events import Event
-from fedjaxlite.privacy.accounting.gaussians import pld_epsilon
+from fedjaxlite.privacy.accounting.conversions import pld_epsilon
+from fedjaxlite.privacy.accounting.events import Event, rests_on_cohorts
 
 Curve = Callable[[float], float]
 """From delta to epsilon."""
@@ -62,6 +62,8 @@ def relation_of(events: Sequence[Event]) -> str:
     found = {event.relation for event in events}
     if len(found) == 1:
         return found.pop()
+    if found <= {"zero_out_example", "add_or_remove_example"}:
+        return "zero_out_example"
     return "replace_one" if "replace_one" in found else "zero_out"
 
 
@@ -98,7 +100,7 @@ def restated(event: Event, relation: str) -> Event:
 
     Twice the sensitivity, and no amplification, where a client is replaced that was added or removed.
     """
-    if relation == event.relation or relation == "zero_out":
+    if relation == event.relation or relation in ("zero_out", "zero_out_example"):
         return event._replace(relation=relation)
     if event.rdp is not None:
         own = event.rdp
@@ -109,7 +111,7 @@ def restated(event: Event, relation: str) -> Event:
 
 def without_amplification(event: Event) -> Event:
     """An event against those who know the cohorts: every client counts as present in every round."""
-    if event.amplification == "none":
+    if not rests_on_cohorts(event):
         return event
     # Where cohorts are known, a client that sends nothing keeps its place in them.
     relation = "zero_out" if event.relation == "add_or_remove" else event.relation

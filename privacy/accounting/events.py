@@ -21,11 +21,15 @@ import fedjaxlite as fl
 from fedjaxlite.privacy.accounting import backend
 from fedjaxlite.privacy.accounting import facts as facts_of
 from fedjaxlite.privacy.accounting.facts import Facts
+from fedjaxlite.privacy.mechanisms import ExampleMechanism
 
 RELATIONS = {
     "add_or_remove": "one client is added or removed",
     "zero_out": "one client's contributions become nothing, while everyone takes part in the same rounds as before",
     "replace_one": "one client is replaced by any other",
+    "zero_out_example": "one example of one client counts for nothing, while the client's number of examples, which is "
+    "public, stays",
+    "add_or_remove_example": "one example of one client is added or removed",
 }
 """What neighbors are, by the name of the relation."""
 
@@ -39,8 +43,8 @@ class Event(NamedTuple):
       compositions: how many rounds count; 1 where they are one release of a longer vector (correlated noise).
       participations: the most rounds that one client counts in.
       noise_multiplier: noise over the sensitivity *under the relation*, of one composition; NaN where it says nothing.
-      amplification: "poisson", "without_replacement", or "none".
-      rate: of Poisson sampling; 1 without.
+      amplification: "poisson", "without_replacement", "batches" (Poisson batches inside of a client), or "none".
+      rate: of Poisson sampling, of clients or of examples; 1 without.
       cohort: (K, N) of sampling without replacement; (0, 0) without.
       overflow: the chance that a round's cohort was cut to its capacity, so that the theorem does not hold for it.
       rdp: the Rényi divergence of one round, where the kind is "rdp".
@@ -58,6 +62,16 @@ class Event(NamedTuple):
     overflow: float = 0.0
     rdp: Callable[[Any], Any] | None = None
     local: tuple[float, float] = (0.0, 0.0)
+
+
+def rests_on_cohorts(event: Event) -> bool:
+    """Whether a theorem is used that holds against those alone who do not know who takes part."""
+    return event.amplification in ("poisson", "without_replacement")
+
+
+def no_noise(relation: str, num_rounds: int) -> Event:
+    """The event of rounds in which nothing adds noise."""
+    return Event("gaussian", relation, num_rounds, num_rounds, 0.0)
 
 
 def event(facts: Facts, num_rounds: int) -> Event:
@@ -101,6 +115,51 @@ def event(facts: Facts, num_rounds: int) -> Event:
             kind, relation, num_rounds, num_rounds, noise / factor, amplification="without_replacement", cohort=cohort
         )
     return Event(kind, relation, present, present, noise / factor)
+
+
+def event_of_sums(facts: Facts, num_sums: int) -> Event:
+    """The event of sums outside of rounds, each with a mechanism that starts afresh, over cohorts of the caller's.
+
+    Args:
+      facts: of a Computation.
+      num_sums: all of them, at least 1; a client counts in each.
+
+    Raises:
+      ValueError: as `event`.
+    """
+    fl.checks.positive_int(num_sums=num_sums)
+    one = event(facts, 1)
+    return one._replace(compositions=one.compositions * num_sums, participations=num_sums)
+
+
+def event_of_examples(mechanism: ExampleMechanism, sampler: fl.Sampler, num_rounds: int, num_examples: int) -> Event:
+    """The event of DP-SGD inside of a client, for one of its examples.
+
+    All steps count of all rounds that the client may be in. Sampling of clients is not made use of: the server sees who
+    takes part, and the guarantee is to hold against it too.
+
+    Args:
+      mechanism: of the local training.
+      sampler: of clients.
+      num_rounds: T, at least 1.
+      num_examples: of the client, at least 1.
+
+    Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133, theorem 1, by the accountants of today.
+    """
+    _check_sampler_rounds(sampler, num_rounds)
+    present = sampler.accounting.participations(num_rounds)
+    relation = "zero_out_example" if mechanism.public_sizes else "add_or_remove_example"
+    if isinstance(mechanism.noise_multiplier, str):
+        raise ValueError(
+            "the noise multiplier of privacy.dp_sgd is scheduled, and an epsilon is computed for rounds of one noise. "
+            "Compose rounds for each noise, and go on from one to the next by rounds.go_on."
+        )
+    noise = facts_of.number(mechanism.noise_multiplier, "the noise multiplier")
+    found = Event("gaussian", relation, present * mechanism.steps, present, noise)
+    rate = mechanism.rate_of(num_examples)
+    if rate == 1:
+        return found
+    return found._replace(amplification="batches", rate=rate, overflow=mechanism.max_overflow)
 
 
 def _relation(facts: Facts) -> tuple[str, int]:
@@ -182,8 +241,13 @@ def _check_rounds(facts: Facts, num_rounds: int) -> None:
             f"`num_rounds` is {num_rounds}, but the {facts.mechanism.kind} mechanism of the chain was made for {most}. "
             f"Make it with num_rounds={num_rounds}, or ask for at most {most}."
         )
-    most = facts.sampler.num_rounds
+    _check_sampler_rounds(facts.sampler, num_rounds)
+
+
+def _check_sampler_rounds(sampler: fl.Sampler, num_rounds: int) -> None:
+    fl.checks.positive_int(num_rounds=num_rounds)
+    most = sampler.num_rounds
     if most is not None and num_rounds > most:
         raise ValueError(
-            f"`num_rounds` is {num_rounds}, but {facts.sampler.name} knows {most} rounds; ask for at most {most}."
+            f"`num_rounds` is {num_rounds}, but {sampler.name} knows {most} rounds; ask for at most {most}."
         )

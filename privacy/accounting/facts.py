@@ -33,44 +33,59 @@ class Facts(NamedTuple):
     num_clients: int
 
 
-def read(rounds: fl.Rounds, population: Any, params: Any = None) -> Facts:
-    """The facts of a composed run.
+def read(run: fl.Rounds | fl.Computation, population: Any, params: Any = None) -> Facts | None:
+    """The facts of a composed run, or of a computation of federated sums.
 
     Args:
-      rounds: from `fl.rounds`.
+      run: from `fl.rounds`, or a Computation.
       population: a Population, or the number of its clients.
-      params: the model's parameters, or their shapes. Needed, with a Population, where the noise or a bound depends on
-        the shapes of the model (quantization widens a bound by the root of the number of entries).
+      params: the model's parameters, or their shapes (of a computation: what its clients share). Needed, with a
+        Population, where the noise or a bound depends on the shapes of a message (quantization widens a bound by the
+        root of the number of entries).
 
     Returns:
-      Facts.
+      Facts; None for a chain without a mechanism of privacy.
 
     Raises:
-      TypeError, ValueError: arguments that are not what they should be; a chain without a mechanism of privacy; facts
-        that depend on the model, without `params`; a population that the sampler cannot serve.
+      TypeError, ValueError: arguments that are not what they should be; facts that depend on the model, without
+        `params`; a population that the sampler cannot serve.
     """
-    if not isinstance(rounds, fl.Rounds):
-        raise TypeError(f"`rounds` is a {type(rounds).__name__}; expected what fl.rounds(...) returns.")
-    num_clients = count_clients(population)
+    num_clients, sampler = count_clients(population), sampler_of(run, population)
     if params is not None:
         if not isinstance(population, fl.Population):
             raise TypeError(
                 f"`params` was given beside the number {population!r}; expected a Population with it, since the shapes "
                 "of a client's message follow from both. Pass the training data."
             )
-        return of_wire(rounds.wire(params, population), rounds.sampler, num_clients)
-    first, second = (_stand_in(rounds, size) for size in _SIZES)
-    facts = of_wire(first, rounds.sampler, num_clients)
-    if not _same(facts, of_wire(second, rounds.sampler, num_clients)):
+        return of_wire(run.wire(params, population), sampler, num_clients)
+    first, second = (_stand_in(run, sampler, size) for size in _SIZES)
+    facts = of_wire(first, sampler, num_clients)
+    if facts is None:
+        return None
+    other = of_wire(second, sampler, num_clients)
+    if other is None or not _same(facts, other):
         raise ValueError(
-            f"the noise or the bounds of {rounds.aggregator.name} depend on the number of parameters, so its epsilon "
+            f"the noise or the bounds of {run.aggregator.name} depend on the number of parameters, so its epsilon "
             "does too. Pass params= (the model's parameters) and the Population."
         )
     return facts
 
 
-def of_wire(wire: fl.Wire, sampler: fl.Sampler, num_clients: int) -> Facts:
-    """The facts of a run whose wire is known.
+def sampler_of(run: fl.Rounds | fl.Computation, population: Any) -> fl.Sampler:
+    """Who draws the cohorts. Of a computation's nothing is known: everyone may be in them, whatever the data are."""
+    if isinstance(run, fl.Rounds):
+        return run.sampler
+    note = "Cohorts are the caller's; they must not depend on the clients' data."
+    accounting = fl.sampling.Accounting("replay", note=note)
+    return fl.Sampler(_drawn_by_the_caller, count_clients(population), accounting, "a cohort of the caller's")
+
+
+def _drawn_by_the_caller(key: Any, round_number: Any, population: Any) -> fl.Cohort:
+    raise NotImplementedError("the caller of a federated sum gives the cohort")
+
+
+def of_wire(wire: fl.Wire, sampler: fl.Sampler, num_clients: int) -> Facts | None:
+    """The facts of a run whose wire is known; None for a chain without a mechanism of privacy.
 
     Args:
       wire: the facts at the end of the chain, such as `fl.observers.Start.wire`.
@@ -78,15 +93,11 @@ def of_wire(wire: fl.Wire, sampler: fl.Sampler, num_clients: int) -> Facts:
       num_clients: N.
 
     Raises:
-      ValueError: for a chain without a mechanism of privacy, with two of them, or without the bound that it needs.
+      ValueError: for a chain with two mechanisms, or without the bound that its mechanism needs.
     """
     found: list[Mechanism] = list(wire.mechanisms)
     if not found:
-        raise ValueError(
-            "the aggregator holds no mechanism of differential privacy, so there is no epsilon (it is infinite). Put "
-            "one into the chain, such as fl.chain(fl.mean(over=...), privacy.gaussian(clip_norm=..., "
-            "noise_multiplier=...))."
-        )
+        return None
     if len(found) > 1:
         raise ValueError(
             f"the aggregator holds {len(found)} mechanisms ({', '.join(m.kind for m in found)}); an epsilon is "
@@ -164,30 +175,33 @@ def count_clients(population: Any) -> int:
     return int(population)
 
 
-def _stand_in(rounds: fl.Rounds, size: int) -> fl.Wire:
+def _stand_in(run: fl.Rounds | fl.Computation, sampler: fl.Sampler, size: int) -> fl.Wire:
     """The end of the chain for a made-up update of `size` numbers."""
-    algorithm, sampler = rounds.algorithm, rounds.sampler
+    rounds = isinstance(run, fl.Rounds)
+    scalar_bounds = dict(run.algorithm.scalar_bounds) if rounds else {}
     scalar = jax.ShapeDtypeStruct((), jnp.float32)
     wire = fl.Wire(
         value=jax.ShapeDtypeStruct((size,), jnp.float32),
         weight=jax.ShapeDtypeStruct((), jnp.int32),
-        scalars=dict.fromkeys(algorithm.scalar_bounds, scalar),
-        scalar_bounds=dict(algorithm.scalar_bounds),
+        scalars=dict.fromkeys(scalar_bounds, scalar),
+        scalar_bounds=scalar_bounds,
         capacity=sampler.capacity,
         scaled=sampler.scaled,
-        participation=sampler.accounting,
+        participation=sampler.accounting if rounds else None,
     )
     try:
-        return rounds.aggregator.init(wire)[1]
+        return run.aggregator.init(wire)[1]
     except (TypeError, ValueError, KeyError) as error:
         raise ValueError(
-            f"{rounds.aggregator.name} cannot be built without the model: {error} If this is about the update's "
+            f"{run.aggregator.name} cannot be built without the model: {error} If this is about the update's "
             "structure, pass params= (the model's parameters) and the Population."
         ) from error
 
 
-def same_guarantee(one: Facts, other: Facts) -> bool:
+def same_guarantee(one: Facts | None, other: Facts) -> bool:
     """Whether two compositions have the same guarantee, as far as their facts tell."""
+    if one is None:
+        return False
     sampled = [(f.mechanism.kind, f.sampler.name, f.sampler.capacity, f.sampler.accounting) for f in (one, other)]
     return sampled[0] == sampled[1] and _same(one, other)
 

@@ -5,7 +5,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.privacy.central import clipping
@@ -14,7 +13,9 @@ PyTree = Any
 Batch = tuple[dict[str, jax.Array], jax.Array]
 
 
-def poisson_batches(data: fl.ClientData, rate: float, max_overflow: float) -> Callable[[jax.Array], Batch]:
+def poisson_batches(
+    data: fl.ClientData, rate: float, max_overflow: float, batch_size: float | None = None
+) -> Callable[[jax.Array], Batch]:
     """Batches that hold each of a client's examples with the same chance, independently of all others.
 
     Args:
@@ -22,19 +23,28 @@ def poisson_batches(data: fl.ClientData, rate: float, max_overflow: float) -> Ca
       rate: q in [2^-32, 1], used to the multiple of 2^-32 below.
       max_overflow: the chance that more examples are drawn than there is room for, with which room is made: in as many
         slots as the population's largest client needs. The last ones in the stored order are then left out.
+      batch_size: m, the most examples to expect in a batch: a client with n of them, where q n is more, draws with
+        chance m / n (a millionth less, for rounding). None for no limit.
 
     Returns:
       `draw(key) -> (batch, mask)`: a dict of `[slots, ...]`, and bool `[slots]`. Slots beyond the drawn ones repeat the
       client's first row and are masked.
     """
     largest = data.wave.max_size
+    # A batch of the largest client is the longest: at one mean, the more examples may be drawn, the heavier the tail.
+    top = rate if batch_size is None else min(rate, batch_size / max(largest, 1))
     # One of two neighbors has an example more than the other.
-    slots = min(largest, fl.sampling.poisson_capacity(largest + 1, rate, max_overflow))
-    threshold = np.uint32(int(rate * 2**32) - 1)
+    slots = min(largest, fl.sampling.poisson_capacity(largest + 1, top, max_overflow))
+    below, always = jnp.uint32(min(int(rate * 2**32), 2**32 - 1)), jnp.bool_(rate == 1)
+    if batch_size is not None:
+        share = jnp.float32(batch_size) / jnp.maximum(data.num_examples, 1).astype(jnp.float32)
+        limited = share * (1 - 1e-6) < rate
+        words = (jnp.minimum(share, 1.0) * jnp.float32((1 - 1e-6) * 2**32)).astype(jnp.uint32)
+        below, always = jnp.where(limited, words, below), always & ~limited
 
     def draw(key: jax.Array) -> Batch:
         bits = jax.random.bits(key, (largest,), jnp.uint32)
-        drawn = (bits <= threshold) & (jnp.arange(largest, dtype=jnp.int32) < data.num_examples)
+        drawn = ((bits < below) | always) & (jnp.arange(largest, dtype=jnp.int32) < data.num_examples)
         (place,) = jnp.nonzero(drawn, size=slots, fill_value=0)
         mask = jnp.arange(slots, dtype=jnp.int32) < jnp.sum(drawn, dtype=jnp.int32)
         rows = data.offset + place.astype(jnp.int32)

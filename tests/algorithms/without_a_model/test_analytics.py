@@ -57,7 +57,8 @@ def test_means_of_examples_and_of_clients() -> None:
     want = np.mean([data.client(i)["v"].mean(0) for i in (1, 3)], axis=0)
     assert np.asarray(run(data, cohort, KEY)) == pytest.approx(want, abs=1e-6)
     nobody = cohort._replace(reported=np.zeros(6, bool))
-    assert not np.asarray(run(data, nobody, KEY)).any()
+    with pytest.warns(UserWarning, match="none of 6 clients gave a value of 'v', so there is no result"):
+        assert np.isnan(run(data, nobody, KEY)).all()
 
 
 def test_clipped_sums() -> None:

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from test_local import view
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
@@ -19,6 +18,10 @@ from fedjaxlite.privacy.local.per_example import clipped_sum, poisson_batches
 
 PEOPLE = helpers.regression((4, 40, 1, 6))
 START = {"w": jnp.float32([0.5, -1.0, 0.2]), "b": jnp.float32(0.1)}
+
+
+def view(people: fl.Population, client: int) -> fl.ClientData:
+    return fl.client_view(people, client, key=jax.random.key(0))
 
 
 def local(loss: Any = helpers.linear_loss, rate_of_sgd: float = 0.1, **options: Any) -> DPLocalTraining:
@@ -51,12 +54,60 @@ def test_every_example_counts_for_its_clipped_gradient() -> None:
     norms = np.linalg.norm(grads, axis=1)
     assert (norms > 5.0).any()
     assert (norms < 5.0).any()
-    want = (grads * np.minimum(1, 5.0 / norms)[:, None]).sum(0) / 7 * 0.1
+    want = (grads * np.minimum(1, 5.0 / norms)[:, None]).sum(0) * 0.1
+    options: dict[str, Any] = {"steps": 1, "clip_norm": 5.0, "noise_multiplier": 0.0, "expected_batch_size": 7.0}
     for size in (None, 4):
-        done = trained(
-            local(steps=1, clip_norm=5.0, noise_multiplier=0.0, expected_batch_size=7.0, micro_batch_size=size), data
+        done = trained(local(sizes="secret", micro_batch_size=size, **options), data)
+        np.testing.assert_allclose([*done.delta["w"], done.delta["b"]], want / 7, rtol=1e-4)
+    done = trained(local(**options), data)
+    np.testing.assert_allclose([*done.delta["w"], done.delta["b"]], want / 6, rtol=1e-4)
+
+
+@pytest.mark.parametrize(
+    "options", [{"rate": 0.3}, {"expected_batch_size": 3.0}, {"rate": 0.5, "expected_batch_size": 3.0}]
+)
+def test_steps_are_along_the_mean_gradient_whatever_the_size_of_a_client(options: Any) -> None:
+    """The mean of 400 first steps is the client's own gradient, within 5 standard errors; 10^5 seeds a false alarm."""
+    train = local(
+        steps=1, noise_multiplier=0.0, clip_norm=math.inf, **{"rate": None, "expected_batch_size": None, **options}
+    )
+    for client in range(4):
+        data = view(PEOPLE, client)
+        go = jax.jit(jax.vmap(lambda key, data=data: train(START, dataclasses.replace(data, key=key)).delta["w"]))
+        steps = np.asarray(go(jax.random.split(jax.random.key(client), 400)))
+        whole = trained(
+            fl.local_sgd(helpers.linear_loss, client_optimizer=optax.sgd(0.1), batch_size=None, steps=1), data
         )
-        np.testing.assert_allclose([*done.delta["w"], done.delta["b"]], want, rtol=1e-4)
+        error = 5 * steps.std(0) / 20 + 1e-5
+        assert (np.abs(steps.mean(0) - np.asarray(whole.delta["w"])) < error).all(), client
+
+
+def test_batches_have_the_size_that_was_asked_for() -> None:
+    """At most 3 expected of 40 examples, each with the same chance; all of 1, which is fewer."""
+    data = view(PEOPLE, 1)
+    draw = jax.jit(jax.vmap(poisson_batches(data, 0.5, 1e-6, 3.0)))
+    sizes = np.asarray(draw(jax.random.split(jax.random.key(0), 4000))[1]).sum(1)
+    assert abs(sizes.mean() - 3.0) < 5 * math.sqrt(3 / 4000)
+    _, mask = jax.jit(poisson_batches(view(PEOPLE, 2), 1.0, 1e-6, 3.0))(jax.random.key(0))
+    assert np.asarray(mask).sum() == 1
+    own = dp_sgd(
+        helpers.linear_loss,
+        client_optimizer=optax.sgd(0.1),
+        expected_batch_size=3.0,
+        steps=1,
+        clip_norm=1.0,
+        noise_multiplier=1.0,
+    ).mechanisms[0]
+    assert [own.rate_of(n) for n in (1, 3, 6, 300)] == [1.0, 1.0, 0.5, 0.01]
+
+
+def test_a_client_weighs_its_examples_and_one_without_any_sends_nothing() -> None:
+    features = {"x": np.ones((3, 3), np.float32), "y": np.ones(3, np.float32)}
+    people = fl.Population(features, np.array([0, 2, 2, 3]), max_size=2)
+    results = [trained(local(rate=0.5, steps=3), view(people, client)) for client in range(3)]
+    assert [int(result.num_examples) for result in results] == [2, 0, 1]
+    assert [int(result.num_steps) for result in results] == [3, 0, 3]
+    assert not np.abs(results[1].delta["w"]).any()
 
 
 def test_an_example_without_a_finite_gradient_counts_as_nothing() -> None:
@@ -94,7 +145,7 @@ def test_nobody_can_tell_how_many_examples_a_client_has() -> None:
     features = {"x": np.ones((3, 3), np.float32), "y": np.ones(3, np.float32)}
     people = fl.Population(features, np.array([0, 2, 2, 3]), max_size=2)
     assert np.asarray(people.num_examples).tolist() == [2, 0, 1]
-    train = local(steps=3, rate=0.5, expected_batch_size=4.0)
+    train = local(steps=3, rate=0.5, expected_batch_size=4.0, sizes="secret")
     results = [trained(train, view(people, client)) for client in range(3)]
     assert [int(result.num_steps) for result in results] == [3, 3, 3]
     assert [int(result.num_examples) for result in results] == [8, 8, 8]
@@ -177,6 +228,13 @@ def test_in_rounds_of_federated_averaging() -> None:
     [
         ({"rate": 0.0}, ValueError, r"`rate` is 0.0; expected a number in \(0, 1\]. It is the chance of each example"),
         ({"rate": 1e-12}, ValueError, r"`rate` is 1e-12; expected at least 2\^-32"),
+        ({"rate": None, "expected_batch_size": None}, ValueError, "neither `rate` nor `expected_batch_size` was given"),
+        (
+            {"rate": None, "sizes": "secret"},
+            ValueError,
+            "`sizes` is 'secret' and `rate` was not given; expected both, since neither may follow from a client's",
+        ),
+        ({"sizes": "hidden"}, ValueError, "`sizes` is 'hidden'; expected one of 'public', 'secret'"),
         ({"steps": 0}, ValueError, "`steps` is 0; expected an int of at least 1"),
         ({"expected_batch_size": 0}, ValueError, "`expected_batch_size` is 0; expected a finite number above 0"),
         ({"noise_multiplier": -1.0}, ValueError, "`noise_multiplier` is -1.0; expected a number of at least 0"),

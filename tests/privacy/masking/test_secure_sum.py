@@ -51,7 +51,7 @@ def summed(kind: str, lanes: int = 1, devices: int = 1) -> Any:
 
 
 def open_sum(kind: str, who: fl.Cohort, people: fl.Population = PEOPLE, **layout: int) -> tuple[Any, Any]:
-    aggregate, info = summed(kind, **layout)((), people, who, key=jax.random.key(0))
+    aggregate, info = summed(kind, **layout)((), people, who, key=jax.random.key(0), noise_key=jax.random.key(0))
     return jax.device_get((aggregate.value, aggregate.weight)), jax.device_get(info.aggregator)
 
 
