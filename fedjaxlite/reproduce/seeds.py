@@ -141,11 +141,12 @@ def rounds_to(
     return float((at + (target - best[at - 1]) / (best[at] - best[at - 1])) * every)
 
 
-def accuracy_of(model: Any, test: Mapping[str, Any]) -> Callable[[PyTree], jax.Array]:
-    """`f(params) -> float32 []`, the accuracy of a classifier on a plain test set; may be traced."""
+def accuracy_of(model: Any, test: Mapping[str, Any]) -> Callable[..., jax.Array]:
+    """`f(params) -> float32 []`, a classifier's accuracy on a plain test set: traceable, and a player's measure."""
     x, y = jnp.asarray(test["x"]), jnp.asarray(test["y"])
 
-    def accuracy(params: PyTree) -> jax.Array:
+    def accuracy(params: PyTree, info: Any = None) -> jax.Array:
+        del info  # a player tells of the round, too
         logits = model.apply(params, x, train=False)
         return jnp.mean((jnp.argmax(logits, -1) == y).astype(jnp.float32))
 
