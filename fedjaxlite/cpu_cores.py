@@ -26,7 +26,7 @@ def use_cpu_cores(num_cores: int | None = None) -> int:
         fl.use_cpu_cores()
     """
     if num_cores is not None:
-        checks.positive_int(num_cores=num_cores)
+        num_cores = checks.positive_int(num_cores=num_cores)
     affinity = getattr(os, "sched_getaffinity", None)  # not on macOS and Windows
     available = len(affinity(0)) if affinity else os.cpu_count() or 1
     wanted = available if num_cores is None else int(num_cores)

@@ -34,6 +34,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.pieces.client_loss import client_loss
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class AflState(NamedTuple):
@@ -70,7 +71,10 @@ def project_to_simplex(values: Any) -> jax.Array:
       >>> project_to_simplex(jnp.float32([0.5, 1.0, -1.0])).tolist()
       [0.25, 0.75, 0.0]
     """
-    values = jnp.asarray(values)
+    values = jnp.asarray(fl.checks.real_array(narrow=True, values=values, shape="[G]", ndim=1))
+    if values.ndim != 1 or not values.shape[0]:
+        raise ValueError(f"`values` has shape {list(values.shape)}; expected float [G], at least one.")
+    values = values if jnp.issubdtype(values.dtype, jnp.floating) else values.astype(jnp.float32)
     ordered = jnp.sort(values)[::-1]
     count = jnp.arange(1, values.shape[0] + 1, dtype=values.dtype)
     thetas = (jnp.cumsum(ordered) - 1) / count
@@ -126,12 +130,11 @@ def afl(
       >>> afl(loss, lambda_lr=0.1, groups=[0, 0, 1], client_optimizer=optax.sgd(0.1)).name
       'afl'
     """
-    fl.checks.positive(lambda_lr=lambda_lr)
+    lambda_lr = fl.checks.positive(lambda_lr=lambda_lr)
     group_of, shares = _groups(groups, shares)
     server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(server_optimizer=server_optimizer)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     evaluate = client_loss(loss_fn, lower=lower)
     num_groups = len(shares)
@@ -181,11 +184,14 @@ def _groups(groups: Any, shares: Any) -> tuple[Callable[[fl.ClientData], jax.Arr
                 "`groups` is a function and `shares` is None; expected each group's share of the clients, which cannot "
                 "be counted from a function. Give `shares`, or an array of groups."
             )
-        shares = np.asarray(shares, np.float32)
+        fl.checks.is_function_of("data", groups=groups)
+        shares = fl.checks.real_array(narrow=True, shares=fl.checks.concrete(shares=shares), shape="[G]").astype(
+            np.float32
+        )
         if shares.ndim != 1 or not (shares > 0).all() or abs(float(shares.sum()) - 1) > 1e-3:
             raise ValueError(f"`shares` is {shares}; expected [G] numbers above 0 with sum 1.")
         return lambda data: jnp.asarray(groups(data), jnp.int32), shares
-    table = np.asarray(groups)
+    table = fl.checks.as_array("groups", groups, "int [N], the group of each client, or a function of a client's data")
     if table.ndim != 1 or table.dtype.kind not in "iu" or not table.size:
         raise TypeError(
             f"`groups` is {table.dtype}{list(table.shape)}; expected int [N], the group of each client, or a function "
@@ -193,7 +199,7 @@ def _groups(groups: Any, shares: Any) -> tuple[Callable[[fl.ClientData], jax.Arr
         )
     if shares is not None:
         raise ValueError("`shares` is given, and is counted from `groups` where that is an array. Leave it out.")
-    counts = np.bincount(table) if table.min() >= 0 else np.zeros(1)
+    counts = np.bincount(table) if table.min() >= 0 and table.max() < table.size else np.zeros(1)
     if not counts.all():
         raise ValueError(
             f"`groups` has groups {np.unique(table).tolist()}; expected 0 to G - 1, each with at least one client. "

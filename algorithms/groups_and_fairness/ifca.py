@@ -26,6 +26,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.pieces.client_loss import client_loss
 from fedjaxlite.algorithms.pieces.leaves import Predicate, joined, split
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class IfcaState(NamedTuple):
@@ -58,8 +59,9 @@ def ifca_init(key: jax.Array, init: Callable[[jax.Array], Any], num_clusters: in
       >>> ifca_init(jax.random.key(0), lambda key: {"w": jax.random.normal(key, (3,))}, 2)["w"].shape
       (2, 3)
     """
-    fl.checks.is_callable(init=init)
-    fl.checks.positive_int(num_clusters=num_clusters)
+    fl.checks.is_key(key=key)
+    fl.checks.is_function_of("key", init=init)
+    num_clusters = fl.checks.positive_int(num_clusters=num_clusters)
     # One after the other: an `init` need not be a function that `vmap` can take.
     return jax.tree.map(lambda *leaves: jnp.stack(leaves), *(init(k) for k in jax.random.split(key, num_clusters)))
 
@@ -113,7 +115,7 @@ def ifca(
       >>> ifca(loss, num_clusters=2, client_optimizer=optax.sgd(0.1), epochs=5).name
       'ifca'
     """
-    fl.checks.one_of(("model", "gradient"), averaging=averaging)
+    averaging = fl.checks.one_of(("model", "gradient"), averaging=averaging)
     if averaging == "gradient":
         if client_optimizer is not None or epochs is not None or steps is not None:
             raise ValueError(
@@ -123,7 +125,7 @@ def ifca(
         if server_optimizer is None:
             raise ValueError("averaging='gradient' needs a `server_optimizer`, such as optax.sgd(0.1): its rate.")
         client_optimizer, batch_size = optax.sgd(1.0), None
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     weigh = lambda data: (data.num_examples > 0).astype(jnp.int32)  # noqa: E731
     algorithm = _clustered(
         loss_fn, num_clusters, client_optimizer, server_optimizer, averaging == "model", shared, weigh, lower, local
@@ -171,7 +173,7 @@ def hyp_cluster(
       >>> hyp_cluster(loss, num_clusters=3, client_optimizer=optax.sgd(0.1), epochs=5).hparams["num_clusters"]
       3
     """
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     weigh = lambda data: data.num_examples  # noqa: E731
     algorithm = _clustered(loss_fn, num_clusters, client_optimizer, server_optimizer, True, shared, weigh, lower, local)
     return algorithm._replace(name="hyp_cluster")
@@ -189,9 +191,9 @@ def _clustered(
     local: dict[str, Any],
 ) -> fl.Algorithm:
     """The method behind both; `each_apart` says whether a cluster's mean is over its own clients."""
-    fl.checks.positive_int(num_clusters=num_clusters)
+    num_clusters = fl.checks.positive_int(num_clusters=num_clusters)
     if shared is not None:
-        fl.checks.is_callable(shared=shared)
+        fl.checks.is_function_of("path", "leaf", shared=shared)
     local = {**local, "epochs": 1 if local["epochs"] is None and local["steps"] is None else local["epochs"]}
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     evaluate = client_loss(loss_fn, lower=lower)

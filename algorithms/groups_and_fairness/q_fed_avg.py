@@ -24,6 +24,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.pieces.client_loss import client_loss
+from fedjaxlite.algorithms.pieces.length import local_length
 
 # A client whose loss is zero keeps a finite weight F^(q - 1); of the size that the authors' program adds.
 _SMALLEST_LOSS = 1e-10
@@ -80,10 +81,9 @@ def q_fed_avg(
       >>> q_fed_avg(loss, q=1.0, client_lr=0.1).name
       'q_fed_avg'
     """
-    fl.checks.nonnegative(q=q)
-    fl.checks.positive(client_lr=client_lr)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    q = fl.checks.nonnegative(q=q)
+    client_lr = fl.checks.positive(client_lr=client_lr)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=optax.sgd(client_lr), lower=lower, **local)
     evaluate = client_loss(loss_fn, lower=lower)
     server_optimizer = optax.sgd(1.0)
@@ -147,6 +147,6 @@ def q_fed_sgd(
       >>> q_fed_sgd(loss, q=1.0, server_lr=0.1).hparams
       {'q': 1.0, 'server_lr': 0.1}
     """
-    fl.checks.positive(server_lr=server_lr)
+    server_lr = fl.checks.positive(server_lr=server_lr)
     algorithm = q_fed_avg(loss_fn, q=q, client_lr=server_lr, batch_size=None, epochs=1, lower=lower)
     return algorithm._replace(name="q_fed_sgd", hparams={"q": q, "server_lr": server_lr})

@@ -23,11 +23,11 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.pieces.client_loss import client_loss
+from fedjaxlite.algorithms.pieces.length import local_length
 
 _LARGEST_EXPONENT = 60.0  # float32 holds sums of what this gives, and its inverse
 
@@ -93,11 +93,10 @@ def term(
       >>> term(loss, t=2.0, client_optimizer=optax.sgd(0.1)).name
       'term'
     """
-    _check_tilt(t)
+    t = fl.checks.number("Above 0 is for fairness, below 0 for robustness.", t=t)
     server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(server_optimizer=server_optimizer)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     evaluate = client_loss(loss_fn, lower=lower)
 
@@ -136,13 +135,3 @@ def term(
         name="term",
         hparams={"t": t, **local},
     )
-
-
-def _check_tilt(t: Any) -> None:
-    if fl.checks.is_traced(t):
-        return
-    say = f"`t` is {t!r}; expected a finite number: above 0 for fairness, below 0 for robustness."
-    if t is None or isinstance(t, (bool, str)) or np.ndim(t) != 0:
-        raise TypeError(say)
-    if not np.isfinite(t):
-        raise ValueError(say)

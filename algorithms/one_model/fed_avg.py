@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -78,21 +79,17 @@ def fed_avg(
       >>> fed_avg(loss, client_optimizer=optax.sgd(0.1), batch_size=10, epochs=5).name
       'fed_avg'
     """
-    if epochs is None and steps is None:
-        epochs = 1
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(
         loss_fn,
         client_optimizer=client_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
         lower=lower,
         compute_dtype=compute_dtype,
         remat=remat,
         micro_batch_size=micro_batch_size,
+        **local,
     )
-    hparams: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    hparams = dict(local)
     if compute_dtype is not None:  # the two others leave the numbers as they are
         hparams["compute_dtype"] = str(jnp.dtype(compute_dtype))
     return fed_avg_of(train, server_optimizer=server_optimizer)._replace(name="fed_avg", hparams=hparams)
@@ -120,7 +117,9 @@ def fed_avg_of(
       >>> fed_avg_of(local).name
       'fed_avg_of'
     """
-    fl.checks.is_callable(local=local, remedy="fl.local_sgd(loss, client_optimizer=...) makes one.")
+    fl.checks.is_function_of(
+        "params", "data", local=local, remedy="fl.local_sgd(loss, client_optimizer=...) makes one."
+    )
     server_optimizer = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(server_optimizer=server_optimizer)
 

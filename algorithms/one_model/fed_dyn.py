@@ -80,9 +80,11 @@ def fed_dyn(
       >>> fed_dyn(loss, alpha=0.1, num_clients=100, client_optimizer=optax.sgd(0.1)).name
       'fed_dyn'
     """
-    fl.checks.positive(alpha=alpha)
-    fl.checks.positive_int(num_clients=num_clients, remedy="It is the number of clients in the population.")
-    fl.checks.one_of(("server", "clients"), evaluate=evaluate)
+    alpha = fl.checks.positive(alpha=alpha)
+    num_clients = fl.checks.positive_int(
+        num_clients=num_clients, remedy="It is the number of clients in the population."
+    )
+    evaluate = fl.checks.one_of(("server", "clients"), evaluate=evaluate)
     if epochs is None and steps is None:
         epochs = 1
     train = fl.local_sgd(

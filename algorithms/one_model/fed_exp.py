@@ -82,10 +82,12 @@ def fed_exp(
       >>> fed_exp(loss, client_optimizer=optax.sgd(0.1), eps=1e-3).name
       'fed_exp'
     """
-    fl.checks.positive(eps=eps)
+    average_last_two = fl.checks.flag(average_last_two=average_last_two)
+    eps = fl.checks.positive(eps=eps)
     if max_norm is not None:
-        fl.checks.positive(max_norm=max_norm)
-    fl.checks.one_of((True, False), average_last_two=average_last_two)
+        max_norm = fl.checks.positive(max_norm=fl.checks.concrete(max_norm=max_norm))
+        if max_norm**2 > fl.checks.LARGEST_FLOAT:
+            raise ValueError(f"`max_norm` is {max_norm!r}; expected a norm whose square a float32 holds, below 1.8e19.")
     if epochs is None and steps is None:
         epochs = 1
     train = fl.local_sgd(

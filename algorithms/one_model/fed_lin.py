@@ -91,8 +91,8 @@ def fed_lin(
       >>> fed_lin(loss, client_lr=0.1, steps=5).name
       'fed_lin'
     """
-    fl.checks.positive(client_lr=client_lr)
-    fl.checks.one_of((1, 2), exchanges=exchanges)
+    client_lr = fl.checks.positive(client_lr=client_lr)
+    exchanges = fl.checks.one_of((1, 2), exchanges=exchanges)
     if epochs is None and steps is None:
         epochs = 1
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer

@@ -25,6 +25,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.proximal import proximal_pull
 
 
@@ -106,14 +107,15 @@ def fed_nova(
       >>> fed_nova(loss, client_lr=0.1, rho=0.5, steps=20).scalar_bounds["tau"]
       40.0
     """
-    _check(client_lr, rho, mu, tau_eff, max_steps)
-    epochs = 1 if epochs is None and steps is None else epochs
+    client_lr, rho, mu = _numbers(client_lr, rho, mu)
+    tau_eff = fl.checks.one_of(("norm", "steps"), tau_eff=tau_eff)
+    max_steps = fl.checks.positive_int("It is the most local steps of any client.", max_steps=max_steps)
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(server_optimizer=server)
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=_solver(client_lr, rho, mu), lower=lower, **local)
     pulled = fl.checks.is_traced(mu) or mu != 0
-    most = float(steps if isinstance(steps, int) else max_steps)
+    most = float(local["steps"] if isinstance(local["steps"], int) else max_steps)
     bound = most if tau_eff == "steps" else most / (1.0 - rho)
 
     def init(params: Any) -> FedNovaState:
@@ -147,17 +149,16 @@ def fed_nova(
     )
 
 
-def _check(client_lr: Any, rho: Any, mu: Any, tau_eff: Any, max_steps: Any) -> None:
-    fl.checks.positive(client_lr=client_lr)
-    fl.checks.fraction(rho=rho)
-    fl.checks.nonnegative(mu=mu)
-    fl.checks.one_of(("norm", "steps"), tau_eff=tau_eff)
-    fl.checks.positive_int("It is the most local steps of any client.", max_steps=max_steps)
+def _numbers(client_lr: Any, rho: Any, mu: Any) -> tuple[Any, Any, Any]:
+    client_lr = fl.checks.positive(client_lr=client_lr)
+    rho = fl.checks.fraction(rho=rho)
+    mu = fl.checks.nonnegative(mu=mu)
     if not fl.checks.is_traced((client_lr, mu)) and float(client_lr) * float(mu) > 1:
         raise ValueError(
             f"`client_lr` is {client_lr!r} and `mu` is {mu!r}; expected a product of at most 1, since a step along the "
             "proximal term alone would go past the server's model. Lower one of them."
         )
+    return client_lr, rho, mu
 
 
 def _solver(client_lr: Any, rho: Any, mu: Any) -> optax.GradientTransformation:

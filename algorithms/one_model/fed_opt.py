@@ -26,8 +26,10 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.schedules import checked_rate
 
 _RULES = ("adagrad", "adam", "yogi")
+_OPTIONS = ("batch_size", "epochs", "steps", "shuffle", "lower", "compute_dtype", "remat", "micro_batch_size")
 
 
 class Moments(NamedTuple):
@@ -70,10 +72,12 @@ def adaptive_server_optimizer(
       >>> round(float(update), 6)  # -0.1 * 2 / (2 + 0.5)
       -0.08
     """
-    fl.checks.one_of(_RULES, rule=rule)
-    fl.checks.fraction(beta1=beta1, beta2=beta2)
-    fl.checks.positive(tau=tau)
-    _check_rate(server_lr)
+    rule = fl.checks.one_of(_RULES, rule=rule)
+    beta1, beta2 = fl.checks.fraction(beta1=beta1, beta2=beta2)
+    tau = fl.checks.positive(tau=tau)
+    if not fl.checks.is_traced(tau) and tau**2 > fl.checks.LARGEST_FLOAT:
+        raise ValueError(f"`tau` is {tau!r}; expected a number whose square a float32 holds, such as 1e-3.")
+    server_lr = checked_rate(server_lr=server_lr)
 
     def square_of(v: jax.Array, squared: jax.Array) -> jax.Array:
         if rule == "adagrad":
@@ -97,11 +101,6 @@ def adaptive_server_optimizer(
         return updates, Moments(state.steps + 1, mean, square)
 
     return optax.GradientTransformation(init, update)
-
-
-def _check_rate(server_lr: Any) -> None:
-    if not callable(server_lr):  # what a schedule gives is known later only
-        fl.checks.positive(server_lr=server_lr)
 
 
 def _wide(leaf: Any) -> Any:
@@ -142,8 +141,9 @@ def fed_avg_m(
       >>> fed_avg_m(loss, client_optimizer=optax.sgd(0.1), momentum=0.9).name
       'fed_avg_m'
     """
-    fl.checks.fraction(momentum=momentum)
-    _check_rate(server_lr)
+    nesterov = fl.checks.flag(nesterov=nesterov)
+    momentum = fl.checks.fraction(momentum=momentum)
+    server_lr = checked_rate(server_lr=server_lr)
     hparams = {"server_lr": server_lr, "momentum": momentum, "nesterov": nesterov}
     server = optax.sgd(server_lr, momentum=momentum, nesterov=nesterov)
     return _preset("fed_avg_m", loss_fn, client_optimizer, server, hparams, options)
@@ -271,5 +271,6 @@ def _preset(
         raise TypeError(
             f"`{name}` got a `server_optimizer`, and sets its own. Leave it out, or use `fed_avg` with that optimizer."
         )
+    fl.checks.options_of(name, options, _OPTIONS)
     algorithm = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, **options)
     return algorithm._replace(name=name, hparams={**hparams, **algorithm.hparams})

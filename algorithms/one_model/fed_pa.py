@@ -99,11 +99,11 @@ def fed_pa(
       >>> fed_pa(loss, client_optimizer=optax.sgd(0.1), rho=0.1, num_samples=4, steps_per_sample=5).name
       'fed_pa'
     """
-    fl.checks.nonnegative(rho=rho)
-    fl.checks.positive_int(num_samples=num_samples, steps_per_sample=steps_per_sample)
-    for name, value in {"burn_in_steps": burn_in_steps, "burn_in_rounds": burn_in_rounds}.items():
-        if value != 0:
-            fl.checks.positive_int(**{name: value}, remedy="0 is for none.")
+    rho = fl.checks.nonnegative(rho=rho)
+    num_samples, steps_per_sample = fl.checks.positive_int(num_samples=num_samples, steps_per_sample=steps_per_sample)
+    burn_in_steps, burn_in_rounds = fl.checks.nonnegative_int(
+        burn_in_steps=burn_in_steps, burn_in_rounds=burn_in_rounds, remedy="0 is for none."
+    )
     if epochs is None and steps is None:
         steps = burn_in_steps + num_samples * steps_per_sample
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer

@@ -20,6 +20,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import ServerState, fed_avg
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.proximal import proximal_pull
 
 _ROWS = 256  # examples at a time where only a loss is computed
@@ -95,9 +96,8 @@ def fed_prox(
       >>> fed_prox(loss, mu=0.1, client_optimizer=optax.sgd(0.1)).hparams["mu"]
       0.1
     """
-    fl.checks.nonnegative(mu=mu)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    mu = fl.checks.nonnegative(mu=mu)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
 
@@ -161,10 +161,9 @@ def fed_prox_adaptive(
       >>> float(algorithm.init(jnp.float32(0.0)).mu)
       1.0
     """
-    fl.checks.positive(mu_step=mu_step, max_loss=max_loss)
-    fl.checks.positive_int(patience=patience)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    mu_step, max_loss = fl.checks.positive(mu_step=mu_step, max_loss=max_loss)
+    patience = fl.checks.positive_int(patience=patience)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     base = fed_prox(
         loss_fn, mu=mu, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local
     )

@@ -92,7 +92,7 @@ def mime(
       >>> mime(loss, base_optimizer=optax.sgd(0.1, momentum=0.9)).name
       'mime'
     """
-    fl.checks.one_of((1, 2), exchanges=exchanges)
+    exchanges = fl.checks.one_of((1, 2), exchanges=exchanges)
     fl.check_optimizer(base_optimizer=base_optimizer)
     work = _Work(loss_fn, base_optimizer, batch_size, *_length(epochs, steps), shuffle, lower)
     return _algorithm(work, work.corrected(), server_optimizer, "mime", exchanges)

@@ -80,10 +80,11 @@ def one_shot(
       >>> one_shot(loss, client_optimizer=optax.sgd(0.5), steps=100, subsample=0.5).name
       'one_shot'
     """
+    epochs, steps = fl.checks.trip_count(epochs=epochs, steps=steps)
     local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     if subsample is not None:
-        fl.checks.probability(subsample=subsample)
+        subsample = fl.checks.probability(subsample=fl.checks.concrete(subsample=subsample))
         if subsample == 1:
             raise ValueError("`subsample` is 1; expected a number in (0, 1), or None for no correction.")
 

@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
+from fedjaxlite.algorithms.pieces.schedules import checked_rate
 
 
 class ScaffoldState(NamedTuple):
@@ -113,9 +115,16 @@ def scaffold(
       >>> scaffold(loss, num_clients=100, client_lr=0.1, epochs=5).hparams["option"]
       2
     """
-    _check(loss_fn, num_clients, client_lr, server_lr, option, num_examples)
-    epochs = 1 if epochs is None and steps is None else epochs
-    local: dict[str, Any] = {"batch_size": batch_size, "epochs": epochs, "steps": steps, "shuffle": shuffle}
+    num_clients = fl.checks.positive_int(
+        "It is the number of clients of the whole population.", num_clients=num_clients
+    )
+    if num_examples is not None:
+        remedy = "It is the number of examples of the whole population."
+        num_examples = fl.checks.positive_int(remedy, num_examples=num_examples)
+    client_lr, server_lr = fl.checks.positive(client_lr=client_lr), checked_rate(server_lr=server_lr)
+    option = fl.checks.one_of((1, 2), option=option)
+    _refuse_chunked_statistics(loss_fn, option)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=optax.sgd(client_lr), lower=lower, **local)
     server = optax.sgd(server_lr)
 
@@ -168,14 +177,7 @@ def scaffold(
     )
 
 
-def _check(loss_fn: Any, num_clients: Any, client_lr: Any, server_lr: Any, option: Any, num_examples: Any) -> None:
-    fl.checks.positive_int("It is the number of clients of the whole population.", num_clients=num_clients)
-    if num_examples is not None:
-        fl.checks.positive_int("It is the number of examples of the whole population.", num_examples=num_examples)
-    fl.checks.positive(client_lr=client_lr)
-    if not callable(server_lr):
-        fl.checks.positive(server_lr=server_lr)
-    fl.checks.one_of((1, 2), option=option)
+def _refuse_chunked_statistics(loss_fn: Any, option: int) -> None:
     if option == 1 and getattr(loss_fn, "cross_example", False):
         raise ValueError(
             "`option` is 1 and the loss is declared cross_example: the gradient over all examples is accumulated over "

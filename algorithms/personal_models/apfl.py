@@ -96,11 +96,11 @@ def apfl(
       >>> apfl(loss, alpha=0.5, alpha_rate=0.1, client_optimizer=optax.sgd(0.1), epochs=5).name
       'apfl'
     """
-    fl.checks.nonnegative(alpha=alpha)
+    alpha = fl.checks.nonnegative(alpha=alpha)
     if not fl.checks.is_traced(alpha) and alpha > 1:
         raise ValueError(f"`alpha` is {alpha!r}; expected a number in [0, 1].")
     if alpha_rate is not None:
-        fl.checks.positive(alpha_rate=alpha_rate, remedy="Leave it out to keep alpha as it is.")
+        alpha_rate = fl.checks.positive(alpha_rate=alpha_rate, remedy="Leave it out to keep alpha as it is.")
     base = fed_avg(
         loss_fn,
         client_optimizer=client_optimizer,

@@ -80,7 +80,7 @@ def ditto(
       >>> ditto(loss, lam=0.1, client_optimizer=optax.sgd(0.1), epochs=5).name
       'ditto'
     """
-    fl.checks.nonnegative(lam=lam)
+    lam = fl.checks.nonnegative(lam=lam)
     base = fed_avg(
         loss_fn,
         client_optimizer=client_optimizer,
@@ -96,6 +96,9 @@ def ditto(
             f"`personal_epochs` is {personal_epochs!r} and `personal_steps` is {personal_steps!r}; expected at most "
             "one of them. Leave out both to train the personal model as long as the shared one."
         )
+    personal_epochs, personal_steps = fl.checks.trip_count(
+        personal_epochs=personal_epochs, personal_steps=personal_steps
+    )
     if personal_epochs is None and personal_steps is None:
         personal_epochs, personal_steps = base.hparams["epochs"], base.hparams["steps"]
     personal_optimizer = client_optimizer if personal_optimizer is None else personal_optimizer

@@ -90,9 +90,9 @@ def fed_ala(
       'fed_ala'
     """
     check_predicates(top=top)
-    fl.checks.positive(eta=eta)
-    fl.checks.probability(sample=sample)
-    fl.checks.positive_int(mix_epochs=mix_epochs)
+    eta = fl.checks.positive(eta=eta)
+    sample = fl.checks.probability(sample=sample)
+    mix_epochs = fl.checks.positive_int(mix_epochs=mix_epochs)
     options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "lower": lower}
     base = fed_avg(
         loss_fn,

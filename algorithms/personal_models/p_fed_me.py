@@ -93,9 +93,9 @@ def p_fed_me(
       >>> p_fed_me(loss, lam=15.0, eta=0.01, inner_steps=5, personal_optimizer=optax.sgd(0.05), steps=20).name
       'p_fed_me'
     """
-    fl.checks.positive(lam=lam, eta=eta, beta=beta)
-    fl.checks.nonnegative(accuracy=accuracy)
-    fl.checks.positive_int(inner_steps=inner_steps)
+    lam, eta, beta = fl.checks.positive(lam=lam, eta=eta, beta=beta)
+    accuracy = fl.checks.nonnegative(accuracy=accuracy)
+    inner_steps = fl.checks.positive_int(inner_steps=inner_steps)
     fl.check_optimizer(personal_optimizer=personal_optimizer)
     base = fed_avg(
         loss_fn,

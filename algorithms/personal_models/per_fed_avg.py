@@ -88,8 +88,9 @@ def per_fed_avg(
       >>> per_fed_avg(loss, alpha=0.01, client_optimizer=optax.sgd(0.001), variant="fo", steps=4).name
       'per_fed_avg'
     """
-    fl.checks.positive(alpha=alpha, delta=delta)
-    fl.checks.one_of(VARIANTS, variant=variant)
+    keep = fl.checks.flag(keep=keep)
+    alpha, delta = fl.checks.positive(alpha=alpha, delta=delta)
+    variant = fl.checks.one_of(VARIANTS, variant=variant)
     base = fed_avg(
         loss_fn,
         client_optimizer=client_optimizer,

@@ -24,6 +24,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.schedules import checked_rate
 
 
 def reptile(
@@ -61,9 +62,8 @@ def reptile(
       >>> reptile(loss, epsilon=0.5, client_optimizer=optax.sgd(0.1), steps=5).name
       'reptile'
     """
+    epsilon = checked_rate(epsilon=epsilon)
     outer_optimizer = optax.sgd(epsilon)
-    if not callable(epsilon):
-        fl.checks.positive(epsilon=epsilon, remedy="Or give an optax schedule by rounds.")
     base = fed_avg(
         loss_fn,
         client_optimizer=client_optimizer,

@@ -36,10 +36,10 @@ def client_loss(
       >>> float(call(jnp.float32(0), people, everyone, key=jax.random.key(0))[0].value)  # 5 and 100
       52.5
     """
-    fl.checks.is_callable(loss_fn=loss_fn)
-    fl.checks.one_of((True, False, "auto"), lower=lower)
+    fl.checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
+    lower = fl.checks.one_of((True, False, "auto"), lower=lower)
     batch_size = 256 if batch_size is None else batch_size
-    fl.checks.positive_int(batch_size=batch_size)
+    batch_size = int(fl.checks.positive_int(batch_size=batch_size))
 
     def evaluate(params: Any, data: fl.ClientData) -> jax.Array:
         lowered = fl.lower(loss_fn, enable=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)

@@ -66,6 +66,10 @@ def norm_layers(path: Path, leaf: Any) -> bool:
       [True, True, False]
     """
     del leaf
+    if not isinstance(path, (tuple, list)):
+        raise TypeError(
+            f"`path` is {fl.checks.shown(path)}; expected the names that lead to a leaf, such as ('norm_0', 'scale')."
+        )
     return any(_NORM.search(str(name)) for name in path)
 
 
@@ -91,6 +95,7 @@ def last_layer(model: Any, x: Any = None) -> Predicate:
       >>> head(("dense_1", "kernel"), None), head(("dense_0", "kernel"), None)
       (True, False)
     """
+    fl.checks.one_instance(fl.models.Model, "a Model, such as fl.models.mlp()", model=model)
     if x is None:
         if model.input_shape is None:
             raise ValueError(
@@ -98,6 +103,10 @@ def last_layer(model: Any, x: Any = None) -> Predicate:
                 "jax.ShapeDtypeStruct of one, to trace the model with."
             )
         x = jax.ShapeDtypeStruct((1, *model.input_shape), jnp.float32)
+    if not isinstance(x, jax.ShapeDtypeStruct):
+        fl.checks.numeric_leaves("x", x)
+    if not hasattr(x, "shape") or not hasattr(x, "dtype") or not x.shape:
+        raise TypeError(f"`x` is {fl.checks.shown(x)}; expected a batch [B, ...], or its jax.ShapeDtypeStruct.")
     params = jax.eval_shape(model.init, jax.random.key(0))
     paths = [names_of(path) for path, _ in jax.tree_util.tree_flatten_with_path(fl.trainable(params))[0]]
     stateful = isinstance(params, fl.Variables)
@@ -182,9 +191,30 @@ def check_chosen(params: Any, where: Predicate, argument: str) -> None:
         )
 
 
+def check_divides(params: Any, where: Predicate, argument: str) -> None:
+    """Refuses a choice of no leaf, or of all of them.
+
+    Args:
+      params: the model.
+      where: the predicate.
+      argument: its name, for the message.
+
+    Raises:
+      ValueError: that names the leaves there are.
+    """
+    check_chosen(params, where, argument)
+    if not jax.tree.leaves(split(params, where)[1]):
+        paths = [".".join(map(str, names_of(path))) for path, _ in jax.tree_util.tree_flatten_with_path(params)[0]]
+        raise ValueError(
+            f"`{argument}` chooses every leaf, so nothing is left to share; expected at least one other, of "
+            f"{', '.join(paths)}."
+        )
+
+
 def check_predicates(**predicates: Any) -> None:
     """Refuses anything but functions, by the argument's name."""
-    fl.checks.is_callable("It is called as `where(path, leaf) -> bool`; see algorithms.by_name.", **predicates)
+    remedy = "It is called as `where(path, leaf) -> bool`; see algorithms.by_name."
+    fl.checks.is_function_of("path", "leaf", remedy=remedy, **predicates)
 
 
 def keep_personal(
@@ -208,7 +238,7 @@ def keep_personal(
     base = fl.partition_params(make, loss_fn, personal=where)
 
     def init(params: Any) -> Any:
-        check_chosen(params, where, argument)
+        check_divides(params, where, argument)
         return base.init(params)
 
     return base._replace(init=init, hparams={**base.hparams, argument: describe(where)})

@@ -15,11 +15,13 @@ Sources:
   https://arxiv.org/abs/2305.09628.
 """
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fedjaxlite as fl
 
@@ -76,11 +78,12 @@ def scheduled(make: Callable[..., fl.Algorithm], **schedules: Schedule) -> fl.Al
       'scheduled(fed_avg)'
     """
     fl.checks.is_callable(make=make, remedy="It makes the algorithm from the scheduled values.")
-    fl.checks.is_callable(remedy="It gives the value of a round, such as an optax schedule.", **schedules)
+    fl.checks.is_function_of("round", remedy="It gives the value of a round, such as an optax schedule.", **schedules)
     if not schedules:
         raise ValueError(
             "no hyperparameter is scheduled; expected at least one, such as client_lr=optax.linear_schedule(...)."
         )
+    _check_takes(make, schedules)
     first = {name: _concrete(value) for name, value in _values(schedules, 0).items()}
     template = make(**first)
     if not isinstance(template, fl.Algorithm):
@@ -125,12 +128,38 @@ def _stated(make: Callable[..., fl.Algorithm], schedules: Mapping[str, Schedule]
     return jax.tree.map(lambda own, found: "scheduled" if fl.checks.is_traced(found) else own, first, traced[0])
 
 
+def _check_takes(make: Callable[..., Any], names: Any) -> None:
+    try:
+        inspect.signature(make).bind(**dict.fromkeys(names))
+    except TypeError as error:
+        takes = f"{getattr(make, '__name__', 'a function')}{inspect.signature(make)}"
+        raise TypeError(
+            f"`make` is {takes}, and the schedules are of {', '.join(names)}; expected a function of these keywords."
+        ) from error
+    except ValueError:  # no signature to read
+        return
+
+
+def checked_rate(**named: Any) -> Any:
+    """A plain number above 0, or a schedule of rounds as it is; refuses everything else, by the argument's name."""
+    ((name, rate),) = named.items()
+    if callable(rate):
+        fl.checks.is_function_of("round", **named)
+        with jax.numpy_dtype_promotion("standard"):  # optax's own schedules mix ints and floats
+            given = rate(jnp.int32(0))
+        _check_given(name, given)
+        return rate
+    return fl.checks.positive("Or give an optax schedule by rounds.", **{name: rate})
+
+
 def _values(schedules: Mapping[str, Schedule], round_number: Any) -> dict[str, jax.Array]:
     """The hyperparameters of a round, as scalars: int32 for steps and epochs, float32 else."""
     values = {}
     for name, schedule in schedules.items():
         with jax.numpy_dtype_promotion("standard"):  # optax's own schedules mix ints and floats
-            value = jnp.asarray(schedule(jnp.asarray(round_number, jnp.int32))).astype(jnp.float32)
+            given = schedule(jnp.asarray(round_number, jnp.int32))
+        _check_given(name, given)
+        value = jnp.asarray(given).astype(jnp.float32)
         if value.shape != ():
             raise ValueError(
                 f"the schedule of `{name}` gave an array of shape {list(value.shape)}; expected one number. Reduce it, "
@@ -139,6 +168,11 @@ def _values(schedules: Mapping[str, Schedule], round_number: Any) -> dict[str, j
         whole = name in ("steps", "epochs")
         values[name] = jnp.maximum(jnp.round(value), 1.0).astype(jnp.int32) if whole else value
     return values
+
+
+def _check_given(name: str, given: Any) -> None:
+    if not isinstance(given, (int, float, np.ndarray, np.generic, jax.Array)):
+        raise TypeError(f"the schedule of `{name}` gave {fl.checks.shown(given)}; expected one number.")
 
 
 def _concrete(value: jax.Array) -> Any:

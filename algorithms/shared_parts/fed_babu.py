@@ -20,7 +20,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
-from fedjaxlite.algorithms.pieces.leaves import Predicate, check_chosen, check_predicates, describe, train_part
+from fedjaxlite.algorithms.pieces.leaves import Predicate, check_divides, check_predicates, describe, train_part
 
 
 class ClientState(NamedTuple):
@@ -90,12 +90,14 @@ def fed_babu(
       'fed_babu'
     """
     check_predicates(head=head)
-    fl.checks.one_of(("head", "body", "full"), tune=tune)
+    tune = fl.checks.one_of(("head", "body", "full"), tune=tune)
     if tune_epochs is not None and tune_steps is not None:
         raise ValueError(
             f"`tune_epochs` is {tune_epochs!r} and `tune_steps` is {tune_steps!r}; expected at most one of them. Leave "
             "out both to tune at evaluation alone."
         )
+    tune_epochs, tune_steps = fl.checks.trip_count(tune_epochs=tune_epochs, tune_steps=tune_steps)
+    fl.check_optimizer(client_optimizer=client_optimizer)
     tune_optimizer = client_optimizer if tune_optimizer is None else tune_optimizer
     fl.check_optimizer(tune_optimizer=tune_optimizer)
     options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "lower": lower}
@@ -114,7 +116,7 @@ def fed_babu(
     base = fl.partition_params(make, loss_fn, frozen=fixed)
 
     def init(params: Any) -> Any:
-        check_chosen(params, fixed, "head")
+        check_divides(params, fixed, "head")
         return base.init(params)
 
     algorithm = base._replace(init=init, name="fed_babu", hparams={**base.hparams, "head": describe(head)})

@@ -189,9 +189,11 @@ def reconstruct(
       >>> loss = lambda params, batch, key: (params["g"] + params["l"] - batch["x"]) ** 2 / 2
       >>> rebuild = reconstruct(loss, local=lambda path, leaf: path[0] == "l", recon_optimizer=optax.sgd(0.1))
     """
-    fl.checks.is_callable(loss_fn=loss_fn, local=local)
+    fl.checks.is_function_of("path", "leaf", local=local)
+    fl.check_optimizer(recon_optimizer=recon_optimizer)
+    recon_epochs, recon_steps = fl.checks.trip_count(recon_epochs=recon_epochs, recon_steps=recon_steps)
     if support is not None:
-        fl.checks.probability(support=support)
+        support = fl.checks.probability(support=fl.checks.concrete(support=support))
         if support == 1:
             raise ValueError("`support` is 1; expected a number in (0, 1), or None to use all examples for both.")
     options: dict[str, Any] = {

@@ -79,7 +79,9 @@ def fed_rep(
             f"`head_epochs` is {head_epochs!r} and `head_steps` is {head_steps!r}; expected at most one of them: "
             "epochs for passes over the client's data, steps for a fixed number of batches."
         )
+    head_epochs, head_steps = fl.checks.trip_count(head_epochs=head_epochs, head_steps=head_steps)
     head_epochs = 1 if head_epochs is None and head_steps is None else head_epochs
+    fl.check_optimizer(client_optimizer=client_optimizer)
     head_optimizer = client_optimizer if head_optimizer is None else head_optimizer
     fl.check_optimizer(head_optimizer=head_optimizer)
 

@@ -74,7 +74,9 @@ def init(params: Any, *, rank: int, key: jax.Array, where: Predicate | None = No
       >>> adapters["kernel"].a.shape, adapters["kernel"].b.shape, adapters["bias"]
       ((8, 2), (2, 3), None)
     """
-    fl.checks.positive_int(rank=rank)
+    rank = fl.checks.positive_int(rank=rank)
+    fl.checks.is_key(key=key)
+    fl.checks.numeric_leaves("params", params, structs=True)
     if where is None:
         where = _matrices
     check_predicates(where=where)
@@ -155,8 +157,8 @@ def lora_loss(loss_fn: Callable[..., Any], *, alpha: Any) -> fl.losses.Loss:
       >>> loss(model, {"x": jnp.ones((3, 2))}, None).tolist()
       [4.0, 4.0, 4.0]
     """
-    fl.checks.is_callable(loss_fn=loss_fn)
-    fl.checks.positive(alpha=alpha)
+    fl.checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
+    alpha = fl.checks.positive(alpha=alpha)
 
     def fn(params: Adapted, batch: Any, key: Any) -> Any:
         result = loss_fn(merge(params.base, params.adapters, alpha=alpha), batch, key)
@@ -198,7 +200,8 @@ def federated(
       >>> federated(make, square, alpha=8.0).name
       'lora(fed_avg)'
     """
-    fl.checks.is_callable(make=make)
+    fl.checks.is_function_of("loss", make=make)
+    freeze_a = fl.checks.flag(freeze_a=freeze_a)
     loss = lora_loss(loss_fn, alpha=alpha)
 
     def frozen(path: tuple[Any, ...], leaf: Any) -> bool:

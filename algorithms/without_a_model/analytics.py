@@ -179,7 +179,8 @@ def federated_histogram(
       >>> federated_histogram([0, 2, 4])(people, everyone, jax.random.key(0)).tolist()
       [0.25, 0.5]
     """
-    edges = np.asarray(edges, np.float32)
+    fl.checks.concrete("Build the statistic outside of jit.", edges=edges)
+    edges = fl.checks.real_array(narrow=True, edges=edges, shape="[M + 1]").astype(np.float32)
     if edges.ndim != 1 or len(edges) < 2 or not (np.diff(edges) > 0).all():
         raise ValueError(f"`edges` is {edges}; expected at least 2 ascending numbers.")
     num_bins = len(edges) - 1
@@ -239,9 +240,11 @@ def federated_quantiles(
       >>> run(people, everyone, jax.random.key(0)).round(2).tolist()
       [3.0, 9.0]
     """
-    fl.checks.positive_int(num_rounds=num_rounds)
-    for quantile in quantiles:
-        fl.checks.probability(quantiles=quantile)
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
+    fl.checks.concrete("Build the statistic outside of jit.", quantiles=quantiles, low=low, high=high)
+    given = fl.checks.real_array(narrow=True, quantiles=quantiles, shape="[Q]", ndim=1)
+    quantiles = [float(fl.checks.probability(quantiles=quantile)) for quantile in given.tolist()]
+    low, high = fl.checks.number(low=low, high=high)
     if not low < high:
         raise ValueError(f"`low` is {low} and `high` is {high}; expected low below high.")
     targets = jnp.asarray(quantiles, jnp.float32)
@@ -309,10 +312,9 @@ def heavy_hitters(
       >>> run(people, everyone, jax.random.key(0)).items.tolist()
       [17]
     """
-    fl.checks.probability(threshold=threshold)
-    fl.checks.positive_int(alphabet=alphabet, length=length)
-    width = int(1 / threshold + 1e-6) if max_prefixes is None else max_prefixes
-    fl.checks.positive_int(max_prefixes=width)
+    threshold = fl.checks.probability(threshold=fl.checks.concrete(threshold=threshold))
+    alphabet, length = fl.checks.positive_int(alphabet=alphabet, length=length)
+    width = fl.checks.positive_int(max_prefixes=int(1 / threshold + 1e-6) if max_prefixes is None else max_prefixes)
 
     def votes(rows: jax.Array, mask: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:
         prefixes, alive, place = shared

@@ -63,7 +63,8 @@ def k_means(*, feature: str = "x", batch_size: int = 256) -> fl.Algorithm:
       >>> state.params.ravel().tolist()
       [0.5, 10.0]
     """
-    fl.checks.positive_int(batch_size=batch_size)
+    batch_size = fl.checks.positive_int(batch_size=batch_size)
+    feature = fl.checks.text("It names a feature.", feature=feature)
 
     def client_update(centers: jax.Array, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key
@@ -130,8 +131,9 @@ def k_means_init(key: jax.Array, points: Any, num_clusters: int) -> jax.Array:
       >>> sorted(k_means_init(jax.random.key(0), np.float32([[0], [0], [100]]), 2).ravel().tolist())
       [0.0, 100.0]
     """
-    fl.checks.positive_int(num_clusters=num_clusters)
-    points = jnp.asarray(points)
+    num_clusters = fl.checks.positive_int(num_clusters=num_clusters)
+    fl.checks.is_key(key=key)
+    points = jnp.asarray(fl.checks.real_array(narrow=True, points=points, shape="[n, ...]"))
     if points.ndim == 0 or points.shape[0] < num_clusters:
         raise ValueError(
             f"`points` has shape {list(points.shape)}; expected [n, ...] with n at least {num_clusters}, the number of "

@@ -63,7 +63,8 @@ def ratio(statistic: Statistic, options: Options, *, shared: Any = (), absent: s
       absent: what is said to be wrong with values that are not known.
     """
     feature, per = options.feature, options.per
-    fl.checks.one_of(("examples", "clients"), per=per)
+    per = fl.checks.one_of(("examples", "clients"), per=per)
+    feature = fl.checks.text("It names a feature.", feature=feature)
     fl.checks.one_of(("warn", "skip", "refuse"), missing=options.missing)
 
     def client_fn(shared: Any, data: fl.ClientData) -> fl.ClientOutput:

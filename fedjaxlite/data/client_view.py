@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
@@ -89,15 +90,14 @@ class ClientData:
         Raises:
           TypeError, ValueError: for a batch size below 1, or unless exactly one of `epochs` and `steps` is given.
         """
-        checks.positive_int(batch_size=batch_size, remedy="Full batches are `local_sgd(batch_size=None)`.")
+        batch_size = checks.positive_int(batch_size=batch_size, remedy="Full batches are `local_sgd(batch_size=None)`.")
         if (epochs is None) == (steps is None):
             raise ValueError(
                 f"`epochs` is {epochs!r} and `steps` is {steps!r}; expected exactly one of them: epochs for passes "
                 "over the client's data, steps for a fixed number of batches."
             )
-        length = {"epochs": epochs} if steps is None else {"steps": steps}
-        if not checks.is_traced(length):
-            checks.positive_int(**length)
+        epochs, steps = checks.trip_count(epochs=epochs, steps=steps)
+        shuffle, stream = checks.flag(shuffle=shuffle), checks.nonnegative_int(stream=stream)
         return Batches(self, batch_size, epochs, steps, shuffle, stream)
 
     def of(self, population: Population) -> "ClientData":
@@ -140,8 +140,18 @@ def client_view(population: Population, client: Any, *, key: jax.Array) -> Clien
       >>> float(data.batches(batch_size=2, epochs=1).scan(add, jax.numpy.float32(0)))
       4.0
     """
-    if not checks.is_traced(client) and not 0 <= int(client) < population.num_clients:
-        raise IndexError(f"`client` is {client}; expected 0 to {population.num_clients - 1}.")
+    checks.one_instance(Population, "a Population", population=population)
+    checks.is_key(key=key)
+    if not checks.is_traced(client):
+        plain = client.item() if isinstance(client, jax.Array) and client.ndim == 0 else client
+        if isinstance(plain, (bool, np.bool_)) or not isinstance(plain, (int, np.integer)):
+            raise TypeError(
+                f"`client` is {checks.shown(client)}; expected an int from 0 to {population.num_clients - 1}."
+            )
+        if not 0 <= plain < population.num_clients:
+            raise IndexError(f"`client` is {client}; expected 0 to {population.num_clients - 1}.")
+    elif jnp.shape(client) != () or not jnp.issubdtype(client.dtype, jnp.integer):
+        raise TypeError(f"`client` is {client!r}; expected one int32.")
     client = jnp.asarray(client, jnp.int32)
     offsets = jnp.asarray(population.offsets)
     size, work = offsets[client + 1] - offsets[client], jnp.float32(1)
@@ -243,6 +253,12 @@ def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyT
     Returns:
       the last carry.
     """
+    checks.one_instance(ClientData, "a client's view, such as fl.client_view(population, 0, key=...)", data=data)
+    checks.is_function_of("index", "carry", body=body)
+    steps = checks.trip_count(steps=steps)
+    if steps is None:
+        raise TypeError("`steps` is None; expected an int of at least 1.")
+    checks.numeric_leaves("carry", carry, keys=True)
     return _loop(data, lambda num_examples, work: _share(steps, num_examples, work), body, carry)
 
 

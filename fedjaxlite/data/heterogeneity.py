@@ -4,6 +4,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.data.client_report import gini
 from fedjaxlite.data.population import Population
 
@@ -128,6 +129,13 @@ def heterogeneity(population: Population, *, label: str = "y", ignored_ids: tupl
 def _label_histograms(
     population: Population, label: str, ignored_ids: tuple[int, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
+    checks.one_instance(Population, "a Population", population=population)
+    label = checks.text("It names a feature.", label=label)
+    if checks.is_traced(population):
+        raise TypeError("`population` is traced; expected a Population on the host. Measure it outside of jit.")
+    ignored = checks.as_array("ignored_ids", ignored_ids, "a tuple of ints")
+    if ignored.ndim != 1 or (ignored.size and ignored.dtype.kind not in "iu"):
+        raise TypeError(f"`ignored_ids` is {checks.shown(ignored_ids)}; expected a tuple of ints, such as (0,).")
     if label not in population.features:
         raise ValueError(f"there is no feature {label!r} among {sorted(population.features)}; pass label=.")
     labels = np.asarray(population.features[label])
@@ -135,11 +143,11 @@ def _label_histograms(
         raise TypeError(f"feature {label!r} has dtype {labels.dtype}; expected integer labels: bin it first.")
     owner = np.repeat(np.arange(population.num_clients), np.diff(np.asarray(population.offsets, np.int64)))
     owner = np.broadcast_to(owner.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape)
-    if ignored_ids:
-        real = ~np.isin(labels, ignored_ids)
+    if ignored.size:
+        real = ~np.isin(labels, ignored)
         labels, owner = labels[real], owner[real]
     if labels.size == 0:
-        raise ValueError("the population holds no labels.")
+        raise ValueError("the population holds no labels but those of `ignored_ids`; expected at least one.")
     classes, codes = np.unique(labels, return_inverse=True)
     count = population.num_clients * len(classes)
     flat = np.bincount(owner.ravel() * len(classes) + codes.ravel(), minlength=count)

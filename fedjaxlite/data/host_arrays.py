@@ -31,7 +31,7 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
       TypeError: the seed is not an int. ValueError: it is negative.
     """
     if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"`seed` is {seed!r}; expected an int of at least 0.")
+        raise TypeError(f"`seed` is {checks.shown(seed)}; expected an int of at least 0.")
     if seed < 0:
         raise ValueError(f"`seed` is {seed}; expected an int of at least 0.")
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=stream))
@@ -80,7 +80,7 @@ def num_rows(features: Mapping[str, Any]) -> int:
     for name, array in features.items():
         if not isinstance(name, str):
             raise TypeError(f"the feature name {name!r} is of type {type(name).__name__}; expected a str.")
-        shape = np.shape(array)
+        shape = array.shape if hasattr(array, "shape") else as_rows(name, array).shape
         if not shape:
             raise ValueError(f"feature {name!r} is a scalar; expected an array [n, ...] with one row an example.")
         if rows < 0:
@@ -123,19 +123,26 @@ def as_features(
     for name in RESERVED:
         if name in features:
             raise ValueError(f"the feature name {name!r} is reserved for the mask of a batch's real rows; rename it.")
-    cast = {name: _cast(name, np.asarray(array), where) for name, array in features.items()}
-    if check_finite:
+    cast = {name: _cast(name, as_rows(name, array), where) for name, array in features.items()}
+    if checks.flag(check_finite=check_finite):
         for name, array in cast.items():
             _check_finite(name, array, where)
     if num_classes is not None:
-        checks.positive_int(num_classes=num_classes)
+        num_classes = int(checks.positive_int(num_classes=num_classes))
         _check_labels(cast, num_classes, where)
     return cast
 
 
+def as_rows(name: str, array: Any, whose: str = "") -> np.ndarray:
+    """NumPy's array of a feature; a ragged list makes none."""
+    expected = "a rectangular array [n, ...]"
+    remedy = "Pad rows of different lengths to one length."
+    return checks.as_array(f"feature {name!r}{whose}", array, expected, remedy, marked=False)
+
+
 def as_ids(what: str, ids: Any) -> np.ndarray:
     """A flat array of ints or strings, or an error about `what`."""
-    array = np.asarray(ids)
+    array = checks.as_array(what, ids, "a flat list of ints or strings", marked=False)
     if array.dtype == object and array.ndim == 1 and all(isinstance(i, str) for i in array):
         array = array.astype(np.str_)
     if array.ndim != 1:
@@ -187,8 +194,18 @@ def owners(ids: np.ndarray, order: Any) -> tuple[np.ndarray, np.ndarray]:
 
 def joined(clients: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     """The clients' sizes `[N]` and their arrays one after the other."""
-    if isinstance(clients, Mapping) or len(clients) == 0:
-        raise ValueError("clients is a dict or empty; expected a list with one dict of arrays a client.")
+    if isinstance(clients, (str, bytes, Mapping)) or not isinstance(clients, Sequence):
+        raise TypeError(
+            f"`clients` is {checks.shown(clients)}; expected a list with one dict of arrays a client, such as "
+            "[{'x': x0, 'y': y0}, ...]."
+        )
+    if not clients:
+        raise ValueError("`clients` is empty; expected a list with one dict of arrays a client.")
+    for i, client in enumerate(clients):
+        if not isinstance(client, Mapping):
+            raise TypeError(
+                f"client {i} of `clients` is {checks.shown(client)}; expected a dict from names to arrays [n, ...]."
+            )
     names = list(clients[0])
     sizes = []
     for i, client in enumerate(clients):
@@ -200,7 +217,7 @@ def joined(clients: Sequence[Mapping[str, Any]]) -> tuple[np.ndarray, dict[str, 
             raise type(error)(f"client {i}: {error}") from None
     joined = {}
     for name in names:
-        parts = [np.asarray(client[name]) for client in clients]
+        parts = [as_rows(name, client[name], f" of client {i}") for i, client in enumerate(clients)]
         for i, part in enumerate(parts):
             if part.shape[1:] != parts[0].shape[1:]:
                 raise ValueError(

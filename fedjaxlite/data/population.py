@@ -10,7 +10,7 @@ import jax
 import numpy as np
 
 from fedjaxlite import checks, files
-from fedjaxlite.data import host_arrays
+from fedjaxlite.data import host_arrays, packing
 
 _FORMAT = "fedjaxlite population 1"
 
@@ -23,13 +23,18 @@ class Population:
     Client i owns the rows `offsets[i]:offsets[i + 1]` of every feature. There is no padding: a million small clients
     are a million offsets. A Population is a pytree of its features and offsets, so it goes through `jax.jit` and
     `jax.device_put`; `max_size` is static, and `names` (the clients' own ids) stay on the host and are dropped by
-    tree transformations. The constructors below copy what they are given into read-only numpy arrays.
+    tree transformations. The constructors below copy what they are given into read-only numpy arrays. A Population
+    that is made of its parts keeps them as they are, and is checked: shapes and dtypes always, the offsets where their
+    values are known (not under `jit`). Tree transformations rebuild without checks.
 
     Attributes:
       features: dict of arrays `[n_total, ...]`.
-      offsets: int32 `[N + 1]`, ascending from 0 to `n_total`.
-      max_size: int, the number of examples of the largest client.
+      offsets: int32 `[N + 1]`, ascending from 0 to `n_total`; lists and int64 become int32.
+      max_size: int, the number of examples of the largest client, or a bound on it.
       names: host array `[N]` of the ids that the clients came with, or None.
+
+    Raises:
+      TypeError, ValueError: parts that do not fit together; the text says which.
 
     Example:
       >>> import numpy as np
@@ -46,6 +51,11 @@ class Population:
     max_size: int
     names: np.ndarray | None = None
 
+    def __post_init__(self) -> None:
+        parts = packing.checked(self.features, self.offsets, self.max_size, self.names)
+        for name, value in zip(("features", "offsets", "max_size", "names"), parts, strict=True):
+            object.__setattr__(self, name, value)
+
     def tree_flatten_with_keys(self) -> tuple[Any, Any]:
         """The features and the offsets are the leaves; the largest size is static."""
         key = jax.tree_util.GetAttrKey
@@ -53,8 +63,16 @@ class Population:
 
     @classmethod
     def tree_unflatten(cls, max_size: int, children: Any) -> "Population":
-        """Rebuilds a Population; the clients' names are not restored."""
-        return cls(children[0], children[1], max_size)
+        """Rebuilds a Population of whatever the leaves have become; the clients' names are not restored."""
+        made = object.__new__(cls)
+        for name, value in (
+            ("features", children[0]),
+            ("offsets", children[1]),
+            ("max_size", max_size),
+            ("names", None),
+        ):
+            object.__setattr__(made, name, value)
+        return made
 
     @property
     def num_clients(self) -> int:
@@ -194,7 +212,7 @@ class Population:
           >>> population.select([2, 0]).names.tolist()
           ['c', 'a']
         """
-        chosen = np.asarray(ids)
+        chosen = checks.as_array("ids", ids, "[M] client indices", marked=False)
         if chosen.size == 0 or chosen.ndim != 1:
             raise ValueError(f"ids has shape {list(chosen.shape)}; expected [M] client indices, at least one.")
         if chosen.dtype.kind not in "iu":
@@ -309,7 +327,7 @@ def packed(
     features: dict[str, np.ndarray], sizes: np.ndarray, names: np.ndarray | None, allow_empty: bool
 ) -> Population:
     """A Population of rows that already lie in client order; for modules of this library."""
-    if not allow_empty and (sizes == 0).any():
+    if not checks.flag(allow_empty=allow_empty) and (sizes == 0).any():
         i = int(np.argmin(sizes))
         name = "" if names is None else f" ({names[i].item()!r})"
         raise ValueError(

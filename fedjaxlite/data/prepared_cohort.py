@@ -44,7 +44,13 @@ def prepare_cohort(population: Population, cohort: Cohort, *, num_examples: int)
       >>> fl.prepare_cohort(everyone, cohort, num_examples=5).population.features["x"].tolist()
       [3.0, 4.0, 5.0, 2.0, 0.0]
     """
-    checks.positive_int(num_examples=num_examples)
+    num_examples = checks.positive_int(num_examples=num_examples)
+    checks.one_instance(Population, "a Population", population=population)
+    checks.one_instance(Cohort, "a Cohort, as a sampler draws it", cohort=cohort)
+    if checks.is_traced((cohort, population)):
+        raise TypeError(
+            "`cohort` or `population` is traced; expected both on the host. Prepare cohorts outside of jit."
+        )
     ids, selected = np.asarray(cohort.ids), np.asarray(cohort.selected)
     offsets = np.asarray(population.offsets)
     sizes = np.where(selected, offsets[ids + 1] - offsets[ids], 0)
@@ -61,7 +67,8 @@ def prepare_cohort(population: Population, cohort: Cohort, *, num_examples: int)
         packed[name] = np.zeros((num_examples, *feature.shape[1:]), feature.dtype)
         packed[name][: len(index)] = feature[index]
     new_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
-    return PreparedCohort(Population(packed, new_offsets, population.max_size), cohort)
+    # Rebuilt without checks: the rows behind the last client's are padding, which belongs to nobody.
+    return PreparedCohort(Population.tree_unflatten(population.max_size, (packed, new_offsets)), cohort)
 
 
 def draw(sampler: Sampler, key: Any, round_number: Any, data: Any) -> tuple[Population, Cohort, jax.Array]:

@@ -71,11 +71,11 @@ def load(
       >>> train.names.tolist(), fl.datasets.shakespeare.decode(test.client(0)["y"][0])
       (['ROMEO', 'JULIET'], 'What light?')
     """
-    checks.positive_int(seq_len=seq_len)
+    seq_len = int(checks.positive_int(seq_len=seq_len))
     roles = {role: lines for role, lines in _roles(_file(data_dir, path)).items() if len(lines) >= 2}
     names = list(roles)
     if num_clients is not None:
-        checks.positive_int(num_clients=num_clients)
+        num_clients = int(checks.positive_int(num_clients=num_clients))
         if num_clients > len(names):
             raise ValueError(f"num_clients={num_clients}, but there are {len(names)} roles with at least two lines.")
         names = [names[i] for i in sorted(host_arrays.generator(seed).permutation(len(names))[:num_clients])]

@@ -54,8 +54,10 @@ def load(
       >>> train.num_clients, train.client(0)["x"].shape[1]
       (3, 60)
     """
-    checks.nonnegative(alpha=alpha, beta=beta)
-    checks.positive_int(num_clients=num_clients, num_features=num_features, num_classes=num_classes)
+    alpha, beta = checks.nonnegative(alpha=alpha, beta=beta)
+    num_clients, num_features, num_classes = checks.positive_int(
+        num_clients=num_clients, num_features=num_features, num_classes=num_classes
+    )
     spread = np.arange(1, num_features + 1) ** -0.6
     train, test = [], []
     for k in range(num_clients):

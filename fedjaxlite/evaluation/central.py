@@ -54,7 +54,7 @@ def loss_for(model_or_loss: Any, features: Mapping[str, Any]) -> Callable[..., A
       ValueError: for a Model and labels that may be meant in several ways; the text says which loss to give.
     """
     if not isinstance(model_or_loss, Model):
-        checks.is_callable(loss=model_or_loss)
+        checks.is_function_of("params", "batch", "key", model_or_loss=model_or_loss)
         return model_or_loss
     model = model_or_loss
     if "y" not in features:
@@ -96,11 +96,13 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Evaluat
       >>> float(evaluate(square, {"x": np.float32([1, 3])})(jnp.float32(0))["loss"])
       5.0
     """
-    checks.positive_int(batch_size=batch_size)
+    batch_size = checks.positive_int(batch_size=batch_size)
     features = data.features if isinstance(data, Population) else data
     if not isinstance(features, Mapping) or not features:
         raise TypeError(f"`data` is a {type(data).__name__}; expected a dict of arrays [n, ...], or a Population.")
-    rows = {name: np.shape(array)[0] for name, array in features.items()}
+    for name, array in features.items():
+        checks.real_array(**{f"data[{name!r}]": array})
+    rows = {name: next(iter(np.shape(array)), 0) for name, array in features.items()}
     n = next(iter(rows.values()))
     if n == 0 or len(set(rows.values())) > 1:
         raise ValueError(f"`data` has features of {rows} rows; expected the same number, at least 1, in each of them.")

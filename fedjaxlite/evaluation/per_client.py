@@ -7,10 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.data.client_view import ClientData
 from fedjaxlite.data.population import Population
 from fedjaxlite.evaluation.central import Evaluation, better_of, fixed_key, loss_for, metric_sums
+from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.federated_sum import federated_sum
 from fedjaxlite.execution.layout import Execution
 from fedjaxlite.keys import as_key
@@ -62,6 +64,10 @@ def evaluate_clients(
       >>> report.metrics["loss"].tolist(), round(report.summary()["loss_worst10"], 1)
       ([1.0, 64.0], 64.0)
     """
+    checks.one_instance(Population, "a Population", population=population)
+    batch_size = checks.positive_int(batch_size=batch_size)
+    if rounds is not None:
+        checks.one_instance(Rounds, "what fl.rounds(...) returned, or None", rounds=rounds)
     loss_fn = loss_for(model_or_loss, population.features)
     everyone = full(population.num_clients).sample(fixed_key(), 0, population)
 
@@ -113,6 +119,8 @@ def evaluate_personalized(
     Raises:
       ValueError: if the two populations have different numbers of clients; for a Model whose loss the data do not tell.
     """
+    checks.one_instance(Population, "a Population", train=train, test=test)
+    epochs = checks.positive_int(epochs=epochs)
     if train.num_clients != test.num_clients:
         raise ValueError(
             f"`train` has {train.num_clients} clients and `test` {test.num_clients}; expected the same clients in the "

@@ -155,7 +155,7 @@ def rounds(
         return state
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
-        checks.positive_int(num_rounds=num_rounds)
+        num_rounds = checks.positive_int(num_rounds=num_rounds)
         if isinstance(population, PreparedCohort):
             raise TypeError("`steps` draws its own cohorts and got a PreparedCohort; use `step` for each of them.")
         return run(state, population, int(num_rounds))

@@ -100,7 +100,7 @@ def federated_sum(
       >>> float(aggregate.value), int(aggregate.num_clients)
       (6.0, 2)
     """
-    checks.is_callable(client_fn=client_fn)
+    checks.is_function_of("shared", "data", client_fn=client_fn)
     client = traced_once(lambda data, both: client_fn(both[0], data))
     parts = _Sum(client, as_chain(aggregator), execution)
 

@@ -82,13 +82,19 @@ def resolve(execution: Execution, capacity: int) -> Layout:
     """
     if not isinstance(execution, Execution):
         raise TypeError(f"`execution` is {execution!r}; expected an fl.Execution, such as fl.Execution(lanes=4).")
-    checks.one_of(("shard_map", "pmap"), mapping=execution.mapping)
-    if execution.max_steps is not None:
-        checks.positive_int(max_steps=execution.max_steps)
+    deterministic, donate, jit = checks.flag(
+        deterministic=execution.deterministic, donate=execution.donate, jit=execution.jit
+    )
+    execution = execution._replace(
+        mapping=checks.one_of(("shard_map", "pmap"), mapping=execution.mapping),
+        max_steps=None if execution.max_steps is None else checks.positive_int(max_steps=execution.max_steps),
+        lanes=None if execution.lanes is None else checks.positive_int(lanes=execution.lanes),
+        deterministic=deterministic,
+        donate=donate,
+        jit=jit,
+    )
     devices = _devices(execution.devices)
-    if execution.lanes is not None:
-        checks.positive_int(lanes=execution.lanes)
-    lanes = int(execution.lanes or 0)
+    lanes = execution.lanes or 0
     mesh = None
     if len(devices) > 1:
         mesh = jax.sharding.Mesh(np.asarray(devices), (AXIS,), axis_types=(jax.sharding.AxisType.Auto,))

@@ -61,6 +61,9 @@ class Program(NamedTuple):
     client: ClientFn
 
 
+_POPULATION = "a Population, such as fl.Population.from_arrays(arrays, client_ids=...) makes, or fl.datasets.load"
+
+
 def client_of(algorithm: Algorithm) -> ClientFn:
     """The client's half of an algorithm, traced once by all that use this function."""
     return traced_once(lambda data, both: algorithm.client_update(both[0], both[1], data, data.key))
@@ -96,6 +99,8 @@ def templates(program: Program, params: PyTree, population: Population, num_clie
       population: the data, or their shapes.
       num_clients: N, where the population is that of a single cohort.
     """
+    checks.one_instance(Population, _POPULATION, population=population)
+    _check_params(params)
     algorithm = program.algorithm
     server_state = jax.eval_shape(algorithm.init, params)
     shared = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
@@ -144,11 +149,7 @@ def first_state(
     program: Program, params: PyTree, population: Population, key: Any, noise_key: Any, cohort_key: Any
 ) -> RoundState:
     """The state before round 0, on the devices of the layout; all checks of model against data come first."""
-    if not isinstance(population, Population):
-        raise TypeError(
-            f"`population` is a {type(population).__name__}; expected a Population. Make one with "
-            "fl.Population.from_arrays(arrays, client_ids=...), or load a data set with `partition=`."
-        )
+    checks.one_instance(Population, _POPULATION, population=population)
     _check_params(params)
     program.sampler.check(population.num_clients)
     _check_num_clients(program.algorithm, population)
@@ -189,16 +190,10 @@ def _check_num_clients(algorithm: Algorithm, population: Population) -> None:
 
 
 def _check_params(params: PyTree) -> None:
-    leaves = jax.tree_util.tree_flatten_with_path(params)[0]
-    if not leaves:
+    remedy = "Keep functions and settings outside of the parameters."
+    checks.numeric_leaves("params", params, remedy=remedy, keys=True, structs=True)
+    if not jax.tree.leaves(params):
         raise ValueError("`params` holds no arrays; expected the model, such as model.init(jax.random.key(0)).")
-    for path, leaf in leaves:
-        dtype = getattr(leaf, "dtype", None)
-        if dtype is None and not isinstance(leaf, (float, int)):
-            raise TypeError(
-                f"`params` has a {type(leaf).__name__} at {checks.path_str(path)}; expected arrays only. Keep "
-                "functions and settings outside of the parameters."
-            )
 
 
 def run_rounds(

@@ -50,7 +50,8 @@ def batch_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, 
     Raises:
       ValueError: if the loss is not one number per example; when traced, so before any training.
     """
-    losses, aux = _unpack(loss_fn(params, batch, key), mask.shape[0])
+    size = _batch_size(batch, mask)
+    losses, aux = _unpack(call_loss(loss_fn, params, batch, key), size)
     weight = mask.astype(jnp.float32)
     if aux.example_weight is not None:
         weight = weight * aux.example_weight.astype(jnp.float32)
@@ -61,6 +62,65 @@ def batch_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, 
         return (jnp.where(mask, values.astype(jnp.float32), 0.0) * weight).sum() / jnp.where(total > 0, total, 1.0)
 
     return BatchLoss(mean(losses), total, {name: mean(values) for name, values in aux.metrics.items()}, aux.state)
+
+
+def call_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, Any], key: Any) -> Any:
+    """What a loss function returns; where it fails on what it was given, an error that says what that was.
+
+    Args:
+      loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
+      params: the model.
+      batch: dict of `[B, ...]`.
+      key: a random key, or None.
+
+    Raises:
+      ValueError: for a feature that the data do not have.
+      TypeError: for other parameters, or another batch, than the function takes.
+    """
+    checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
+    try:
+        return loss_fn(params, batch, key)
+    except KeyError as error:
+        name = error.args[0] if error.args else None
+        features = ", ".join(repr(feature) for feature in batch)
+        raise ValueError(
+            f"the loss function read {name!r}, which is no feature of the batch (it has {features}), nor in the "
+            "parameters. Rename the feature, or correct the loss."
+        ) from error
+    except (TypeError, AttributeError, IndexError) as error:
+        if _is_own(error):
+            raise
+        checks.numeric_leaves("params", params)
+        given = {name: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for name, leaf in batch.items()}
+        shapes = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", params)
+        raise TypeError(
+            f"the loss function failed ({type(error).__name__}: {str(error).partition(chr(10))[0]}) on the parameters "
+            f"{shapes} and the batch {given}. Give parameters and data that it takes, or correct it."
+        ) from error
+
+
+def _is_own(error: BaseException) -> bool:
+    """Whether the library raised it, and has said what there is to say."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("fedjaxlite.")
+
+
+def _batch_size(batch: Any, mask: Any) -> int:
+    """B, of a mask `[B]` and features `[B, ...]`."""
+    if not hasattr(mask, "dtype") or not jnp.issubdtype(mask.dtype, jnp.bool_) or len(mask.shape) != 1:
+        raise TypeError(f"`mask` is {checks.shown(mask)}; expected bool [B], True for real examples.")
+    if not isinstance(batch, Mapping):
+        raise TypeError(f"`batch` is {checks.shown(batch)}; expected a dict from feature names to arrays [B, ...].")
+    for name, leaf in batch.items():
+        checks.numeric_leaves(f"batch[{name!r}]", leaf)
+        if jnp.shape(leaf)[:1] != mask.shape:
+            raise ValueError(
+                f"`batch[{name!r}]` has shape {list(jnp.shape(leaf))}, and the mask {list(mask.shape)}; expected one "
+                "row an example in both."
+            )
+    return mask.shape[0]
 
 
 def _unpack(result: Any, batch_size: int) -> tuple[jax.Array, LossAux]:
@@ -76,6 +136,16 @@ def _unpack(result: Any, batch_size: int) -> tuple[jax.Array, LossAux]:
     values: dict[str, Any] = {"losses": losses, "LossAux.example_weight": aux.example_weight}
     values.update({f"LossAux.metrics[{name!r}]": value for name, value in aux.metrics.items()})
     for name, value in values.items():
+        if value is None and name == "losses":
+            raise TypeError(
+                f"the loss function returned None; expected the losses [{batch_size}], one value per example. Write "
+                "`return`."
+            )
+        if value is not None and not hasattr(value, "dtype"):
+            raise TypeError(
+                f"the loss function returned `{name}` {checks.shown(value)}; expected an array [{batch_size}], one "
+                "value per example."
+            )
         if value is not None and jnp.shape(value) != (batch_size,):
             raise ValueError(
                 f"the loss function returned `{name}` of shape {list(jnp.shape(value))} for a batch of {batch_size}; "
@@ -134,8 +204,12 @@ def value_and_grad(
       >>> float(loss.loss), float(grad)
       (5.0, -4.0)
     """
-    checks.is_callable(loss_fn=loss_fn)
-    checks.one_of((True, False, "auto"), lower=lower)
+    checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
+    if lanes is not None:
+        lanes = checks.positive_int(lanes=lanes)
+    if platform is not None:
+        platform = checks.text('Such as "cpu", as `jax.Device.platform` names it.', platform=platform)
+    lower = checks.one_of((True, False, "auto"), lower=lower)
     if micro_batch_size is not None:
         _check_micro_batches(loss_fn, micro_batch_size)
     narrow = compute_in(loss_fn, compute_dtype)
@@ -148,6 +222,7 @@ def value_and_grad(
             reduced = batch_loss(prepared, with_trainable(params, part), batch, mask, key)
             return reduced.loss, reduced
 
+        checks.float_leaves("params", trainable(params), remedy="What is not trained goes into `fl.Variables.state`.")
         gradient, reduced = jax.grad(mean_loss, has_aux=True)(trainable(params))
         return reduced, gradient
 
@@ -159,6 +234,7 @@ def value_and_grad(
         return _in_chunks(partial(whole, on), micro_batch_size, params, batch, mask, key)
 
     def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+        checks.numeric_leaves("params", params)  # before jit, whose error would not name it
         return traced(platform or platform_of((params, batch)), params, batch, mask, key)
 
     return evaluate
@@ -208,7 +284,7 @@ def mean_of(sums: Sums, template: tuple[BatchLoss, PyTree]) -> tuple[BatchLoss, 
 
 
 def _check_micro_batches(loss_fn: Callable[..., Any], micro_batch_size: Any) -> None:
-    checks.positive_int(micro_batch_size=micro_batch_size, remedy="None takes each batch as one.")
+    micro_batch_size = checks.positive_int(micro_batch_size=micro_batch_size, remedy="None takes each batch as one.")
     if getattr(loss_fn, "cross_example", False):
         raise ValueError(
             f"`micro_batch_size` is {micro_batch_size} and the loss is declared cross_example: batch statistics would "

@@ -79,11 +79,14 @@ def local_sgd(
     Source: McMahan, Moore, Ramage, Hampson, Agüera y Arcas (2017), https://arxiv.org/abs/1602.05629, algorithm 1,
     ClientUpdate.
     """
+    shuffle = checks.flag(shuffle=shuffle)
     check_optimizer(client_optimizer=client_optimizer)
     if batch_size is not None:
-        checks.positive_int(batch_size=batch_size)
+        batch_size = checks.positive_int(batch_size=batch_size)
     if (epochs is None) == (steps is None):
         raise ValueError(f"`epochs` is {epochs!r} and `steps` is {steps!r}; expected exactly one of them.")
+    epochs, steps = checks.trip_count(epochs=epochs, steps=steps)
+    chunk_size = checks.positive_int(chunk_size=chunk_size)
     options: dict[str, Any] = {"lower": lower, "compute_dtype": compute_dtype, "remat": remat}
     value_and_grad(loss_fn, micro_batch_size=micro_batch_size, **options)  # refuses now what it refuses
     if batch_size is None and getattr(loss_fn, "cross_example", False):
@@ -155,8 +158,12 @@ def full_gradient(
       `(BatchLoss, gradient)` of the mean loss over the client's examples; zeros for a client without examples.
       `BatchLoss.state` is None: statistics of a whole client do not accumulate over chunks.
     """
-    chunk_size = min(chunk_size, data.wave.max_size)
+    checks.is_function_of("params", "batch", "mask", "key", gradient=gradient)
+    checks.one_instance(ClientData, "a client's view, such as fl.client_view(population, 0, key=...)", data=data)
+    chunk_size = min(checks.positive_int(chunk_size=chunk_size), data.wave.max_size)
     plan = data.with_work(1.0).batches(batch_size=chunk_size, epochs=1, shuffle=False)
     template = jax.eval_shape(lambda: gradient(params, *plan.batch(jnp.int32(0)), data.key))
+    if not (isinstance(template, tuple) and len(template) == 2 and isinstance(template[0], BatchLoss)):
+        raise TypeError("`gradient` gave no (BatchLoss, gradient); expected what `value_and_grad(loss_fn)` returns.")
     add = lambda sums, batch, mask, key: add_to(sums, *gradient(params, batch, mask, key))  # noqa: E731
     return mean_of(plan.scan(add, no_sums(template)), template)

@@ -6,7 +6,9 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.losses import LossAux
 from fedjaxlite.variables import Variables, trainable, with_trainable
 
@@ -33,6 +35,8 @@ def floating_dtype(**named: Any) -> jnp.dtype[Any]:
     """
     ((name, value),) = named.items()
     expected = "expected a floating dtype, such as jnp.bfloat16, or None to compute in the dtypes of the parameters."
+    if isinstance(value, (jax.Array, np.ndarray, np.generic)):
+        raise TypeError(f"`{name}` is {checks.shown(value)}; {expected}")
     try:
         dtype = jnp.dtype(value)
     except (TypeError, ValueError):

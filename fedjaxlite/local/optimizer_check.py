@@ -29,8 +29,7 @@ def check_optimizer(**named: Any) -> None:
       ValueError: `client_optimizer` steps uphill: its learning rate is below 0. Give a rate above 0.
     """
     for name, optimizer in named.items():
-        if not (hasattr(optimizer, "init") and hasattr(optimizer, "update")):
-            raise TypeError(f"`{name}` is {optimizer!r}; expected an optax optimizer, such as optax.sgd(0.1).")
+        checks.is_optimizer(**{name: optimizer})
         step = _first_step(optimizer)
         if step is None:
             continue

@@ -6,6 +6,7 @@ and then holds all of it. Cut into stretches, only the values at the cuts and th
 
 import bisect
 import functools
+import inspect
 import itertools
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -48,7 +49,7 @@ def rematerialize(fn: Callable[..., Any], remat: bool | Policy) -> Callable[...,
     if remat is False:
         return fn
     if remat is not True:
-        if not callable(remat):
+        if not (callable(remat) and _takes_keywords(remat)):
             raise TypeError(f"`remat` is {remat!r}; expected True, False, or a policy of jax.checkpoint_policies.")
         return jax.checkpoint(fn, policy=remat)
 
@@ -62,6 +63,15 @@ def rematerialize(fn: Callable[..., Any], remat: bool | Policy) -> Callable[...,
         return jax.tree.unflatten(jax.tree.structure(shape), _run(opened, flat))
 
     return cut
+
+
+def _takes_keywords(policy: Policy) -> bool:
+    """Whether a function can be a policy: JAX calls it with a primitive, its arguments, and all of its parameters."""
+    try:
+        parameters = inspect.signature(policy).parameters.values()
+    except (TypeError, ValueError):
+        return True
+    return any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
 
 
 def _inline(avals: Sequence[Any], params: Any) -> Callable[..., Any]:

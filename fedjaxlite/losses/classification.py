@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.losses.categorical import correct, labels_of, negative_log_likelihood, row_is_padding
 from fedjaxlite.losses.loss import Loss, LossAux
-from fedjaxlite.losses.outputs import aligned, num_outputs, outputs_of, row_mean
+from fedjaxlite.losses.outputs import aligned, check_model, num_outputs, outputs_of, row_mean
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -43,7 +43,8 @@ def cross_entropy(model: Model, *, label_smoothing: float = 0.0) -> Loss:
       >>> print(losses)
       [2.3025851 2.3025851]
     """
-    checks.fraction(label_smoothing=label_smoothing)
+    check_model(model)
+    label_smoothing = checks.fraction(label_smoothing=label_smoothing)
     classes = num_outputs(model)
     if classes is not None and classes < 2:
         raise ValueError(
@@ -81,6 +82,7 @@ def binary_cross_entropy(model: Model) -> Loss:
       >>> print(binary_cross_entropy(model)(model.init(jax.random.key(0)), batch, None)[0])
       [0.6931472 0.6931472]
     """
+    check_model(model)
 
     def fn(params: PyTree, batch: Mapping[str, jax.Array], key: Any) -> tuple[jax.Array, LossAux]:
         outputs, state = outputs_of(model, params, batch, key)

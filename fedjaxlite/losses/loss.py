@@ -81,6 +81,11 @@ def declare(
       >>> contrastive.cross_example
       True
     """
-    checks.is_callable(fn=fn)
+    cross_example = checks.flag(cross_example=cross_example)
+    checks.is_function_of("params", "batch", "key", fn=fn)
+    if model is not None:
+        checks.one_instance(Model, "a Model, such as fl.models.logistic(num_classes=10)", model=model)
+    if name is not None:
+        name = checks.text(name=name)
     own: str = getattr(fn, "__name__", type(fn).__name__)
     return Loss(fn, cross_example, model, own if name is None else name, directions("better", better))

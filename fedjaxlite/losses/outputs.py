@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -42,6 +43,11 @@ def num_outputs(model: Model) -> int | None:
     told = model.hparams["features"][-1:] if model.name == "mlp" and "features" in model.hparams else ()
     told = (model.hparams["num_classes"],) if "num_classes" in model.hparams else told
     return told[0] if told and isinstance(told[0], int) else None
+
+
+def check_model(model: Any) -> None:
+    """Refuses what is no Model."""
+    checks.one_instance(Model, "a Model, such as fl.models.logistic(num_classes=10)", model=model)
 
 
 def aligned(outputs: jax.Array, targets: jax.Array, what: str) -> tuple[jax.Array, jax.Array]:

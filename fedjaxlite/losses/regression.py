@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite.losses.loss import Loss, LossAux
-from fedjaxlite.losses.outputs import aligned, outputs_of, row_mean
+from fedjaxlite.losses.outputs import aligned, check_model, outputs_of, row_mean
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -33,6 +33,7 @@ def squared_error(model: Model) -> Loss:
       >>> print(squared_error(model)(model.init(jax.random.key(0)), batch, None)[0])
       [1. 4.]
     """
+    check_model(model)
 
     def fn(params: PyTree, batch: Mapping[str, jax.Array], key: Any) -> tuple[jax.Array, LossAux]:
         outputs, state = outputs_of(model, params, batch, key)

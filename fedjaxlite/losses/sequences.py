@@ -7,9 +7,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.losses.categorical import correct, labels_of, negative_log_likelihood, row_is_padding
 from fedjaxlite.losses.loss import Loss, LossAux
-from fedjaxlite.losses.outputs import outputs_of
+from fedjaxlite.losses.outputs import check_model, outputs_of
 from fedjaxlite.models.types import Model
 
 PyTree = Any
@@ -43,6 +44,10 @@ def sequence_cross_entropy(model: Model, *, ignored_ids: tuple[int, ...] = (0,),
       >>> print(losses.shape, aux.example_weight)
       (1,) [2.]
     """
+    check_model(model)
+    token_weighting = checks.flag(token_weighting=token_weighting)
+    if not isinstance(ignored_ids, (tuple, list)):
+        raise TypeError(f"`ignored_ids` is {checks.shown(ignored_ids)}; expected a tuple of ints, such as (0,).")
     for index, token in enumerate(ignored_ids):
         if isinstance(token, bool) or not isinstance(token, (int, np.integer)):
             raise TypeError(f"`ignored_ids[{index}]` is {token!r}; expected an int, the id of a token not to score.")

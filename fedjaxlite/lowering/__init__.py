@@ -112,7 +112,7 @@ def lower(
       False
     """
     is_callable(fn=fn)
-    one_of(("auto", True, False), enable=enable)
+    enable = one_of(("auto", True, False), enable=enable)
     if enable is False:
         return fn
 

@@ -12,7 +12,10 @@ from fedjaxlite.models.calling import (
     accepted,
     as_variables,
     check_input,
+    named,
     pick,
+    plain_hparams,
+    plain_shape,
     row_mask,
     same_state,
     without_padding,
@@ -69,8 +72,12 @@ def from_functions(
       ...         lambda key: eqx.filter(ctor(key), eqx.is_inexact_array),
       ...         lambda params, x: jax.vmap(eqx.combine(params, static))(x))
     """
-    checks.is_callable(init=init, apply=apply)
-    label: str = getattr(apply, "__name__", type(apply).__name__) if name is None else name
+    stateful = checks.flag(stateful=stateful)
+    checks.is_function_of("key", init=init)
+    checks.is_callable(apply=apply)
+    label = named(name, getattr(apply, "__name__", type(apply).__name__))
+    hparams, input_shape = plain_hparams(hparams), plain_shape(input_shape)
+    cross_example = None if cross_example is None else checks.flag(cross_example=cross_example)
     takes = accepted(apply, ("key", "train", "mask"))
     crosses = stateful if cross_example is None else cross_example
 
@@ -90,7 +97,7 @@ def from_functions(
         outputs, state = _pair(made, label, "apply", "(outputs, new_state)")
         return outputs, same_state(state, variables.state, label)
 
-    return Model(model_init, model_apply, label, stateful, crosses, input_shape, dict(hparams or {}))
+    return Model(model_init, model_apply, label, stateful, crosses, input_shape, hparams)
 
 
 def from_linen(
@@ -138,8 +145,16 @@ def from_linen(
             f"`module` is a {type(module).__name__}; expected a flax.linen.Module. For flax.nnx use `from_nnx`, for "
             "plain functions `from_functions`."
         )
-    linen = _Linen(module, sample_input, tuple(rngs), type(module).__name__ if name is None else name)
-    collections = [c for c in jax.eval_shape(linen.variables, jax.random.key(0)) if c != "params"]
+    hparams = plain_hparams(hparams)
+    if not hasattr(sample_input, "shape") or not hasattr(sample_input, "dtype") or not len(sample_input.shape):
+        raise TypeError(
+            f"`sample_input` is {checks.shown(sample_input)}; expected a batch [B, ...], an array or a "
+            "jax.ShapeDtypeStruct."
+        )
+    if not isinstance(rngs, (tuple, list)) or not all(isinstance(stream, str) for stream in rngs):
+        raise TypeError(f"`rngs` is {checks.shown(rngs)}; expected names of random streams, such as ('dropout',).")
+    linen = _Linen(module, sample_input, tuple(rngs), named(name, type(module).__name__))
+    collections = [c for c in _shapes(linen) if c != "params"]
     stateful = bool(collections)
 
     def init(key: Any) -> PyTree:
@@ -157,7 +172,18 @@ def from_linen(
         return outputs, same_state({**variables.state, **updates}, variables.state, linen.name)
 
     input_shape = tuple(sample_input.shape[1:])
-    return Model(init, apply, linen.name, stateful, stateful, input_shape, dict(hparams or {}))
+    return Model(init, apply, linen.name, stateful, stateful, input_shape, hparams)
+
+
+def _shapes(linen: "_Linen") -> dict[str, Any]:
+    x = linen.sample_input
+    try:
+        return jax.eval_shape(linen.variables, jax.random.key(0))
+    except (TypeError, ValueError, IndexError) as error:
+        raise type(error)(
+            f"`{linen.name}` does not take a `sample_input` of {x.dtype}{list(x.shape)} ({error}). Give a batch of the "
+            "examples that the module is for."
+        ) from error
 
 
 class _Linen(NamedTuple):

@@ -97,3 +97,26 @@ def same_state(new: PyTree, old: PyTree, name: str) -> PyTree:
         remedy="A model's state keeps its structure, shapes and dtypes, or it could not be carried from step to step.",
     )  # fmt: skip
     return new
+
+
+def named(name: Any, default: str) -> str:
+    """A model's name, or the default where none is given."""
+    return default if name is None else checks.text("It is for messages and records.", name=name)
+
+
+def plain_hparams(hparams: Any) -> dict[str, Any]:
+    """A dict of what a record says of a model; nothing for None."""
+    if hparams is not None and not isinstance(hparams, Mapping):
+        raise TypeError(f"`hparams` is {checks.shown(hparams)}; expected a dict, or None.")
+    return dict(hparams or {})
+
+
+def plain_shape(input_shape: Any) -> tuple[int, ...] | None:
+    """The shape of one example, as plain ints; None for any."""
+    if input_shape is None:
+        return None
+    if not isinstance(input_shape, (tuple, list)):
+        raise TypeError(
+            f"`input_shape` is {checks.shown(input_shape)}; expected a tuple of ints, the shape of one example."
+        )
+    return tuple(checks.nonnegative_int(**{f"input_shape[{i}]": size}) for i, size in enumerate(input_shape))

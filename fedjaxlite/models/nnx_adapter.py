@@ -12,7 +12,10 @@ from fedjaxlite.models.calling import (
     accepted,
     as_variables,
     check_input,
+    named,
     pick,
+    plain_hparams,
+    plain_shape,
     without_padding,
 )
 from fedjaxlite.models.masked_norm import mask_batch_norms, rows
@@ -74,8 +77,9 @@ def from_nnx(
       >>> model.apply(params, jax.numpy.ones((4, 3))).shape
       (4, 2)
     """
+    input_shape, hparams = plain_shape(input_shape), plain_hparams(hparams)
     build, abstract, module = _inspect(ctor)
-    label: str = type(module).__name__ if name is None else name
+    label = named(name, type(module).__name__)
     takes = accepted(type(module).__call__, ("mask", "train"))
     stateful = bool(abstract.state)
 
@@ -97,7 +101,7 @@ def from_nnx(
         new = dict(nnx.to_flat_state(nnx.state(module)))
         return outputs, _nested({path: new[path] for path in abstract.state})
 
-    return Model(init, apply, label, stateful, stateful, input_shape, dict(hparams or {}))
+    return Model(init, apply, label, stateful, stateful, input_shape, hparams)
 
 
 def _inspect(ctor: Callable[..., nnx.Module]) -> tuple[Callable[[nnx.Rngs], nnx.Module], _Abstract, nnx.Module]:
@@ -110,6 +114,8 @@ def _inspect(ctor: Callable[..., nnx.Module]) -> tuple[Callable[[nnx.Rngs], nnx.
         )
     checks.is_callable(ctor=ctor, remedy="Write `lambda rngs: MyModule(..., rngs=rngs)`.")
     keyword = "rngs" in accepted(ctor, ("rngs",))
+    if not keyword:
+        checks.is_function_of("rngs", ctor=ctor, remedy="Write `lambda rngs: MyModule(..., rngs=rngs)`.")
 
     def build(rngs: nnx.Rngs) -> nnx.Module:
         module = ctor(rngs=rngs) if keyword else ctor(rngs)

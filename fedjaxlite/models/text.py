@@ -57,6 +57,7 @@ def char_lstm(
       >>> models.num_params(jax.eval_shape(models.char_lstm(vocab_size=90).init, jax.random.key(0)))
       820522
     """
+    peephole, hoisted_gradient = checks.flag(peephole=peephole, hoisted_gradient=hoisted_gradient)
     sizes = {"vocab_size": vocab_size, "embed": embed, "hidden": hidden, "layers": layers}
     return _language_model("char_lstm", sizes, {"peephole": peephole, "hoisted_gradient": hoisted_gradient})
 
@@ -90,13 +91,13 @@ def word_lstm(
       >>> models.num_params(jax.eval_shape(models.word_lstm().init, jax.random.key(0)))
       4050748
     """
+    hoisted_gradient = checks.flag(hoisted_gradient=hoisted_gradient)
     sizes = {"vocab_size": vocab_size, "embed": embed, "hidden": hidden, "layers": layers}
     return _language_model("word_lstm", sizes, {"hoisted_gradient": hoisted_gradient}, project=True)
 
 
 def _language_model(name: str, sizes: dict[str, int], options: dict[str, bool], project: bool = False) -> Model:
-    for argument, value in sizes.items():
-        checks.positive_int(**{argument: value}, remedy="")
+    sizes = {argument: checks.positive_int("", **{argument: value}) for argument, value in sizes.items()}
     hparams: dict[str, Any] = {**sizes, **options}
     inner = from_nnx(lambda rngs: _LanguageModel(**hparams, project=project, rngs=rngs), name=name, hparams=hparams)
 

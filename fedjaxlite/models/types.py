@@ -5,7 +5,9 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from fedjaxlite import checks
 from fedjaxlite.variables import Variables, trainable
 
 PyTree = Any
@@ -54,7 +56,8 @@ def num_params(params: PyTree) -> int:
       >>> models.num_params(jax.eval_shape(model.init, jax.random.key(0)))
       199210
     """
-    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(trainable(params)))
+    checks.numeric_leaves("params", params, structs=True)
+    return sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(trainable(params)))
 
 
 def num_bytes(params: PyTree) -> int:
@@ -71,7 +74,8 @@ def num_bytes(params: PyTree) -> int:
       >>> num_bytes({"w": np.zeros((3, 2), np.float32)})
       24
     """
-    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+    checks.numeric_leaves("params", params, structs=True)
+    return sum(math.prod(jnp.shape(leaf)) * jnp.result_type(leaf).itemsize for leaf in jax.tree.leaves(params))
 
 
 def summary(model: Model) -> str:
@@ -90,6 +94,7 @@ def summary(model: Model) -> str:
       ['dense_0']['kernel']  float32[64,10]       640
       logistic: 650 parameters, 2,600 bytes
     """
+    checks.one_instance(Model, "a Model, such as fl.models.logistic()", model=model)
     variables = jax.eval_shape(model.init, jax.random.key(0))
     rows = []
     for path, leaf in jax.tree_util.tree_flatten_with_path(variables)[0]:

@@ -39,7 +39,7 @@ def logistic(*, num_classes: int = 10, input_shape: tuple[int, ...] = _DIGITS) -
       >>> models.num_params(model.init(jax.random.key(0)))
       650
     """
-    checks.positive_int(num_classes=num_classes)
+    num_classes = checks.positive_int(num_classes=num_classes)
     hparams = {"num_classes": num_classes, "input_shape": _shape(input_shape)}
     return _flat("logistic", (num_classes,), input_shape, hparams, zero_init=True)
 
@@ -146,12 +146,12 @@ def dropout_cnn(
       >>> models.num_params(jax.eval_shape(models.dropout_cnn().init, jax.random.key(0)))
       1206590
     """
-    if len(dropout) != 2:
-        raise ValueError(f"`dropout` is {dropout!r}; expected two rates, after the pooling and before the logits.")
-    for rate in dropout:
-        checks.fraction(dropout=rate)
+    if not isinstance(dropout, (tuple, list)) or len(dropout) != 2:
+        given = checks.shown(dropout)
+        raise ValueError(f"`dropout` is {given}; expected two rates, after the pooling and before the logits.")
+    rates = tuple(checks.fraction(dropout=checks.concrete(dropout=rate)) for rate in dropout)
     options: dict[str, Any] = {
-        "filters": _sizes("filters", filters), "dense": (hidden, num_classes), "dropout": tuple(dropout)
+        "filters": _sizes("filters", filters), "dense": (hidden, num_classes), "dropout": rates
     }  # fmt: skip
     pools = (False,) * (len(filters) - 1) + (True,)
     return _conv("dropout_cnn", num_classes, input_shape, options, kernel_size=3, padding="VALID", pools=pools)
@@ -198,7 +198,7 @@ def cifar_cnn(
       >>> models.num_params(jax.eval_shape(model.init, jax.random.key(0)))
       1068298
     """
-    checks.one_of((None, "batch", "group"), norm=norm)
+    norm = checks.one_of((None, "batch", "group"), norm=norm)
     widths = (*_sizes("hidden", hidden), num_classes)
     options: dict[str, Any] = {"filters": _sizes("filters", filters), "dense": widths, "norm": norm}
     return _conv(
@@ -225,9 +225,9 @@ def _flat(
 def _conv(
     name: str, num_classes: int, input_shape: tuple[int, ...], options: dict[str, Any], **architecture: Any
 ) -> Model:
-    checks.positive_int(num_classes=num_classes)
+    num_classes = checks.positive_int(num_classes=num_classes)
     shape = _shape(input_shape)
-    _sizes("hidden", options["dense"])
+    options = {**options, "dense": _sizes("hidden", options["dense"])}
     if len(shape) != 3:
         raise ValueError(f"`input_shape` is {shape}; expected (height, width, channels) of one image.")
     spec = modules.ConvSpec(**options, **architecture)
@@ -253,9 +253,7 @@ def _conv(
 def _sizes(name: str, values: tuple[int, ...], remedy: str = "") -> tuple[int, ...]:
     if not isinstance(values, (tuple, list)) or not values:
         raise TypeError(f"`{name}` is {values!r}; expected a tuple of ints of at least 1. {remedy}".rstrip())
-    for index, value in enumerate(values):
-        checks.positive_int(**{f"{name}[{index}]": value}, remedy=remedy)
-    return tuple(values)
+    return tuple(checks.positive_int(**{f"{name}[{i}]": value}, remedy=remedy) for i, value in enumerate(values))
 
 
 def _shape(input_shape: tuple[int, ...]) -> tuple[int, ...]:

@@ -37,9 +37,9 @@ def iid(num_clients: int, *, sizes: Sequence[int] | np.ndarray | None = None, se
       >>> np.bincount(fl.partition.iid(4)({"y": np.zeros(10, int)})).tolist()
       [3, 3, 2, 2]
     """
-    checks.positive_int(num_clients=num_clients)
+    num_clients = checks.positive_int(num_clients=num_clients)
     host_arrays.generator(seed)
-    wanted = None if sizes is None else np.asarray(sizes)
+    wanted = None if sizes is None else checks.as_array("sizes", sizes, f"{num_clients} ints of at least 0")
     if wanted is not None and (wanted.shape != (num_clients,) or wanted.dtype.kind not in "iu" or (wanted < 0).any()):
         raise ValueError(f"`sizes` is {wanted.dtype}{list(wanted.shape)}; expected {num_clients} ints of at least 0.")
 
@@ -102,8 +102,8 @@ def quantity(
       >>> sorted(np.bincount(partition({"y": np.zeros(113, int)})).tolist())
       [21, 31, 61]
     """
-    checks.positive_int(num_clients=num_clients)
-    checks.one_of(tuple(_QUANTITY_PARAMETERS), distribution=distribution)
+    num_clients = checks.positive_int(num_clients=num_clients)
+    distribution = checks.one_of(tuple(_QUANTITY_PARAMETERS), distribution=distribution)
     check_min_size(min_size)
     host_arrays.generator(seed)
     own = _QUANTITY_PARAMETERS[distribution]
@@ -114,9 +114,9 @@ def quantity(
     asked = given[own]
     value = _QUANTITY_DEFAULTS[own] if asked is None else asked
     if own == "alpha":
-        checks.positive(alpha=value)
+        value = checks.concrete(alpha=checks.positive(alpha=value))
     else:
-        checks.nonnegative("", **{own: value})
+        value = checks.concrete(**{own: checks.nonnegative("", **{own: value})})
     if np.isinf(value):
         raise ValueError(f"`{own}` is {value}; expected a finite number.")
 
@@ -159,6 +159,7 @@ def by_key(key: str, *, keep: bool = False) -> Partitioner:
       >>> population.names.tolist(), population.client(1)["y"].tolist()
       (['al', 'bo'], [1, 3])
     """
+    keep = checks.flag(keep=keep)
     if not isinstance(key, str):
         raise TypeError(f"`key` is {key!r}; expected the name of a feature.")
 
@@ -178,8 +179,7 @@ def by_key(key: str, *, keep: bool = False) -> Partitioner:
 
 def check_min_size(min_size: int) -> None:
     """Refuses anything but an int of at least 0."""
-    if isinstance(min_size, bool) or not isinstance(min_size, (int, np.integer)) or min_size < 0:
-        raise ValueError(f"`min_size` is {min_size!r}; expected an int of at least 0 (0 allows empty clients).")
+    checks.nonnegative_int("0 allows empty clients.", min_size=min_size)
 
 
 def _shuffled(rng: np.random.Generator, sizes: np.ndarray) -> np.ndarray:

@@ -39,7 +39,7 @@ def feature_noise(base: Partitioner, *, std: float, feature: str = "x", seed: in
       >>> fl.datasets.federate({"x": np.zeros((6, 4))}, partition).client(1)["x"].shape
       (3, 4)
     """
-    checks.nonnegative(std=std)
+    std = checks.concrete(std=checks.nonnegative(std=std))
     if np.isinf(std):
         raise ValueError(f"`std` is {std}; expected a finite number of at least 0.")
     host_arrays.generator(seed)
@@ -88,9 +88,12 @@ def feature_rotation(
       >>> fl.datasets.federate({"x": [[[1, 2], [3, 4]]]}, partition).client(0)["x"].tolist()
       [[[2, 4], [1, 3]]]
     """
-    if len(angles) == 0 or not all(np.ndim(a) == 0 and np.isfinite(a) for a in angles):
-        raise ValueError(f"`angles` is {angles!r}; expected at least one finite angle in degrees.")
-    turns = [float(a) for a in angles]
+    given = checks.as_array("angles", angles, "at least one finite angle in degrees, such as (0, 90)")
+    if given.ndim != 1 or not given.size or given.dtype.kind not in "iuf" or not np.isfinite(given).all():
+        raise ValueError(
+            f"`angles` is {checks.shown(angles)}; expected at least one finite angle in degrees, such as (0, 90)."
+        )
+    turns = [float(a) for a in given]
 
     def rotated(array: np.ndarray, client: int, num_clients: int) -> np.ndarray:
         del num_clients
@@ -124,6 +127,7 @@ def _around(
     change: Callable[[np.ndarray, int, int], np.ndarray],
 ) -> Partitioner:
     """`base`, with one feature changed after whatever base itself changes."""
+    checks.text(feature=feature)
     if not isinstance(base, Partitioner):
         raise TypeError(f"`base` is {base!r}; expected a partition such as fl.partition.iid(10).")
 

@@ -45,8 +45,8 @@ def dirichlet(num_clients: int, *, alpha: float, min_size: int = 1, label: str =
       >>> owners.shape, int(np.bincount(owners, minlength=5).min()) >= 1
       ((100,), True)
     """
-    checks.positive_int(num_clients=num_clients)
-    checks.positive(alpha=alpha)
+    num_clients = checks.positive_int(num_clients=num_clients)
+    alpha = checks.concrete(alpha=checks.positive(alpha=alpha))
     check_min_size(min_size)
     host_arrays.generator(seed)
 
@@ -101,11 +101,11 @@ def dirichlet_fixed_size(
       >>> np.bincount(partition({"y": np.arange(100) % 10}) + 1).tolist()      # 20 are left out
       [20, 20, 20, 20, 20]
     """
-    checks.positive_int(num_clients=num_clients)
-    checks.positive(alpha=alpha)
+    num_clients = checks.positive_int(num_clients=num_clients)
+    alpha = checks.concrete(alpha=checks.positive(alpha=alpha))
     host_arrays.generator(seed)
     if examples_per_client is not None:
-        checks.positive_int(examples_per_client=examples_per_client)
+        examples_per_client = checks.positive_int(examples_per_client=examples_per_client)
 
     def assign(features: Features) -> np.ndarray:
         classes, codes = class_codes(features, label, "dirichlet_fixed_size")
@@ -164,7 +164,7 @@ def label_shards(num_clients: int, *, shards_per_client: int = 2, label: str = "
       >>> max(len(set(y[owners == i].tolist())) for i in range(10))
       2
     """
-    checks.positive_int(num_clients=num_clients, shards_per_client=shards_per_client)
+    num_clients, shards_per_client = checks.positive_int(num_clients=num_clients, shards_per_client=shards_per_client)
     host_arrays.generator(seed)
 
     def assign(features: Features) -> np.ndarray:
@@ -214,7 +214,7 @@ def k_classes(num_clients: int, *, k: int, label: str = "y", seed: int = 0) -> P
       >>> {len(set(y[owners == i].tolist())) for i in range(10)}
       {3}
     """
-    checks.positive_int(num_clients=num_clients, k=k)
+    num_clients, k = checks.positive_int(num_clients=num_clients, k=k)
     host_arrays.generator(seed)
 
     def assign(features: Features) -> np.ndarray:

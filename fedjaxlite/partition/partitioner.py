@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fedjaxlite import checks
 from fedjaxlite.data import host_arrays
 from fedjaxlite.data.population import Population
 
@@ -98,7 +99,7 @@ def federate(
     if not isinstance(partition, Partitioner):
         partition = Partitioner(getattr(partition, "__name__", "partition"), {}, partition)
     n = host_arrays.num_rows(arrays)
-    owner = _checked(partition, np.asarray(partition.assign(arrays)), n)
+    owner = _checked(partition, _owners(partition, arrays), n)
     names = None if partition.client_names is None else np.asarray(partition.client_names(arrays))
     count = partition.num_clients or (len(names) if names is not None else int(owner.max(initial=-1)) + 1)
     kept = {name: array for name, array in arrays.items() if name not in partition.drop}
@@ -122,9 +123,11 @@ def federate(
 
 def class_codes(features: Features, label: str, name: str) -> tuple[np.ndarray, np.ndarray]:
     """The classes `[C]` of a label feature, and each example's index among them `[n]`."""
+    if not isinstance(label, str):
+        raise TypeError(f"`label` is {checks.shown(label)}; expected the name of a feature.")
     if label not in features:
         raise ValueError(f"`{name}` splits by feature {label!r}, but the features are {sorted(features)}; pass label=.")
-    labels = np.asarray(features[label])
+    labels = host_arrays.as_rows(label, features[label])
     if labels.ndim != 1:
         raise ValueError(f"`{name}` splits by feature {label!r} of shape {list(labels.shape)}; expected labels [n].")
     if labels.dtype.kind not in "iubUS":
@@ -141,9 +144,16 @@ def check_enough(name: str, num_clients: int, min_size: int, n: int) -> None:
         )
 
 
+def _owners(partition: Partitioner, arrays: Features) -> np.ndarray:
+    checks.is_function_of("features", partition=partition.assign)
+    return checks.as_array(f"what `partition` {partition} gave", partition.assign(arrays), "ints [n]", marked=False)
+
+
 def _checked(partition: Partitioner, owner: np.ndarray, n: int) -> np.ndarray:
     if owner.shape != (n,) or owner.dtype.kind not in "iu":
-        raise ValueError(f"{partition} gave {owner.dtype}{list(owner.shape)} for {n} examples; expected ints [n].")
+        raise ValueError(
+            f"`partition` {partition} gave {owner.dtype}{list(owner.shape)} for {n} examples; expected ints [n]."
+        )
     low, high = int(owner.min(initial=0)), int(owner.max(initial=0))
     if low < LEFT_OUT or (partition.num_clients is not None and high >= partition.num_clients):
         raise ValueError(f"{partition} gave owners from {low} to {high}; expected clients from 0 to N - 1, or -1.")

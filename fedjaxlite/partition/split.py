@@ -1,5 +1,7 @@
 """Splits of a population: each client's own test examples, or clients that training never sees."""
 
+from typing import Any
+
 import numpy as np
 
 from fedjaxlite import checks
@@ -38,8 +40,9 @@ def train_test_split(
       >>> test.client(0)["y"].tolist(), train.client(1)["y"].tolist(), test.num_examples.tolist()
       ([8, 9], [10], [2, 0])
     """
-    _check_fraction("test_fraction", test_fraction)
-    checks.one_of(("random", "time"), by=by)
+    _check_population(population)
+    test_fraction = _fraction_of("test_fraction", test_fraction)
+    by = checks.one_of(("random", "time"), by=by)
     rng = host_arrays.generator(seed)
     offsets = np.asarray(population.offsets, np.int64)
     sizes = np.diff(offsets)
@@ -77,7 +80,8 @@ def holdout_clients(population: Population, *, fraction: float, seed: int = 0) -
       >>> train.num_clients, unseen.num_clients
       (7, 3)
     """
-    _check_fraction("fraction", fraction)
+    _check_population(population)
+    fraction = _fraction_of("fraction", fraction)
     total = population.num_clients
     if total < 2:
         raise ValueError(f"the population has {total} client; expected at least 2, one of them to be set aside.")
@@ -87,9 +91,15 @@ def holdout_clients(population: Population, *, fraction: float, seed: int = 0) -
     return population.select(np.flatnonzero(~unseen)), population.select(np.flatnonzero(unseen))
 
 
-def _check_fraction(name: str, value: float) -> None:
+def _check_population(population: Any) -> None:
+    checks.one_instance(Population, "a Population", population=population)
+    if checks.is_traced(population.offsets):
+        raise TypeError("`population` is traced; expected a Population on the host. Split outside of jit.")
+
+
+def _fraction_of(name: str, value: Any) -> float:
     checks.fraction("", **{name: value})
-    checks.positive("", **{name: value})
+    return float(checks.concrete(**{name: checks.positive("", **{name: value})}))
 
 
 def _rows(population: Population, chosen: np.ndarray, sizes: np.ndarray) -> Population:

@@ -70,11 +70,13 @@ def partition_params(
       >>> partition_params(make, loss, frozen=lambda path, leaf: path[0] == "base").name
       'partitioned(fed_avg)'
     """
-    checks.is_callable(make=make, loss_fn=loss_fn)
+    checks.is_function_of("loss_fn", make=make)
+    checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
     if frozen is None and personal is None:
         raise ValueError("`frozen` and `personal` are both None; expected at least one, or use the algorithm as it is.")
     parts = _Parts(_predicate("frozen", frozen), _predicate("personal", personal))
     template = make(loss_fn)
+    checks.one_instance(Algorithm, "an Algorithm", **{"make(loss_fn)": template})
 
     def init(params: PyTree) -> PartitionedState:
         return PartitionedState(template.init(parts.split(params)[0]), params)
@@ -152,8 +154,7 @@ class _Parts(NamedTuple):
 def _predicate(name: str, predicate: Predicate | None) -> Predicate:
     if predicate is None:
         return lambda path, leaf: False
-    if not callable(predicate):
-        raise TypeError(f"`{name}` is {predicate!r}; expected a function of (path, leaf) that says which leaves.")
+    checks.is_function_of("path", "leaf", remedy="It says which leaves.", **{name: predicate})
     return predicate
 
 

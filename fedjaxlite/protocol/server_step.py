@@ -36,6 +36,9 @@ def apply_delta(
       >>> float(params)
       2.0
     """
+    checks.is_optimizer(server_optimizer=server_optimizer)
+    checks.numeric_leaves("params", params)
+    checks.numeric_leaves("delta", delta)
     checks.same_structure(
         delta,
         params,
@@ -45,7 +48,18 @@ def apply_delta(
         any_dtype=True,
     )
     delta = jax.tree.map(lambda d, p: d.astype(p.dtype), delta, params)
-    updates, optimizer_state = server_optimizer.update(trainable(delta), optimizer_state, trainable(params))
+    try:
+        updates, optimizer_state = server_optimizer.update(trainable(delta), optimizer_state, trainable(params))
+    except (TypeError, ValueError, AttributeError):
+        checks.same_structure(
+            optimizer_state,
+            jax.eval_shape(server_optimizer.init, trainable(params)),
+            what="`optimizer_state`",
+            than="`server_optimizer.init(trainable(params))`",
+            remedy="Start with that one, and pass on what each step returns.",
+            any_dtype=True,
+        )
+        raise
     stepped = with_trainable(params, optax.apply_updates(trainable(params), updates))
     if isinstance(params, Variables):
         stepped = stepped._replace(state=jax.tree.map(lambda s, d: s - d, params.state, delta.state))

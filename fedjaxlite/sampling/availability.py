@@ -9,7 +9,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.sampling import draws
-from fedjaxlite.sampling.systems import Latency, with_deadline, with_dropout
+from fedjaxlite.sampling.systems import Latency, check_latency, with_deadline, with_dropout
 from fedjaxlite.sampling.types import Accounting, Cohort, Sampler, cohort
 
 
@@ -57,11 +57,11 @@ def recorded(available: Any) -> Trace:
     """
     if checks.is_traced(available):
         raise TypeError("`available` is traced; expected a concrete array [T, N]. Build the trace outside of jit.")
-    table = np.asarray(available)
+    table = checks.as_array("available", available, "booleans [rounds, clients]")
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(f"`available` has shape {list(table.shape)}; expected [rounds, clients].")
     if table.dtype != bool:
-        if not np.isin(table, (0, 1)).all():
+        if table.dtype.kind not in "iuf" or not np.isin(table, (0, 1)).all():
             raise ValueError(f"`available` has dtype {table.dtype} and values other than 0 and 1; expected booleans.")
         table = table.astype(bool)
     rows = jnp.asarray(table)
@@ -114,9 +114,12 @@ def available(
       >>> sorted(drawn.ids.tolist()), int(drawn.selected.sum())
       ([0, 0, 2], 2)
     """
-    checks.positive_int(cohort_size=cohort_size)
-    checks.positive(over_selection=over_selection)
-    checks.fraction("It is the chance that a selected client does not report.", dropout=dropout)
+    cohort_size = checks.positive_int(cohort_size=cohort_size)
+    over_selection = checks.positive(over_selection=over_selection)
+    dropout = checks.fraction("It is the chance that a selected client does not report.", dropout=dropout)
+    checks.concrete("The capacity follows from it.", over_selection=over_selection)
+    if latency is not None:
+        check_latency(latency)
     if over_selection < 1:
         raise ValueError(f"`over_selection` is {over_selection!r}; expected at least 1, where 1.3 selects 30% more.")
     trace = trace if isinstance(trace, Trace) else recorded(trace)
@@ -135,7 +138,7 @@ def available(
     )
     if checks.is_traced(dropout) or dropout > 0:
         sampler = with_dropout(sampler, dropout)
-    if capacity > cohort_size or latency is not None or checks.is_traced(deadline) or deadline < math.inf:
+    if capacity > cohort_size or latency is not None or not _never(deadline):
         sampler = with_deadline(sampler, reports=int(cohort_size), deadline=deadline, latency=latency)
     return sampler
 
@@ -174,3 +177,7 @@ def _checker(capacity: int, trace: Trace) -> Callable[[int], None]:
             )
 
     return check
+
+
+def _never(deadline: Any) -> bool:
+    return isinstance(deadline, float) and deadline == math.inf

@@ -38,8 +38,8 @@ def uniform(cohort_size: int, *, dropout: float = 0.0) -> Sampler:
       >>> len(set(drawn.ids.tolist())), bool(drawn.reported.all())
       (10, True)
     """
-    checks.positive_int(cohort_size=cohort_size)
-    checks.fraction("It is the chance that a selected client does not report.", dropout=dropout)
+    cohort_size = checks.positive_int(cohort_size=cohort_size)
+    dropout = checks.fraction("It is the chance that a selected client does not report.", dropout=dropout)
     size = int(cohort_size)
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -90,7 +90,7 @@ def cyclic(cohort_size: int, min_separation: int) -> Sampler:
       >>> len(set(jnp.concatenate(seen).tolist()))
       100
     """
-    checks.positive_int(cohort_size=cohort_size, min_separation=min_separation)
+    cohort_size, min_separation = checks.positive_int(cohort_size=cohort_size, min_separation=min_separation)
     size, groups = int(cohort_size), int(min_separation)
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -139,7 +139,7 @@ def full(num_clients: int) -> Sampler:
       >>> full(4).sample(None, 0, Population({}, jnp.arange(5), max_size=1)).ids.tolist()
       [0, 1, 2, 3]
     """
-    checks.positive_int(num_clients=num_clients)
+    num_clients = checks.positive_int(num_clients=num_clients)
     size = int(num_clients)
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -206,7 +206,7 @@ def replay(ids: Any) -> Sampler:
 def _replay_table(ids: Any) -> np.ndarray:
     if checks.is_traced(ids):
         raise TypeError("replay: `ids` is traced; expected concrete integers [R, K]. Build the sampler outside of jit.")
-    table = np.asarray(ids)
+    table = checks.as_array("ids", ids, "integers [rounds, cohort]")
     if table.ndim != 2 or 0 in table.shape:
         raise ValueError(
             f"replay: `ids` has shape {list(table.shape)}; expected [rounds, cohort]. Pad shorter cohorts with -1."

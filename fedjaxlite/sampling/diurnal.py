@@ -81,16 +81,11 @@ def diurnal(
       True
     """
     windows = {"idle": idle, "charging": charging, "wireless": wireless}
-    if isinstance(seed, bool) or not isinstance(seed, int):
-        raise TypeError(f"`seed` is {seed!r}; expected an int.")
-    checks.positive_int(rounds_per_day=rounds_per_day)
-    spreads: dict[str, Any] = {"zone_spread": zone_spread, "person_spread": person_spread, "daily_spread": daily_spread}
-    checks.nonnegative(**spreads)
-    for name, spread in spreads.items():
-        if spread > 12:
-            raise ValueError(f"`{name}` is {spread!r}; expected hours in [0, 12].")
-    for name, window in windows.items():
-        _check_window(name, window)
+    seed = checks.nonnegative_int(seed=seed)
+    rounds_per_day = checks.positive_int(rounds_per_day=rounds_per_day)
+    spreads = {"zone_spread": zone_spread, "person_spread": person_spread, "daily_spread": daily_spread}
+    zone_spread, person_spread, daily_spread = (_hours(name, spread) for name, spread in spreads.items())
+    windows = {name: _checked_window(name, window) for name, window in windows.items()}
 
     def conditions(round_number: Any, num_clients: int) -> dict[str, Any]:
         ids = jnp.arange(num_clients, dtype=jnp.uint32)
@@ -142,15 +137,25 @@ def _triangular(hashed: Any) -> Any:
     return (high - low) * jnp.float32(2.0**-16)
 
 
-def _check_window(name: str, window: Any) -> None:
-    if not isinstance(window, Window):
-        raise TypeError(f"`{name}` is {window!r}; expected a fl.sampling.Window(start, hours).")
-    chances: dict[str, Any] = {f"{name}.outside": window.outside, f"{name}.skip": window.skip}
-    checks.fraction(**chances)
-    if not (0 <= window.start < 24 and window.hours > 0):
+def _hours(name: str, spread: Any) -> float:
+    checks.concrete("Build the trace outside of jit.", **{name: spread})
+    if checks.nonnegative(**{name: spread}) > 12:
+        raise ValueError(f"`{name}` is {spread!r}; expected hours in [0, 12].")
+    return float(spread)
+
+
+def _checked_window(name: str, window: Any) -> Window:
+    checks.one_instance(Window, "a fl.sampling.Window(start, hours)", **{name: window})
+    for field, value in window._asdict().items():
+        checks.concrete("Build the trace outside of jit.", **{f"{name}.{field}": value})
+    start = checks.number(**{f"{name}.start": window.start})
+    hours = checks.positive(**{f"{name}.hours": window.hours})
+    outside, skip = checks.fraction(**{f"{name}.outside": window.outside, f"{name}.skip": window.skip})
+    if not 0 <= start < 24:
         raise ValueError(f"`{name}` is {window!r}; expected a start in [0, 24) and a positive number of hours.")
-    if (window.start - 12.0) % 24.0 + window.hours > 24.0:
+    if (start - 12.0) % 24.0 + hours > 24.0:
         raise ValueError(
-            f"`{name}` opens at {window.start} and runs {window.hours} hours, past the next local noon, where a "
-            "simulated day ends. Shorten it, or express the day part by `outside`."
+            f"`{name}` opens at {start} and runs {hours} hours, past the next local noon, where a simulated day ends. "
+            "Shorten it, or express the day part by `outside`."
         )
+    return Window(float(start), float(hours), float(outside), float(skip))

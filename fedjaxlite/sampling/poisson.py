@@ -41,11 +41,12 @@ def poisson(rate: float, capacity: int, *, max_overflow: float = 1e-6) -> Sample
       >>> drawn.ids.shape, int(drawn.overflow)
       ((40,), 0)
     """
-    checks.positive_int(capacity=capacity)
-    if checks.is_traced(rate):
-        raise TypeError("`rate` is traced; expected a concrete number, since capacity and epsilon follow from it.")
-    checks.probability("It is the chance of each client in each round.", rate=rate)
-    checks.probability("It bounds the chance that a round has more clients than slots.", max_overflow=max_overflow)
+    capacity = checks.positive_int(capacity=capacity)
+    rate = _concrete_rate(rate)
+    checks.concrete(max_overflow=max_overflow)
+    max_overflow = checks.probability(
+        "It bounds the chance that a round has more clients than slots.", max_overflow=max_overflow
+    )
     rate, slots, threshold = float(rate), int(capacity), int(float(rate) * 2**32)
     if threshold == 0:
         raise ValueError(f"`rate` is {rate!r}; expected at least 2^-32, the resolution of the draw.")
@@ -96,6 +97,17 @@ def overflow_probability(num_clients: int, rate: float, capacity: int) -> float:
       >>> round(overflow_probability(2, 0.5, 1), 6)
       0.25
     """
+    num_clients, capacity = checks.positive_int(num_clients=num_clients, capacity=capacity)
+    rate = _concrete_rate(rate)
+    return _beyond(num_clients, rate, capacity)
+
+
+def _concrete_rate(rate: Any) -> float:
+    checks.concrete("Capacity and epsilon follow from it.", rate=rate)
+    return float(checks.probability("It is the chance of each client in each round.", rate=rate))
+
+
+def _beyond(num_clients: int, rate: float, capacity: int) -> float:
     if capacity >= num_clients:
         return 0.0
     if rate >= 1:
@@ -132,9 +144,12 @@ def poisson_capacity(num_clients: int, rate: float, max_overflow: float = 1e-6) 
       >>> poisson_capacity(100, 0.1)
       27
     """
+    num_clients, rate = checks.positive_int(num_clients=num_clients), _concrete_rate(rate)
+    checks.concrete("The capacity follows from it.", max_overflow=max_overflow)
+    max_overflow = checks.probability("It bounds the chance of an overflow in a round.", max_overflow=max_overflow)
     low, high = 1, num_clients
     while low < high:
         middle = (low + high) // 2
-        enough = overflow_probability(num_clients, rate, middle) <= max_overflow
+        enough = _beyond(num_clients, rate, middle) <= max_overflow
         low, high = (low, middle) if enough else (middle + 1, high)
     return low

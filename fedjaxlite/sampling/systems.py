@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.sampling import draws
@@ -42,7 +43,8 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
       >>> bool(drawn.selected.all()), 700 < int(drawn.reported.sum()) < 800
       (True, True)
     """
-    checks.fraction("It is the chance that a selected client does not report.", rate=rate)
+    _check_sampler(sampler)
+    rate = checks.fraction("It is the chance that a selected client does not report.", rate=rate)
     layer = sampler.name.count("+dropout")
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -92,11 +94,12 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float, *, exact
       >>> int((drawn.work < 1).sum())
       9
     """
-    checks.nonnegative("It is the chance that a client is slow.", fraction=fraction)
+    _check_sampler(sampler)
+    fraction = checks.nonnegative("It is the chance that a client is slow.", fraction=fraction)
     if not checks.is_traced(fraction) and fraction > 1:
         raise ValueError(f"`fraction` is {fraction!r}; expected a number in [0, 1].")
-    checks.fraction("It is the smallest share of its work that a slow client does.", min_work=min_work)
-    checks.one_of((True, False), exact=exact)
+    min_work = checks.fraction("It is the smallest share of its work that a slow client does.", min_work=min_work)
+    exact = checks.flag(exact=exact)
     layer = sampler.name.count("+stragglers")
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -158,15 +161,17 @@ def with_deadline(
       >>> int(drawn.selected.sum()), int(drawn.reported.sum())
       (13, 10)
     """
-    checks.positive(deadline=1.0 if _infinite(deadline) else deadline)
+    _check_sampler(sampler)
+    if not _infinite(deadline):
+        deadline = checks.positive(deadline=deadline)
     if reports is not None:
-        checks.positive_int(reports=reports)
+        reports = int(checks.positive_int(reports=reports))
         if reports > sampler.capacity:
             raise ValueError(f"`reports` is {reports}; expected at most the sampler's capacity, {sampler.capacity}.")
     if latency is None and not _infinite(deadline):
         raise ValueError(f"`deadline` is {deadline} without a `latency`; pass latency=fl.sampling.lognormal_latency().")
     if latency is not None:
-        checks.is_callable(latency=latency)
+        check_latency(latency)
     layer = sampler.name.count("+deadline")
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
@@ -176,6 +181,9 @@ def with_deadline(
             (seconds,) = draws.client_uniforms(own, cohort.ids, draws=1)
         else:
             seconds = latency(key, round_number, cohort, population)
+            if getattr(seconds, "shape", None) != cohort.ids.shape:
+                given, expected = checks.shown(seconds), f"float32 {list(cohort.ids.shape)}, the seconds of each slot"
+                raise TypeError(f"`latency` returned {given}; expected {expected}.")
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)
         first = _rank(seconds, cohort.ids) < (sampler.capacity if reports is None else reports)
         in_time = (seconds <= deadline) & first
@@ -223,8 +231,8 @@ def lognormal_latency(
       >>> 30 < int(sampler.sample(jax.random.key(0), 0, population).reported.sum()) < 70
       True
     """
-    checks.nonnegative(seconds_per_example=seconds_per_example, overhead=overhead)
-    checks.nonnegative(device_spread=device_spread, round_spread=round_spread)
+    seconds_per_example, overhead = checks.nonnegative(seconds_per_example=seconds_per_example, overhead=overhead)
+    device_spread, round_spread = checks.nonnegative(device_spread=device_spread, round_spread=round_spread)
 
     def latency(key: Any, round_number: Any, cohort: Cohort, population: Any) -> Any:
         examples = jnp.asarray(population.num_examples)[cohort.ids].astype(jnp.float32)
@@ -252,5 +260,14 @@ def _rank(values: Any, ids: Any) -> Any:
     return jnp.zeros_like(ids).at[order].set(jnp.arange(len(ids), dtype=jnp.int32))
 
 
+def check_latency(latency: Any) -> None:
+    """Refuses what cannot be called as a latency is."""
+    checks.is_function_of("key", "round_number", "cohort", "population", latency=latency)
+
+
+def _check_sampler(sampler: Any) -> None:
+    checks.one_instance(Sampler, "a Sampler, such as fl.sampling.uniform(10)", sampler=sampler)
+
+
 def _infinite(deadline: Any) -> bool:
-    return not checks.is_traced(deadline) and deadline == math.inf
+    return isinstance(deadline, (float, np.floating)) and deadline == math.inf

@@ -7,6 +7,9 @@ from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite import checks
 
 Kind = Literal["without_replacement", "poisson", "cyclic", "weighted", "availability", "replay", "full"]
 
@@ -132,6 +135,27 @@ def cohort(ids: Any, selected: Any, *, scale: Any = None, overflow: Any = 0) -> 
       >>> cohort(jnp.array([7, 9, 4]), jnp.array([True, False, True])).ids.tolist()
       [7, 0, 4]
     """
+    ids, selected, overflow = (
+        _array(name, value, kind, expected)
+        for name, value, kind, expected in (
+            ("ids", ids, jnp.integer, "integers [C]"),
+            ("selected", selected, jnp.bool_, "bool [C]"),
+            ("overflow", overflow, jnp.integer, "an int32"),
+        )
+    )
+    for name, value in {"ids": ids, "selected": selected}.items():
+        if value.ndim != 1 or value.shape != ids.shape:
+            raise ValueError(
+                f"`{name}` has shape {list(value.shape)}, and `ids` {list(ids.shape)}; expected [C] in both."
+            )
+    if overflow.shape != ():
+        raise ValueError(f"`overflow` has shape {list(overflow.shape)}; expected one int32.")
+    if scale is not None:
+        scale = _array("scale", scale, jnp.floating, "float32 [C]").astype(jnp.float32)
+        if scale.shape != ids.shape:
+            raise ValueError(
+                f"`scale` has shape {list(scale.shape)}, and `ids` {list(ids.shape)}; expected [C] in both."
+            )
     ones = jnp.ones(jnp.shape(ids), jnp.float32)
     return Cohort(
         ids=jnp.where(selected, ids, 0).astype(jnp.int32),
@@ -141,3 +165,15 @@ def cohort(ids: Any, selected: Any, *, scale: Any = None, overflow: Any = 0) -> 
         scale=ones if scale is None else jnp.where(selected, scale, ones),
         overflow=jnp.asarray(overflow, jnp.int32),
     )
+
+
+def _array(name: str, value: Any, kind: Any, expected: str) -> Any:
+    """JAX's array of a value of that kind of dtype, values within int32."""
+    if not checks.is_traced(value):
+        value = checks.as_array(name, value, expected)
+        if np.issubdtype(value.dtype, np.integer) and value.size and int(np.abs(value).max()) > checks.LARGEST_INT:
+            raise ValueError(f"`{name}` holds {np.abs(value).max()}; expected {expected} within int32.")
+    if not jnp.issubdtype(value.dtype, kind):
+        raise TypeError(f"`{name}` has dtype {value.dtype}; expected {expected}.")
+    with np.errstate(over="ignore"):
+        return jnp.asarray(value.astype(np.float32) if value.dtype == np.float64 else value)

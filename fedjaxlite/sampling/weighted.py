@@ -61,10 +61,11 @@ def weighted(
       >>> int(drawn.ids[0]), round(float(drawn.scale[0]), 3), int(drawn.selected.sum())
       (0, 1.701, 1)
     """
-    checks.positive_int(cohort_size=cohort_size)
+    replacement = checks.flag(replacement=replacement)
+    cohort_size = checks.positive_int(cohort_size=cohort_size)
     table = None if isinstance(weights, str) else _weight_table(weights)
     if table is None:
-        checks.one_of(("num_examples",), "Or pass an array of one weight a client.", weights=weights)
+        weights = checks.one_of(("num_examples",), "Or pass an array of one weight a client.", weights=weights)
     elif not replacement and np.count_nonzero(table) < cohort_size:
         raise ValueError(
             f"`cohort_size` is {cohort_size}, but only {np.count_nonzero(table)} of the `weights` are positive. Use "
@@ -137,7 +138,7 @@ def _tickets(table: np.ndarray) -> np.ndarray:
 def _weight_table(weights: Any) -> np.ndarray:
     if checks.is_traced(weights):
         raise TypeError("`weights` is traced; expected concrete numbers [N]. Build the sampler outside of jit.")
-    table = np.asarray(weights)
+    table = checks.as_array("weights", weights, "one number a client, [N]")
     if table.ndim != 1 or table.size == 0:
         raise ValueError(f"`weights` has shape {list(table.shape)}; expected one number a client, [N].")
     if table.dtype == bool or not np.issubdtype(table.dtype, np.number) or np.iscomplexobj(table):

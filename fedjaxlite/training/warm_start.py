@@ -22,6 +22,7 @@ from fedjaxlite.local.local_sgd import local_sgd
 from fedjaxlite.observers.records import scalars_of
 from fedjaxlite.protocol.algorithm import ClientOutput
 from fedjaxlite.sampling import full
+from fedjaxlite.variables import trainable
 from fedjaxlite.wire.means import mean
 
 PyTree = Any
@@ -90,7 +91,10 @@ def warm_start(
     if not isinstance(features, Mapping) or not features:
         raise TypeError(f"`data` is a {type(data).__name__}; expected a dict of arrays [n, ...], or a Population.")
     if evaluate is not None:
-        checks.is_callable(evaluate=evaluate)
+        checks.is_function_of("params", evaluate=evaluate)
+    checks.is_key(key=key)
+    checks.concrete("Its length is recorded.", epochs=epochs, steps=steps)
+    checks.float_leaves("params", trainable(params), remedy="What is not trained goes into `fl.Variables.state`.")
     rows = np.shape(next(iter(features.values())))[:1]
     public = Population.from_arrays(features, np.zeros(rows, np.int32))
     train = local_sgd(

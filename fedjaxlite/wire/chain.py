@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fedjaxlite import checks
 from fedjaxlite.protocol.algorithm import Aggregate
 from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Message, Wire
 
@@ -34,6 +35,8 @@ def chain(*codecs: Aggregator) -> Aggregator:
       >>> fl.chain(fl.mean(), fl.clip_by_global_norm(1.0), fl.quantize(bits=8)).name
       'chain(mean, clip_by_global_norm, quantize)'
     """
+    kind = "a codec, such as fl.mean() or fl.clip_by_value(1.0)"
+    checks.one_instance(Aggregator, kind, **{f"chain[{i}]": codec for i, codec in enumerate(codecs)})
     flat = tuple(part for codec in codecs for part in (codec.parts or (codec,)))
     _check_order(flat)
     masks = next((i for i, codec in enumerate(flat) if codec.role == "mask"), len(flat))

@@ -25,7 +25,7 @@ def clip_by_global_norm(clip_norm: Any) -> Aggregator:
     Raises:
       ValueError, TypeError: if `clip_norm` is not a number above 0; when built, if values are integers already.
     """
-    checks.nonnegative(clip_norm=clip_norm, remedy="Infinity switches clipping off.")
+    clip_norm = checks.nonnegative(clip_norm=clip_norm, remedy="Infinity switches clipping off.")
     if not checks.is_traced(clip_norm) and float(clip_norm) == 0:
         raise ValueError("`clip_norm` is 0; expected a number above 0: a clip norm of 0 would erase every update.")
     unbounded = not checks.is_traced(clip_norm) and math.isinf(float(clip_norm))
@@ -64,7 +64,7 @@ def clip_by_value(max_abs: Any) -> Aggregator:
     Raises:
       ValueError, TypeError: if `max_abs` is not a finite number above 0; when built, if values are integers already.
     """
-    checks.positive(max_abs=max_abs)
+    max_abs = checks.positive(max_abs=max_abs)
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         needs_floats("clip_by_value", wire)
@@ -112,7 +112,8 @@ def global_norm(tree: PyTree) -> jax.Array:
       >>> jax.grad(global_norm)(jnp.zeros(2)).tolist()
       [0.0, 0.0]
     """
-    leaves = [leaf.astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
+    checks.numeric_leaves("tree", tree)
+    leaves = [jnp.asarray(leaf).astype(jnp.float32) for leaf in jax.tree.leaves(tree)]
     largest = jnp.float32(0.0)
     for leaf in leaves:
         largest = jnp.maximum(largest, jnp.max(jnp.abs(leaf), initial=0.0))

@@ -62,9 +62,17 @@ def wire_of(
       >>> chain.decode(state, total, jax.random.key(2))[0].value.tolist()
       [3.0, 4.0]
     """
-    checks.positive_int("It is the most clients in one sum.", capacity=capacity)
+    capacity = checks.positive_int("It is the most clients in one sum.", capacity=capacity)
     if num_clients is not None:
-        checks.positive_int(num_clients=num_clients)
+        num_clients = checks.positive_int(num_clients=num_clients)
+    scaled = checks.flag(scaled=scaled)
+    for name, given in {"scalars": scalars, "scalar_bounds": scalar_bounds}.items():
+        if given is not None and not isinstance(given, Mapping):
+            raise TypeError(f"`{name}` is {checks.shown(given)}; expected a dict by the scalars' names, or None.")
+    for name, tree in {"template": template, "weight": weight, "scalars": scalars or {}}.items():
+        checks.numeric_leaves(name, tree, structs=True)
+    if not jax.tree.leaves(template):
+        raise ValueError("`template` is an update without a leaf; expected at least one array of floats.")
     value, weights = _shapes("update", template), _shapes("weight", weight)
     beside = _shapes("scalars", dict(scalars or {}))
     for path, leaf in jax.tree_util.tree_flatten_with_path(value)[0]:
@@ -87,7 +95,7 @@ def wire_of(
         )
     facts: dict[str, Any] = {"scaled": scaled, "num_clients": num_clients, "participation": participation}
     floats = {name: jax.ShapeDtypeStruct((), jnp.float32) for name in beside}
-    return Wire(value, weights, floats, dict(scalar_bounds or {}), capacity=int(capacity), **facts)
+    return Wire(value, weights, floats, dict(scalar_bounds or {}), capacity=capacity, **facts)
 
 
 def are_scalars(given: tuple[PyTree, ...]) -> None:

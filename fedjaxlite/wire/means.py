@@ -29,7 +29,7 @@ def mean(*, over: Any = None) -> Aggregator:
         number of clients that the sampler expects in a round.
     """
     if over is not None:
-        checks.positive(over=over, remedy="It is the expected number of clients in a round.")
+        over = checks.positive(over=over, remedy="It is the expected number of clients in a round.")
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         _first("mean", wire)
@@ -69,7 +69,7 @@ def weighted_mean(*, weight_cap: int | None = None) -> Aggregator:
     Source: McMahan et al. (2017), https://arxiv.org/abs/1602.05629, algorithm 1: the server's n_k / n.
     """
     if weight_cap is not None:
-        checks.positive_int(weight_cap=weight_cap)
+        weight_cap = checks.positive_int(weight_cap=weight_cap)
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         _first("weighted_mean", wire)

@@ -46,12 +46,12 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
 
     Source: Suresh, Yu, Kumar, McMahan (2017), https://arxiv.org/abs/1611.00429, section 2.2 (stochastic k-level).
     """
-    checks.positive_int(bits=bits)
+    bits = checks.positive_int(bits=bits)
     if not 2 <= bits <= 24:
         raise ValueError(
             f"`bits` is {bits}; expected 2 to 24: one bit is the sign, and float32 carries no more than 24."
         )
-    checks.one_of(("stochastic", "nearest"), rounding=rounding)
+    rounding = checks.one_of(("stochastic", "nearest"), rounding=rounding)
     levels = 2 ** (bits - 1) - 1
 
     def init(wire: Wire) -> tuple[Any, Wire]:

@@ -38,7 +38,8 @@ def stack(fn: Callable[[PyTree, jax.Array, jax.Array], PyTree], *, name: str = "
       >>> fl.chain(fl.mean(), fl.stack(median)).name
       'chain(mean, stack)'
     """
-    checks.is_callable(fn=fn)
+    checks.is_function_of("values", "weights", "present", fn=fn)
+    name = checks.text("It is for messages and records.", name=name)
 
     def init(wire: Wire) -> tuple[Any, Wire]:
         needs_floats(name, wire)

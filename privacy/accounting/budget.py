@@ -43,9 +43,9 @@ def running_epsilon(*, delta: float, every: int | None = None, population: Any =
       >>> watching = [privacy.running_epsilon(delta=1e-5), privacy.stop_at_epsilon(epsilon=2.0, delta=1e-5)]
       >>> # history = fl.train(rounds, state, train, num_rounds=1000, observers=watching, out_dir="runs/private")
     """
-    conversions.check_delta(delta)
+    delta = conversions.check_delta(delta)
     if every is not None:
-        fl.checks.positive_int(every=every)
+        every = fl.checks.positive_int(every=every)
     run: dict[str, Any] = {}
 
     def start(start: fl.observers.Start) -> None:
@@ -103,8 +103,8 @@ def stop_at_epsilon(
       >>> watching = [privacy.stop_at_epsilon(epsilon=2.0, delta=1e-5)]
       >>> # history = fl.train(rounds, state, train, num_rounds=1000, observers=watching); history.stopped
     """
-    fl.checks.positive("It is the budget.", epsilon=epsilon)
-    conversions.check_delta(delta)
+    epsilon = fl.checks.positive("It is the budget.", epsilon=fl.checks.concrete(epsilon=epsilon))
+    delta = conversions.check_delta(delta)
 
     def last_round(start: fl.observers.Start) -> fl.observers.LastRound | None:
         found, done = _subjects(start, population, delta, unit), int(fl.records.here(start.state.round))

@@ -55,12 +55,14 @@ def calibrate(
       >>> round(calibrate(make_rounds, 100, epsilon=1.0, delta=1e-6, num_rounds=1), 4)
       4.2247
     """
-    fl.checks.is_callable(make_rounds=make_rounds)
-    fl.checks.positive("It is the budget.", epsilon=epsilon)
-    conversions.check_delta(delta)
+    fl.checks.is_function_of("noise_multiplier", make_rounds=make_rounds)
+    epsilon = fl.checks.positive("It is the budget.", epsilon=fl.checks.concrete(epsilon=epsilon))
+    delta = conversions.check_delta(delta)
 
     def read(noise_multiplier: float) -> Subjects:
-        return subjects.read(make_rounds(noise_multiplier), population, num_rounds, params, unit)
+        made = make_rounds(noise_multiplier)
+        fl.checks.one_instance(fl.Rounds, "what fl.rounds(...) returns", **{"make_rounds(...)": made})
+        return subjects.read(made, population, num_rounds, params, unit)
 
     found = read(1.0)
     warn_of_delta(delta, found)
@@ -123,9 +125,9 @@ def max_rounds(
       >>> max_rounds(rounds, 100, epsilon=4.3772, delta=1e-5)
       400
     """
-    fl.checks.positive_int(at_most=at_most)
-    fl.checks.positive("It is the budget.", epsilon=epsilon)
-    conversions.check_delta(delta)
+    at_most = fl.checks.positive_int(at_most=at_most)
+    epsilon = fl.checks.positive("It is the budget.", epsilon=fl.checks.concrete(epsilon=epsilon))
+    delta = conversions.check_delta(delta)
     found = subjects.read(rounds, population, 1, params, unit, state)
     warn_of_delta(delta, found)
     return rounds_within(found, float(epsilon), delta, at_most)

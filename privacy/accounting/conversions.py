@@ -59,16 +59,17 @@ def gaussian_epsilon(
       >>> round(gaussian_epsilon(noise_multiplier=1.0, delta=1e-5, method="rdp"), 4)
       4.7285
     """
-    _check(noise_multiplier, rate, num_rounds)
-    check_delta(delta)
+    noise_multiplier, rate, num_rounds = _checked(noise_multiplier, rate, num_rounds)
+    delta = check_delta(delta)
     fl.checks.one_of(("pld", "rdp"), method=method)
     noise, rate = float(noise_multiplier), float(rate)
     if method == "rdp":
-        grid = None if orders is None else tuple(float(order) for order in orders)
+        grid = None if orders is None else _grid(orders)
         if noise == 0:
             return math.inf
         found, rdp = backend.renyi("gaussian", noise, rate, grid)
         return rdp_epsilon(found, num_rounds * rdp, float(delta), conversion)
+    fl.checks.one_of(("cks20", "classic"), conversion=conversion)
     if orders is not None or conversion != "cks20":
         raise ValueError('`orders` and `conversion` belong to Rényi divergences; pass method="rdp" with them.')
     return pld_epsilon(noise, rate, num_rounds, float(delta))
@@ -97,10 +98,12 @@ def gaussian_delta(*, noise_multiplier: float, epsilon: float, rate: float = 1.0
       >>> round(gaussian_delta(noise_multiplier=1.0, epsilon=1.0), 5)
       0.12694
     """
-    _check(noise_multiplier, rate, num_rounds)
-    fl.checks.nonnegative(epsilon=epsilon)
+    noise_multiplier, rate, num_rounds = _checked(noise_multiplier, rate, num_rounds)
+    epsilon = fl.checks.nonnegative(epsilon=fl.checks.concrete(epsilon=epsilon))
     if noise_multiplier == 0:
         return 1.0
+    if math.isinf(noise_multiplier):
+        return 0.0
     if rate == 1:  # rounds of a Gaussian are one with less noise
         losses = backend.loss_distribution("gaussian", float(noise_multiplier) / math.sqrt(num_rounds), 1.0, 1)
     else:
@@ -118,10 +121,20 @@ def pld_epsilon(noise_multiplier: float, rate: float, num_rounds: int, delta: fl
     return float(losses.get_epsilon_for_delta(delta))
 
 
-def _check(noise_multiplier: Any, rate: Any, num_rounds: Any) -> None:
-    fl.checks.nonnegative(noise_multiplier=noise_multiplier)
-    fl.checks.probability("It is the chance of a client in each round.", rate=rate)
-    fl.checks.positive_int(num_rounds=num_rounds)
+def _grid(orders: Any) -> tuple[float, ...]:
+    grid = fl.checks.real_array(shape="[n]", ndim=1, orders=fl.checks.concrete(orders=orders))
+    if not grid.size or not (np.isfinite(grid) & (grid > 1)).all():
+        raise ValueError(f"`orders` is {orders!r}; expected finite numbers above 1, at least one.")
+    return tuple(float(order) for order in grid)
+
+
+def _checked(noise_multiplier: Any, rate: Any, num_rounds: Any) -> tuple[float, float, int]:
+    fl.checks.concrete(noise_multiplier=noise_multiplier, rate=rate)
+    return (
+        float(fl.checks.nonnegative(noise_multiplier=noise_multiplier)),
+        float(fl.checks.probability("It is the chance of a client in each round.", rate=rate)),
+        fl.checks.positive_int(num_rounds=num_rounds),
+    )
 
 
 def rdp_epsilon(orders: Any, rdp: Any, delta: float, conversion: str = "cks20") -> float:
@@ -148,7 +161,14 @@ def rdp_epsilon(orders: Any, rdp: Any, delta: float, conversion: str = "cks20") 
       (2.143, 2.451)
     """
     fl.checks.one_of(("cks20", "classic"), conversion=conversion)
-    orders, rdp = np.asarray(orders, np.float64), np.asarray(rdp, np.float64)
+    delta = check_delta(delta)
+    fl.checks.concrete(orders=orders, rdp=rdp)
+    orders, rdp = (values.astype(np.float64) for values in fl.checks.real_array(orders=orders, rdp=rdp, shape="[n]"))
+    if orders.ndim != 1 or orders.shape != rdp.shape or not orders.size:
+        raise ValueError(
+            f"`orders` has shape {list(orders.shape)} and `rdp` {list(rdp.shape)}; expected [n] both, a divergence for "
+            "each order."
+        )
     with np.errstate(all="ignore"):
         if conversion == "classic":
             epsilon = rdp - math.log(delta) / (orders - 1)
@@ -178,8 +198,8 @@ def zcdp_epsilon(rho: float, delta: float) -> float:
       >>> round(zcdp_epsilon(0.5, 1e-5), 4)
       4.7284
     """
-    fl.checks.nonnegative(rho=rho)
-    check_delta(delta)
+    rho = fl.checks.nonnegative(rho=fl.checks.concrete(rho=rho))
+    delta = check_delta(delta)
     orders = np.asarray(ORDERS)
     return rdp_epsilon(orders, float(rho) * orders, delta)
 
@@ -209,6 +229,9 @@ def composed_epsilon(epsilon: float, delta_each: float, compositions: int, delta
       >>> composed_epsilon(0.1, 0.0, 100, 1e-6) < 100 * 0.1
       True
     """
+    epsilon = float(fl.checks.nonnegative(epsilon=fl.checks.concrete(epsilon=epsilon)))
+    delta_each = float(fl.checks.fraction(delta_each=fl.checks.concrete(delta_each=delta_each)))
+    compositions, delta = fl.checks.positive_int(compositions=compositions), check_delta(delta)
     if math.isinf(epsilon):
         return math.inf
     left = compositions * math.log1p(-delta_each)  # log of the chance that no release fails outright
@@ -242,9 +265,10 @@ def _log_factorial(n: Any) -> Any:
     return np.vectorize(math.lgamma, otypes=[np.float64])(np.asarray(n, np.float64) + 1)
 
 
-def check_delta(delta: Any) -> None:
-    """Refuses a delta outside of (0, 1)."""
+def check_delta(delta: Any) -> float:
+    """The delta as a float; refuses one that is traced, or outside of (0, 1)."""
     remedy = "It is the chance that the guarantee fails; take less than one over the number of clients."
-    fl.checks.positive(remedy, delta=delta)
-    if not float(delta) < 1:
+    plain = float(fl.checks.positive(remedy, delta=fl.checks.concrete(delta=delta)))
+    if not plain < 1:
         raise ValueError(f"`delta` is {delta!r}; expected a number in (0, 1). {remedy}")
+    return plain

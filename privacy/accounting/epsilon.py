@@ -165,7 +165,7 @@ def guarantee(
       >>> found.event.relation, found.event.noise_multiplier, found.epsilon == found.eps_rdp < found.eps_pld
       ('replace_one', 2.0, True)
     """
-    conversions.check_delta(delta)
+    delta = conversions.check_delta(delta)
     found = subjects.read(rounds, population, num_rounds, params, unit, state)
     warn_of_delta(delta, found)
     return of_subjects(found, delta)

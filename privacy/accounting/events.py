@@ -88,7 +88,7 @@ def event(facts: Facts, num_rounds: int) -> Event:
     Source: the relations are those of Ponomareva et al. (2023), "How to DP-fy ML", https://arxiv.org/abs/2303.00654,
     section 2.1; correlated noise is composed after Choquette-Choo et al. (2023), https://arxiv.org/abs/2306.08153.
     """
-    _check_rounds(facts, num_rounds)
+    num_rounds = _checked_rounds(facts, num_rounds)
     options, accounting = facts.mechanism.options, facts.sampler.accounting
     relation, factor = _relation(facts)
     present = accounting.participations(num_rounds)
@@ -146,7 +146,7 @@ def event_of_examples(mechanism: ExampleMechanism, sampler: fl.Sampler, num_roun
 
     Source: Abadi et al. (2016), https://arxiv.org/abs/1607.00133, theorem 1, by the accountants of today.
     """
-    _check_sampler_rounds(sampler, num_rounds)
+    num_rounds = _checked_sampler_rounds(sampler, num_rounds)
     present = sampler.accounting.participations(num_rounds)
     relation = "zero_out_example" if mechanism.public_sizes else "add_or_remove_example"
     if isinstance(mechanism.noise_multiplier, str):
@@ -233,21 +233,22 @@ def _local(facts: Facts, present: int) -> Event:
     return Event("local", "replace_one", present, present, math.nan, local=(each, fails))
 
 
-def _check_rounds(facts: Facts, num_rounds: int) -> None:
-    fl.checks.positive_int(num_rounds=num_rounds)
+def _checked_rounds(facts: Facts, num_rounds: int) -> int:
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
     most = facts.mechanism.options.get("num_rounds")
     if most is not None and num_rounds > most:
         raise ValueError(
             f"`num_rounds` is {num_rounds}, but the {facts.mechanism.kind} mechanism of the chain was made for {most}. "
             f"Make it with num_rounds={num_rounds}, or ask for at most {most}."
         )
-    _check_sampler_rounds(facts.sampler, num_rounds)
+    return _checked_sampler_rounds(facts.sampler, num_rounds)
 
 
-def _check_sampler_rounds(sampler: fl.Sampler, num_rounds: int) -> None:
-    fl.checks.positive_int(num_rounds=num_rounds)
+def _checked_sampler_rounds(sampler: fl.Sampler, num_rounds: int) -> int:
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
     most = sampler.num_rounds
     if most is not None and num_rounds > most:
         raise ValueError(
             f"`num_rounds` is {num_rounds}, but {sampler.name} knows {most} rounds; ask for at most {most}."
         )
+    return num_rounds

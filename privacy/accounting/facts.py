@@ -171,8 +171,7 @@ def count_clients(population: Any) -> int:
         raise TypeError(
             f"`population` is {population!r}; expected a Population, or the number of its clients as an int."
         )
-    fl.checks.positive_int(population=population)
-    return int(population)
+    return fl.checks.positive_int(population=population)
 
 
 def _stand_in(run: fl.Rounds | fl.Computation, sampler: fl.Sampler, size: int) -> fl.Wire:

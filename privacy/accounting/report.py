@@ -129,7 +129,7 @@ def report(
       >>> print(str(report(rounds, 100, num_rounds=1, delta=1e-5)).splitlines()[1])
         epsilon      0.9263 at delta 1e-05
     """
-    conversions.check_delta(delta)
+    delta = conversions.check_delta(delta)
     found = subjects.read(rounds, population, num_rounds, params, unit, state)
     warn_of_delta(delta, found)
     guarantee, made = of_subjects(found, delta), subjects.stretches(found)

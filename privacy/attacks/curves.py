@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 import fedjaxlite as fl
+from fedjaxlite.privacy.attacks.scores import numbers
 
 
 class Roc(NamedTuple):
@@ -39,7 +40,8 @@ def roc(scores: Any, member: Any) -> Roc:
       >>> curve.tpr.tolist(), curve.fpr.tolist()
       ([0.0, 0.5, 0.5, 1.0, 1.0], [0.0, 0.0, 0.5, 0.5, 1.0])
     """
-    values, truth = np.asarray(scores, np.float64), np.asarray(member)
+    values = numbers("scores", scores, "[n]")
+    truth = fl.checks.as_array("member", member, "bool [n]")
     if values.ndim != 1 or values.shape != truth.shape:
         raise ValueError(
             f"`scores` has shape {list(values.shape)} and `member` {list(truth.shape)}; expected [n] both."
@@ -78,6 +80,7 @@ def auc(curve: Roc) -> float:
       >>> auc(roc([0.9, 0.8, 0.3, 0.1], [True, False, True, False]))
       0.75
     """
+    fl.checks.one_instance(Roc, "the curve of privacy.attacks.roc", curve=curve)
     return float(np.trapezoid(curve.tpr, curve.fpr))
 
 
@@ -100,5 +103,6 @@ def tpr_at_fpr(curve: Roc, fpr: float = 1e-3) -> float:
       >>> tpr_at_fpr(roc([0.9, 0.8, 0.3, 0.1], [True, False, True, False]), 0.01)
       0.5
     """
-    fl.checks.probability(fpr=fpr)
+    fl.checks.one_instance(Roc, "the curve of privacy.attacks.roc", curve=curve)
+    fpr = fl.checks.probability(fpr=fl.checks.concrete(fpr=fpr))
     return float(curve.tpr[curve.fpr <= fpr].max())

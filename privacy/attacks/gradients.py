@@ -75,10 +75,10 @@ def dlg(
       >>> bool(jnp.allclose(found.x, x, atol=1e-3))
       True
     """
-    _check(update_fn, shape, steps, restarts)
-    fl.checks.positive_int(memory_size=memory_size)
+    steps, restarts = _checked(update_fn, shape, steps, restarts)
+    memory_size = fl.checks.positive_int(memory_size=memory_size)
     if num_classes is not None:
-        fl.checks.positive_int(num_classes=num_classes)
+        num_classes = fl.checks.positive_int(num_classes=num_classes)
     optimizer: Any = optax.lbfgs(memory_size=memory_size)
 
     @jax.jit
@@ -161,17 +161,16 @@ def invert_gradients(
       >>> bool(jnp.allclose(found.x, x, atol=1e-2))
       True
     """
-    _check(update_fn, shape, steps, restarts)
-    fl.checks.positive(learning_rate=learning_rate)
-    fl.checks.nonnegative(total_variation=total_variation)
+    steps, restarts = _checked(update_fn, shape, steps, restarts)
+    learning_rate = fl.checks.positive(learning_rate=learning_rate)
+    total_variation = fl.checks.nonnegative(total_variation=total_variation)
     smooth = fl.checks.is_traced(total_variation) or float(total_variation) > 0
     if smooth and len(shape) != 4:
         raise ValueError(
             f"`shape` is {shape} and `total_variation` {total_variation}; expected (B, height, width, channels) for a "
             "total variation. Give total_variation=0 for data that are no pictures."
         )
-    if bounds is not None and not bounds[0] < bounds[1]:
-        raise ValueError(f"`bounds` is {bounds}; expected (least, largest), or None for no bounds.")
+    bounds = None if bounds is None else _checked_bounds(bounds)
 
     @jax.jit
     def attack(params: PyTree, target: PyTree, key: Any, labels: Any = None) -> Inversion:
@@ -278,10 +277,20 @@ def _same(
     return target
 
 
-def _check(update_fn: Any, shape: Any, steps: Any, restarts: Any) -> None:
-    fl.checks.is_callable(update_fn=update_fn)
-    fl.checks.positive_int(steps=steps, restarts=restarts)
+def _checked(update_fn: Any, shape: Any, steps: Any, restarts: Any) -> tuple[int, int]:
+    fl.checks.is_function_of("params", "x", "y", update_fn=update_fn)
+    steps, restarts = fl.checks.positive_int(steps=steps, restarts=restarts)
     if not isinstance(shape, tuple) or not shape:
         raise TypeError(f"`shape` is {shape!r}; expected a tuple (B, ...), the shape of the batch to find.")
     for index, size in enumerate(shape):
         fl.checks.positive_int(**{f"shape[{index}]": size})
+    return steps, restarts
+
+
+def _checked_bounds(bounds: Any) -> tuple[float, float]:
+    if not isinstance(bounds, (tuple, list)) or len(bounds) != 2:
+        raise TypeError(f"`bounds` is {fl.checks.shown(bounds)}; expected (least, largest), or None for no bounds.")
+    least, largest = (fl.checks.number(bounds=fl.checks.concrete(bounds=bound)) for bound in bounds)
+    if not least < largest:
+        raise ValueError(f"`bounds` is {bounds}; expected (least, largest), or None for no bounds.")
+    return least, largest

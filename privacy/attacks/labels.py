@@ -37,8 +37,8 @@ def idlg_label(kernel: Any) -> jax.Array:
       >>> int(idlg_label(gradient))
       2
     """
-    leaf = jnp.asarray(kernel)
-    if leaf.ndim not in (1, 2):
+    leaf = jnp.asarray(fl.checks.real_array(narrow=True, kernel=kernel, shape="[d, C], or [C]"))
+    if leaf.ndim not in (1, 2) or not leaf.size:
         raise ValueError(
             f"`kernel` has shape {list(leaf.shape)}; expected [d, C], the last layer's kernel, or [C], its bias."
         )
@@ -73,11 +73,15 @@ def label_counts(bias: Any, *, batch_size: int, probabilities: Any = None) -> ja
       >>> label_counts(probabilities - jnp.array([0.5, 0.0, 0.5]), batch_size=4, probabilities=probabilities).tolist()
       [2, 0, 2]
     """
-    fl.checks.positive_int(batch_size=batch_size)
-    leaf = jnp.asarray(bias)
-    if leaf.ndim != 1:
+    batch_size = fl.checks.positive_int(batch_size=batch_size)
+    leaf = jnp.asarray(fl.checks.real_array(narrow=True, bias=bias, shape="[C]"))
+    if leaf.ndim != 1 or not leaf.size:
         raise ValueError(f"`bias` has shape {list(leaf.shape)}; expected [C], the gradient of the last layer's bias.")
-    guess = jnp.full(leaf.shape, 1.0 / leaf.shape[0]) if probabilities is None else jnp.asarray(probabilities)
+    guess = (
+        jnp.full(leaf.shape, 1.0 / leaf.shape[0])
+        if probabilities is None
+        else jnp.asarray(fl.checks.real_array(narrow=True, probabilities=probabilities, shape="[C]"))
+    )
     if guess.shape != leaf.shape:
         raise ValueError(f"`probabilities` has shape {list(guess.shape)}; expected {list(leaf.shape)}, one per class.")
     shares = jnp.maximum(guess.astype(jnp.float32) - leaf.astype(jnp.float32), 0.0)

@@ -9,6 +9,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+import fedjaxlite as fl
+
 
 class Candidates(NamedTuple):
     """What each unit of a layer gives away.
@@ -99,8 +101,8 @@ def _largest(bias: jax.Array) -> jax.Array:
 
 
 def _layer(kernel: Any, bias: Any) -> tuple[jax.Array, jax.Array]:
-    kernel, bias = jnp.asarray(kernel), jnp.asarray(bias)
-    if kernel.ndim != 2 or bias.ndim != 1 or kernel.shape[1] != bias.shape[0]:
+    kernel, bias = (jnp.asarray(value) for value in fl.checks.real_array(narrow=True, kernel=kernel, bias=bias))
+    if kernel.ndim != 2 or bias.ndim != 1 or kernel.shape[1] != bias.shape[0] or not bias.size:
         raise ValueError(
             f"`kernel` has shape {list(kernel.shape)} and `bias` {list(bias.shape)}; expected [inputs, units] and "
             "[units], the two leaves of one linear layer. A kernel kept as [units, inputs] is transposed first."

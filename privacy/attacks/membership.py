@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.attacks.scores import cosine
+from fedjaxlite.privacy.attacks.scores import cosine, numbers
 
 PyTree = Any
 
@@ -35,10 +35,22 @@ def loss_scores(loss_fn: Callable[..., Any], params: PyTree, examples: Mapping[s
       >>> print(loss_scores(square, 1.0, {"x": jnp.array([1.0, 3.0])}))
       [-0. -4.]
     """
-    fl.checks.is_callable(loss_fn=loss_fn)
-    batch = {name: jnp.asarray(value) for name, value in examples.items()}
+    fl.checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
+    fl.checks.numeric_leaves("params", params)
+    if not isinstance(examples, Mapping) or not examples:
+        raise TypeError(f"`examples` is {fl.checks.shown(examples)}; expected a dict of arrays [n, ...].")
+    named = {f"examples[{name!r}]": value for name, value in examples.items()}
+    batch = {
+        name: fl.checks.real_array(narrow=True, **{key: value})
+        for name, (key, value) in zip(examples, named.items(), strict=True)
+    }
+    shapes = {name: list(array.shape) for name, array in batch.items()}
+    if any(shape[:1] != next(iter(shapes.values()))[:1] or not shape for shape in shapes.values()):
+        raise ValueError(f"`examples` has arrays of shapes {shapes}; expected [n, ...] in all of them.")
     count = next(iter(batch.values())).shape[0]
-    losses = loss_fn(params, {**batch, "mask": jnp.ones(count, bool)}, None)
+    batch = {**jax.tree.map(jnp.asarray, batch), "mask": jnp.ones(count, bool)}
+    jax.eval_shape(lambda: fl.batch_loss(loss_fn, params, batch, batch["mask"], None))  # refuses what fits no loss
+    losses = loss_fn(params, batch, None)
     return -(losses[0] if isinstance(losses, tuple) else losses)
 
 
@@ -64,7 +76,9 @@ def confidence(logits: Any, labels: Any) -> jax.Array:
       >>> print(confidence(jnp.array([[200.0, 0.0], [0.0, 0.0]]), jnp.array([0, 1])))
       [200.   0.]
     """
-    logits, labels = jnp.asarray(logits), jnp.asarray(labels)
+    logits, labels = (jnp.asarray(value) for value in fl.checks.real_array(narrow=True, logits=logits, labels=labels))
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        raise TypeError(f"`labels` has dtype {labels.dtype}; expected ints [...], the classes.")
     if logits.ndim != labels.ndim + 1 or logits.shape[:-1] != labels.shape or logits.shape[-1] < 2:
         raise ValueError(
             f"`logits` has shape {list(logits.shape)} and `labels` {list(labels.shape)}; expected [..., C] with two "
@@ -115,10 +129,10 @@ def lira(
       >>> bool(lira([2.0], shadow, member)[0] > 0 > lira([0.0], shadow, member)[0])
       True
     """
-    fl.checks.one_of(("online", "offline"), mode=mode)
-    fl.checks.one_of(("example", "pooled"), variance=variance)
-    values, shadow = np.asarray(scores, np.float64), np.asarray(shadow_scores, np.float64)
-    member = np.asarray(shadow_member)
+    mode = fl.checks.one_of(("online", "offline"), mode=mode)
+    variance = fl.checks.one_of(("example", "pooled"), variance=variance)
+    values, shadow = numbers("scores", scores, "[n]"), numbers("shadow_scores", shadow_scores, "[S, n]")
+    member = fl.checks.as_array("shadow_member", shadow_member, "bool [S, n]")
     _check_shadow(values, shadow, member)
     mean_out, std_out = _gaussian(shadow, ~member, variance, "without")
     if mode == "offline":
@@ -159,7 +173,11 @@ def lira_leave_one_out(
       >>> (lira_leave_one_out(scores, member) > 0).ravel().tolist()
       [True, False, True, False, True, False]
     """
-    values, truth = np.asarray(scores, np.float64), np.asarray(member)
+    values, truth = numbers("scores", scores, "[S, n]"), fl.checks.as_array("member", member, "bool [S, n]")
+    if values.ndim != 2 or values.shape != truth.shape or not len(values):
+        raise ValueError(
+            f"`scores` has shape {list(values.shape)} and `member` {list(truth.shape)}; expected [S, n] both."
+        )
     rows = np.arange(len(values))
     return np.stack([lira(values[s], values[rows != s], truth[rows != s], mode=mode, variance=variance) for s in rows])
 
@@ -192,12 +210,30 @@ def client_scores(released: PyTree, candidates: PyTree, *, num_members: Any = No
       >>> print(client_scores(updates[0] + updates[1], updates).round(3))
       [0.707 0.707 0.    0.   ]
     """
+    fl.checks.numeric_leaves("released", released)
+    fl.checks.numeric_leaves("candidates", candidates)
+    fl.checks.same_structure(
+        jax.eval_shape(lambda: jax.tree.map(_row, candidates)),
+        jax.eval_shape(lambda: jax.tree.map(jnp.asarray, released)),
+        what="a row of `candidates`",
+        than="`released`",
+        remedy="Give [N, ...] for each leaf of what is released.",
+        any_dtype=True,
+    )
     if num_members is not None:
-        fl.checks.nonnegative(num_members=num_members)
+        num_members = fl.checks.nonnegative(num_members=num_members)
         shared = jax.tree.map(lambda leaf: jnp.mean(leaf, axis=0), candidates)
         candidates = jax.tree.map(lambda leaf, mean: leaf - mean[None], candidates, shared)
         released = jax.tree.map(lambda leaf, mean: leaf - num_members * mean, released, shared)
     return jax.vmap(cosine, in_axes=(None, 0))(released, candidates)
+
+
+def _row(leaf: Any) -> jax.Array:
+    if not jnp.shape(leaf)[:1] > (0,):
+        raise ValueError(
+            f"`candidates` has {fl.checks.shown(leaf)}; expected a leading axis [N, ...], N of at least 1."
+        )
+    return jnp.asarray(leaf)[0]
 
 
 def _gaussian(shadow: np.ndarray, rows: np.ndarray, variance: str, side: str) -> tuple[np.ndarray, np.ndarray]:

@@ -31,7 +31,7 @@ def psnr(x: Any, reference: Any, *, peak: float = 1.0) -> jax.Array:
       >>> round(float(psnr(np.full((4, 4), 0.1), np.zeros((4, 4)))), 4)
       20.0
     """
-    fl.checks.positive(peak=peak)
+    peak = fl.checks.positive(peak=peak)
     x, reference = _pair(x, reference)
     error = jnp.mean(jnp.square(x - reference))
     return 10.0 * (2.0 * jnp.log10(jnp.float32(peak)) - jnp.log10(error))
@@ -78,6 +78,8 @@ def cosine(a: PyTree, b: PyTree) -> jax.Array:
       >>> float(cosine({"w": jnp.array([3.0, 0.0])}, {"w": jnp.array([1e30, 0.0])}))
       1.0
     """
+    fl.checks.numeric_leaves("a", a)
+    fl.checks.numeric_leaves("b", b)
     fl.checks.same_structure(
         a, b, what="`a`", than="`b`", remedy="A cosine needs two trees of one structure.", any_dtype=True
     )
@@ -96,8 +98,13 @@ def _unit(tree: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: leaf / norm, tree)
 
 
+def numbers(name: str, value: Any, shape: str) -> np.ndarray:
+    """float64, from concrete real numbers; refuses everything else, by the argument's name."""
+    return fl.checks.real_array(shape=shape, **{name: fl.checks.concrete(**{name: value})}).astype(np.float64)
+
+
 def _pair(x: Any, reference: Any) -> tuple[jax.Array, jax.Array]:
-    x, reference = jnp.asarray(x), jnp.asarray(reference)
+    x, reference = (jnp.asarray(value) for value in fl.checks.real_array(narrow=True, x=x, reference=reference))
     if x.shape != reference.shape:
         raise ValueError(
             f"`x` has shape {list(x.shape)} and `reference` {list(reference.shape)}; expected the same. "
@@ -147,14 +154,23 @@ def match(
     """
     from scipy.optimize import linear_sum_assignment
 
-    fl.checks.one_of(("error", "correlation"), by=by)
-    fl.checks.positive(peak=peak)
-    found, wanted = np.asarray(reconstructions, np.float32), np.asarray(originals, np.float32)
-    if found.ndim < 1 or found.shape[1:] != wanted.shape[1:] or len(found) < len(wanted):
+    by = fl.checks.one_of(("error", "correlation"), by=by)
+    peak = fl.checks.positive(peak=fl.checks.concrete(peak=peak))
+    found = numbers("reconstructions", reconstructions, "[R, ...]")
+    wanted = numbers("originals", originals, "[n, ...]")
+    if (
+        found.ndim < 1
+        or wanted.ndim < 1
+        or not len(wanted)
+        or found.shape[1:] != wanted.shape[1:]
+        or len(found) < len(wanted)
+    ):
         raise ValueError(
             f"`reconstructions` has shape {list(found.shape)} and `originals` {list(wanted.shape)}; expected rows of "
             "one shape, and at least as many reconstructions as originals."
         )
+    with np.errstate(over="ignore"):
+        found, wanted = found.astype(np.float32), wanted.astype(np.float32)
     rows, columns = wanted.reshape(len(wanted), -1), found.reshape(len(found), -1)
     finite = np.asarray(np.isfinite(columns).all(axis=1))
     columns = np.where(finite[:, None], columns, np.float32(0))

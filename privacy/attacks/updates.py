@@ -70,8 +70,8 @@ def local_update(
       >>> float(update_fn(jnp.float32(0.0), jnp.array([4.0]), jnp.array([0])))
       -3.0
     """
-    fl.checks.positive(learning_rate=learning_rate)
-    fl.checks.positive_int(epochs=epochs, batch_size=batch_size)
+    learning_rate = fl.checks.positive(learning_rate=learning_rate)
+    epochs, batch_size = fl.checks.positive_int(epochs=epochs, batch_size=batch_size)
     gradient = _mean_gradient(loss_fn)
 
     def update(params: PyTree, x: Any, y: Any) -> PyTree:
@@ -118,6 +118,7 @@ def soft_cross_entropy(model: Any) -> fl.losses.Loss:
       >>> print(loss_fn({"dense_0": {"kernel": jnp.zeros((3, 2)), "bias": jnp.zeros(2)}}, batch, None))
       [0.6931472]
     """
+    fl.checks.one_instance(fl.models.Model, "a Model, such as fl.models.logistic()", model=model)
     if model.stateful:
         raise ValueError(f"`model` is `{model.name}`, which has a state; expected a model without (no BatchNorm).")
 
@@ -149,7 +150,7 @@ def _mean_gradient(loss_fn: Callable[..., Any]) -> UpdateFn:
 def _clipped(update_fn: UpdateFn, clip_norm: Any) -> UpdateFn:
     if clip_norm is None:
         return update_fn
-    fl.checks.positive(clip_norm=clip_norm, remedy="None is no clipping.")
+    clip_norm = fl.checks.positive(clip_norm=clip_norm, remedy="None is no clipping.")
 
     def update(params: PyTree, x: Any, y: Any) -> PyTree:
         value = update_fn(params, x, y)

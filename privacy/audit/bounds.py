@@ -42,7 +42,7 @@ def epsilon_one_run(scores: Any, included: Any, *, delta: float, confidence: flo
       >>> round(epsilon_one_run(np.where(coins, 1.0, 0.0), coins, delta=1e-6), 1)
       5.3
     """
-    scores, included = _checked(scores, included, delta, confidence)
+    scores, included, delta, confidence = _checked(scores, included, delta, confidence)
     order = np.argsort(scores, kind="stable")
     best = 0.0
     for share in _SHARES:
@@ -81,15 +81,18 @@ def epsilon_many_runs(scores_in: Any, scores_out: Any, *, delta: float, confiden
       >>> round(epsilon_many_runs(np.full(400, 1.0), np.zeros(400), delta=1e-6), 1)
       4.0
     """
-    scores_in, scores_out = np.asarray(scores_in, np.float64), np.asarray(scores_out, np.float64)
+    scores_in, scores_out = numbers("scores_in", scores_in), numbers("scores_out", scores_out)
+    for name, scores in {"scores_in": scores_in, "scores_out": scores_out}.items():
+        if scores.ndim != 1:
+            raise ValueError(f"`{name}` has shape {list(scores.shape)}; expected [m], one number a run.")
     if min(scores_in.size, scores_out.size) < 4:
         raise ValueError(
-            f"there are {scores_in.size} scores with the canary and {scores_out.size} without; expected at least 4 of "
-            "each. Do more runs."
+            f"`scores_in` has {scores_in.size} scores with the canary and `scores_out` {scores_out.size} without; "
+            "expected at least 4 of each. Do more runs."
         )
     both = np.concatenate([scores_in, scores_out])
     coins = np.concatenate([np.ones(scores_in.size, bool), np.zeros(scores_out.size, bool)])
-    _checked(both, coins, delta, confidence)
+    _, _, delta, confidence = _checked(both, coins, delta, confidence)
     level = (1 - confidence) / 2
     best = max(_bounds_of_events(scores_in[::2], scores_out[::2], delta, level, None))
     found = _bounds_of_events(scores_in[1::2], scores_out[1::2], delta, level, best.threshold)
@@ -129,8 +132,18 @@ def _bounds_of_events(
     return bounds
 
 
-def _checked(scores: Any, included: Any, delta: float, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    scores, included = np.asarray(scores, np.float64), np.asarray(included, bool)
+class _Checked(NamedTuple):
+    scores: np.ndarray
+    included: np.ndarray
+    delta: float
+    confidence: float
+
+
+def _checked(scores: Any, included: Any, delta: Any, confidence: Any) -> _Checked:
+    scores = numbers("scores", scores)
+    included = fl.checks.as_array("included", included, "bool [m]")
+    if included.dtype != bool:
+        raise TypeError(f"`included` has dtype {included.dtype}; expected bools, True for canaries that took part.")
     if scores.ndim != 1 or scores.shape != included.shape or not scores.size:
         raise ValueError(
             f"`scores` has shape {list(scores.shape)} and `included` {list(included.shape)}; expected [m] for both, "
@@ -138,10 +151,17 @@ def _checked(scores: Any, included: Any, delta: float, confidence: float) -> tup
         )
     if not np.isfinite(scores).all():
         raise ValueError(f"`scores` holds {scores[~np.isfinite(scores)][0]}; expected finite numbers.")
-    fl.checks.fraction(delta=delta)
+    delta = fl.checks.fraction(delta=fl.checks.concrete(delta=delta))
+    confidence = fl.checks.fraction(confidence=fl.checks.concrete(confidence=confidence))
     if not 0.5 < confidence < 1:
         raise ValueError(f"`confidence` is {confidence}; expected a number in (0.5, 1), such as 0.95.")
-    return scores, included
+    return _Checked(scores, included, delta, confidence)
+
+
+def numbers(name: str, value: Any) -> np.ndarray:
+    """float64, from concrete real numbers; refuses everything else, by the argument's name."""
+    value = fl.checks.concrete(**{name: value})
+    return fl.checks.real_array(shape="[m]", **{name: value}).astype(np.float64)
 
 
 def _refuted(right: int, guesses: int, num_canaries: int, delta: float, level: float) -> float:

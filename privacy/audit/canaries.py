@@ -64,9 +64,13 @@ def with_canaries(
       >>> audited.init(jnp.zeros(3)).scores.shape
       (4,)
     """
-    fl.checks.positive_int(num_canaries=num_canaries)
-    fl.checks.nonnegative(first_client=first_client)
-    fl.checks.positive(scale=scale, remedy="It is the norm of a canary's update; make it larger than the clip norm.")
+    num_canaries = fl.checks.positive_int(num_canaries=num_canaries)
+    first_client = fl.checks.nonnegative_int(first_client=first_client)
+    fl.checks.one_instance(fl.Algorithm, "an Algorithm, such as algorithms.fed_avg(...)", algorithm=algorithm)
+    fl.checks.is_key(key=key)
+    scale = fl.checks.positive(
+        scale=scale, remedy="It is the norm of a canary's update; make it larger than the clip norm."
+    )
     coins, directions = jax.random.split(key)
     own_broadcast = algorithm.broadcast or algorithm.params
 

@@ -93,12 +93,14 @@ def adaptive_gaussian(
       'chain(mean, adaptive_gaussian, quantize)'
     """
     z = clipping.check_noise_multiplier(noise_multiplier)
-    fl.checks.positive(initial_clip_norm=initial_clip_norm, clip_learning_rate=clip_learning_rate)
+    initial_clip_norm, clip_learning_rate = fl.checks.positive(
+        initial_clip_norm=initial_clip_norm, clip_learning_rate=clip_learning_rate
+    )
     first = initial_clip_norm if fl.checks.is_traced(initial_clip_norm) else float(initial_clip_norm)
-    fl.checks.probability(target_quantile=target_quantile)
+    target_quantile = fl.checks.probability(target_quantile=target_quantile)
     if bit_noise_std is not None:
         remedy = "It is the standard deviation of the noise on the sum of bits; None is for a twentieth of the cohort."
-        fl.checks.positive(bit_noise_std=bit_noise_std, remedy=remedy)
+        bit_noise_std = fl.checks.positive(bit_noise_std=bit_noise_std, remedy=remedy)
     silent = not fl.checks.is_traced(z) and z == 0
 
     def widths(clip_norm: Any, cohort_size: Any, scalar_bounds: Any) -> tuple[Spread, Any]:

@@ -164,10 +164,10 @@ def _is_infinite(clip_norm: Any) -> bool:
 
 def check_noise_multiplier(noise_multiplier: Any) -> Any:
     """The noise multiplier as a float, or as the tracer that it is; refuses what is not a finite number from 0 on."""
+    remedy = "Noise is `noise_multiplier` times the clip norm; 0 switches it off, and epsilon is infinite then."
+    noise_multiplier = fl.checks.nonnegative(noise_multiplier=noise_multiplier, remedy=remedy)
     if fl.checks.is_traced(noise_multiplier):
         return noise_multiplier
-    remedy = "Noise is `noise_multiplier` times the clip norm; 0 switches it off, and epsilon is infinite then."
-    fl.checks.nonnegative(noise_multiplier=noise_multiplier, remedy=remedy)
     if math.isinf(float(noise_multiplier)):
         raise ValueError(
             f"`noise_multiplier` is {noise_multiplier!r}; expected a finite number of at least 0. {remedy}"
@@ -182,16 +182,17 @@ def check_clip_norm(clip_norm: Any, noise_multiplier: Any) -> Any:
       clip_norm: a number above 0, or a pytree of them.
       noise_multiplier: what `check_noise_multiplier` returned.
     """
+    fl.checks.numeric_leaves("clip_norm", clip_norm)
     leaves, treedef = jax.tree_util.tree_flatten_with_path(clip_norm)
     if not leaves:
         raise TypeError(f"`clip_norm` is {clip_norm!r}; expected a number above 0, or one for each part of the update.")
     norms = []
     for path, norm in leaves:
         name = "clip_norm" + jax.tree_util.keystr(path)
+        norm = fl.checks.nonnegative("It is the largest norm that an update may have.", **{name: norm})
         if fl.checks.is_traced(norm):
             norms.append(norm)
             continue
-        fl.checks.nonnegative("It is the largest norm that an update may have.", **{name: norm})
         if float(norm) == 0:
             raise ValueError(f"`{name}` is 0; expected a number above 0: a clip norm of 0 would erase every update.")
         if math.isinf(float(norm)) and (fl.checks.is_traced(noise_multiplier) or noise_multiplier > 0):
@@ -203,14 +204,14 @@ def check_clip_norm(clip_norm: Any, noise_multiplier: Any) -> Any:
     return jax.tree.unflatten(treedef, norms)
 
 
-def check_prefix(name: str, clip_norm: Any, wire: fl.Wire) -> None:
+def check_prefix(name: str, clip_norm: Any, value: PyTree) -> None:
     """Refuses a tree of clip norms that is no prefix of the update, and says what the update looks like."""
     try:
-        jax.tree.map(lambda norm, part: None, clip_norm, wire.value)
+        jax.tree.map(lambda norm, part: None, clip_norm, value)
     except ValueError:
         given, expected = (
             ", ".join(fl.checks.path_str(path) for path, _ in jax.tree_util.tree_flatten_with_path(tree)[0])
-            for tree in (clip_norm, wire.value)
+            for tree in (clip_norm, value)
         )
         raise ValueError(
             f"`clip_norm` of `{name}` has numbers at {given}, which is no tree prefix of the update. Give one number, "

@@ -79,7 +79,9 @@ def gaussian(*, clip_norm: Any, noise_multiplier: Any, noise_cohort_size: Any = 
     z = clipping.check_noise_multiplier(noise_multiplier)
     norms = clipping.check_clip_norm(clip_norm, z)
     if noise_cohort_size is not None:
-        fl.checks.positive(noise_cohort_size=noise_cohort_size, remedy="It is the imagined number of clients.")
+        noise_cohort_size = fl.checks.positive(
+            noise_cohort_size=noise_cohort_size, remedy="It is the imagined number of clients."
+        )
     longest = clipping.total_norm(norms)
     silent = not fl.checks.is_traced(z) and z == 0
 
@@ -88,7 +90,7 @@ def gaussian(*, clip_norm: Any, noise_multiplier: Any, noise_cohort_size: Any = 
 
     def init(wire: fl.Wire) -> tuple[Facts, fl.Wire]:
         clipping.refuse("gaussian", wire)
-        clipping.check_prefix("gaussian", norms, wire)
+        clipping.check_prefix("gaussian", norms, wire.value)
         noise_scale = _noise_scale(wire.denominator, noise_cohort_size)
         bounds = {name: float(wire.scalar_bounds[name]) for name in sorted(wire.scalars)}
         noise = widths(bounds, noise_scale)

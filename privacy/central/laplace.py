@@ -63,7 +63,7 @@ def laplace(*, clip_norm: Any, noise_multiplier: Any) -> fl.Aggregator:
 
     def init(wire: fl.Wire) -> tuple[Any, fl.Wire]:
         clipping.refuse("laplace", wire)
-        clipping.check_prefix("laplace", norms, wire)
+        clipping.check_prefix("laplace", norms, wire.value)
         bounds = {name: float(wire.scalar_bounds[name]) for name in sorted(wire.scalars)}
         scales = spread(z, longest, bounds, order=1)
         mechanism = Mechanism("laplace", _releases(scales, bounds), TRUST, options={"norm": "l1"})

@@ -89,10 +89,10 @@ def tree_gaussian(
       >>> fl.chain(fl.mean(over=10), noise).name
       'chain(mean, tree_gaussian)'
     """
-    fl.checks.positive_int(num_rounds=num_rounds)
-    fl.checks.one_of(tree.ESTIMATORS, estimator=estimator)
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
+    estimator = fl.checks.one_of(tree.ESTIMATORS, estimator=estimator)
     if restart_every is not None:
-        fl.checks.positive_int(restart_every=restart_every)
+        restart_every = int(fl.checks.positive_int(restart_every=restart_every))
         if restart_every > num_rounds:
             raise ValueError(
                 f"`restart_every` is {restart_every} for num_rounds={num_rounds}; expected at most num_rounds, or no "
@@ -183,7 +183,7 @@ def _codec(
 
     def init(wire: fl.Wire) -> tuple[CorrelatedState, fl.Wire]:
         clipping.refuse(name, wire)
-        clipping.check_prefix(name, norms, wire)
+        clipping.check_prefix(name, norms, wire.value)
         _check_separation(name, own.get("bands", 1), wire)
         bounds = {scalar: float(wire.scalar_bounds[scalar]) for scalar in sorted(wire.scalars)}
         widths = spread(z, longest, bounds)

@@ -106,7 +106,8 @@ def honaker_tree(*, num_rounds: int, restart_every: int | None = None) -> NoiseS
     tree_rounds = num_rounds if restart_every is None else min(num_rounds, restart_every)
     depth = (tree_rounds - 1).bit_length()
     # Without restarts nothing ever merges above the largest complete node.
-    levels = num_rounds.bit_length() - 1 if restart_every is None else depth
+    # A single round keeps no sum, and the loop that merges none is traced all the same.
+    levels = max(1, num_rounds.bit_length() - 1 if restart_every is None else depth)
     variances = 1.0 / (2.0 - 0.5 ** np.arange(levels + 1))
 
     def init(template: PyTree) -> PyTree:

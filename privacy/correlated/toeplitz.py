@@ -40,7 +40,7 @@ def square_root_coefficients(bands: int) -> np.ndarray:
       >>> (square_root_coefficients(5) * 128).tolist()
       [128.0, 64.0, 48.0, 40.0, 35.0]
     """
-    fl.checks.positive_int(bands=bands)
+    bands = fl.checks.positive_int(bands=bands)
     odd = 2.0 * np.arange(1, bands) - 1.0
     return np.concatenate([[1.0], np.cumprod(odd / (odd + 1.0))])
 
@@ -151,7 +151,9 @@ def squared_sensitivity(
       >>> squared_sensitivity([0.8, 0.6], 10, max_participations=3, min_separation=2)
       3.0
     """
-    fl.checks.positive_int(max_participations=max_participations, min_separation=min_separation)
+    max_participations, min_separation = fl.checks.positive_int(
+        max_participations=max_participations, min_separation=min_separation
+    )
     c = _column(coefficients, num_rounds)
     if max_participations == 1 or min_separation >= len(c):
         norms = np.square(column_norms(c, num_rounds))
@@ -204,13 +206,13 @@ def optimal_coefficients(num_rounds: int, bands: int, *, error: str = "mean") ->
       [0.719, 0.532, 0.447]
     """
     check_bands(num_rounds, bands)
-    fl.checks.one_of(ERRORS, error=error)
+    error = fl.checks.one_of(ERRORS, error=error)
     return np.array(_optimized(int(num_rounds), int(bands), error))
 
 
 def check_bands(num_rounds: int, bands: int) -> None:
     """Refuses numbers of rounds and bands that are no ints of at least 1, or more bands than rounds."""
-    fl.checks.positive_int(num_rounds=num_rounds, bands=bands)
+    num_rounds, bands = fl.checks.positive_int(num_rounds=num_rounds, bands=bands)
     if bands > num_rounds:
         raise ValueError(
             f"`bands` is {bands} for num_rounds={num_rounds}; expected at most one band a round. Use fewer bands."
@@ -243,7 +245,7 @@ def _optimized(num_rounds: int, bands: int, error: str) -> tuple[float, ...]:
 
 def _column(coefficients: Any, num_rounds: int) -> np.ndarray:
     """The coefficients that fit into a matrix of so many rounds."""
-    fl.checks.positive_int(num_rounds=num_rounds)
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
     c = np.asarray(coefficients, np.float64)
     if c.ndim != 1 or not c.size or not np.all(np.isfinite(c)) or c[0] <= 0:
         raise ValueError(

@@ -53,8 +53,8 @@ def cumulative_variances(
       >>> cumulative_variances(4).round(4).tolist()
       [1.0, 0.6667, 1.6667, 0.5714]
     """
-    _check(num_rounds, restart_every)
-    fl.checks.one_of(ESTIMATORS, estimator=estimator)
+    num_rounds, restart_every = _checked(num_rounds, restart_every)
+    estimator = fl.checks.one_of(ESTIMATORS, estimator=estimator)
     size = num_rounds if restart_every is None else min(restart_every, num_rounds)
     one_tree = [_after(rounds, estimator) for rounds in range(1, size + 1)]
     if restart_every is not None and size == restart_every:
@@ -116,8 +116,10 @@ def squared_sensitivity(
       >>> squared_sensitivity(1, 1, 1600), squared_sensitivity(2, 400, 800), squared_sensitivity(8, 1, 8)
       (11.0, 22.0, 120.0)
     """
-    fl.checks.positive_int(max_participations=max_participations, min_separation=min_separation)
-    _check(num_rounds, restart_every)
+    max_participations, min_separation = fl.checks.positive_int(
+        max_participations=max_participations, min_separation=min_separation
+    )
+    num_rounds, restart_every = _checked(num_rounds, restart_every)
     at_most = min(max_participations, -(-num_rounds // min_separation))
     gap = min(min_separation, num_rounds)
     unit = _unit(gap, restart_every)
@@ -214,7 +216,8 @@ def _at(table: np.ndarray, firsts: np.ndarray, lasts: np.ndarray) -> np.ndarray:
     return np.where(inside[None], found, -np.inf)
 
 
-def _check(num_rounds: int, restart_every: int | None) -> None:
-    fl.checks.positive_int(num_rounds=num_rounds)
+def _checked(num_rounds: int, restart_every: int | None) -> tuple[int, int | None]:
+    num_rounds = fl.checks.positive_int(num_rounds=num_rounds)
     if restart_every is not None:
-        fl.checks.positive_int(restart_every=restart_every)
+        restart_every = fl.checks.positive_int(restart_every=restart_every)
+    return num_rounds, restart_every

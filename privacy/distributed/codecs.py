@@ -90,6 +90,7 @@ def skellam(
       >>> fl.chain(fl.mean(over=10), noise).name
       'chain(mean, skellam)'
     """
+    rotate = fl.checks.flag(rotate=rotate)
     return _codec(_Settings("skellam", clip_norm, noise_multiplier, bits, min_survivors, rotate, beta))
 
 
@@ -133,6 +134,7 @@ def discrete_gaussian(
       >>> fl.chain(fl.mean(over=10), noise).name
       'chain(mean, discrete_gaussian)'
     """
+    rotate = fl.checks.flag(rotate=rotate)
     return _codec(_Settings("discrete_gaussian", clip_norm, noise_multiplier, bits, min_survivors, rotate, beta))
 
 
@@ -190,8 +192,16 @@ class _Settings(NamedTuple):
 
 
 def _codec(settings: _Settings) -> fl.Aggregator:
-    fl.checks.positive(clip_norm=settings.clip_norm, remedy="It is the largest L2 norm of an update.")
-    fl.checks.one_of((True, False), rotate=settings.rotate)
+    numbers = settings._asdict()
+    remedy = "The table of discrete noise and the grid follow from it. Build one chain for each value."
+    fl.checks.concrete(remedy, noise_multiplier=settings.noise_multiplier, beta=settings.beta)
+    settings = settings._replace(
+        clip_norm=fl.checks.positive(clip_norm=settings.clip_norm, remedy="It is the largest L2 norm of an update."),
+        rotate=fl.checks.flag(rotate=settings.rotate),
+        **{name: fl.checks.positive_int(**{name: numbers[name]}) for name in ("bits", "min_survivors")},
+        noise_multiplier=fl.checks.nonnegative("0 switches the noise off.", noise_multiplier=settings.noise_multiplier),
+        beta=fl.checks.fraction("It is the chance that one attempt at rounding is too long.", beta=settings.beta),
+    )
     settings.grid(1)  # refuses now what it refuses for every model
     hparams = settings._asdict()
     name = hparams.pop("kind")

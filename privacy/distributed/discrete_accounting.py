@@ -71,7 +71,7 @@ def discrete_gaussian_rdp(
       [0.25, 1.0]
     """
     _check(l2=l2, l1=l1, variance=local_variance)
-    fl.checks.positive_int(num_clients=num_clients, dim=dim)
+    num_clients, dim = fl.checks.positive_int(num_clients=num_clients, dim=dim)
 
     def rdp(orders: Any) -> np.ndarray:
         order = _orders(orders)

@@ -69,14 +69,14 @@ def make_grid(kind: str, noise_multiplier: float, *, bits: int, min_survivors: i
             "`noise_multiplier` is traced; expected a concrete number, since the table of discrete noise and the grid "
             "follow from it. Build one chain for each value."
         )
-    fl.checks.nonnegative(noise_multiplier=noise_multiplier, remedy="0 switches the noise off.")
-    fl.checks.positive_int(bits=bits, min_survivors=min_survivors)
+    noise_multiplier = fl.checks.nonnegative(noise_multiplier=noise_multiplier, remedy="0 switches the noise off.")
+    bits, min_survivors = fl.checks.positive_int(bits=bits, min_survivors=min_survivors)
     if not 2 <= bits <= 20:
         raise ValueError(
             f"`bits` is {bits}; expected 2 to 20: one bit is the sign, and noise is drawn from a table of all integers."
         )
     levels = 2 ** (bits - 1) - 1
-    fl.checks.fraction(beta=beta, remedy="It is the chance that one attempt at rounding is too long.")
+    beta = fl.checks.fraction(beta=beta, remedy="It is the chance that one attempt at rounding is too long.")
 
     def fits(clip: int) -> bool:
         return clip + noise_bound(kind, _local_variance(noise_multiplier, clip, min_survivors)) <= levels

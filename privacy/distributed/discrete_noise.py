@@ -203,10 +203,10 @@ def noise_table(kind: str, variance: float) -> NoiseTable:
       >>> noise_table("skellam", 4.0).alias.shape
       (128,)
     """
-    fl.checks.one_of(("discrete_gaussian", "skellam"), kind=kind)
+    kind = fl.checks.one_of(("discrete_gaussian", "skellam"), kind=kind)
     if fl.checks.is_traced(variance):
         raise TypeError("`variance` is traced; expected a concrete number, since the table's size follows from it.")
-    fl.checks.nonnegative(variance=variance)
+    variance = fl.checks.nonnegative(variance=variance)
     if not math.isfinite(variance) or 2 * noise_bound(kind, variance) + 1 > MAX_COLUMNS:
         raise ValueError(
             f"`variance` is {variance!r}; expected one whose noise fits in a table of {MAX_COLUMNS} integers. Use a "

@@ -40,9 +40,9 @@ def rounded_norm_bound(norm: float, dim: int, beta: float = math.exp(-0.5)) -> f
       >>> round(rounded_norm_bound(10.0, 250), 6), round(rounded_norm_bound(10.0, 250, beta=0.0), 6)
       (13.431519, 25.811388)
     """
-    fl.checks.nonnegative(norm=norm)
-    fl.checks.positive_int(dim=dim)
-    fl.checks.fraction(beta=beta, remedy="It is the chance that one attempt at rounding is too long.")
+    norm = fl.checks.nonnegative(norm=norm)
+    dim = fl.checks.positive_int(dim=dim)
+    beta = fl.checks.fraction(beta=beta, remedy="It is the chance that one attempt at rounding is too long.")
     always = norm + math.sqrt(dim)
     if beta == 0:
         return always

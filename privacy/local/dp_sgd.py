@@ -25,7 +25,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.privacy.accounting.conversions import gaussian_epsilon
+from fedjaxlite.privacy.accounting.conversions import check_delta, gaussian_epsilon
 from fedjaxlite.privacy.central import clipping
 from fedjaxlite.privacy.central.noise import Spread, add_noise, product
 from fedjaxlite.privacy.local.per_example import Batch, clipped_sum, poisson_batches
@@ -119,8 +119,15 @@ def dp_sgd(
     options: dict[str, Any] = {"lower": lower, "compute_dtype": compute_dtype, "remat": remat}
     fl.value_and_grad(loss_fn, **options)  # refuses now what it refuses
     if micro_batch_size is not None:
-        fl.checks.positive_int(micro_batch_size=micro_batch_size, remedy="None takes each batch as one.")
-    _check(loss_fn, client_optimizer, steps, max_overflow)
+        micro_batch_size = fl.checks.positive_int(
+            micro_batch_size=micro_batch_size, remedy="None takes each batch as one."
+        )
+    fl.check_optimizer(client_optimizer=client_optimizer)
+    _refuse_cross_example(loss_fn)
+    steps = fl.checks.positive_int(steps=steps)
+    remedy = "It bounds the chance that a batch has no room for an example."
+    max_overflow = fl.checks.probability(remedy, max_overflow=fl.checks.concrete(remedy, max_overflow=max_overflow))
+    sizes = fl.checks.one_of(("public", "secret"), sizes=sizes)
     q, m = _check_batches(rate, expected_batch_size, sizes)
     public = sizes == "public"
     limit = m if public else None  # of the expected batch
@@ -195,9 +202,9 @@ def dp_sgd_epsilon(
     """
     if not isinstance(train, DPLocalTraining):
         raise TypeError(f"`train` is a {type(train).__name__}; expected what privacy.dp_sgd(...) returns.")
-    fl.checks.positive_int(participations=participations)
+    participations, delta = fl.checks.positive_int(participations=participations), check_delta(delta)
     if num_examples is not None:
-        fl.checks.positive_int(num_examples=num_examples)
+        num_examples = fl.checks.positive_int(num_examples=num_examples)
     (own,) = train.mechanisms
     rounds, rate = participations * own.steps, own.rate if num_examples is None else own.rate_of(num_examples)
     epsilon = gaussian_epsilon(noise_multiplier=own.noise_multiplier, delta=0.99 * delta, rate=rate, num_rounds=rounds)
@@ -241,32 +248,26 @@ def _never_empty(data: fl.ClientData) -> fl.ClientData:
     return dataclasses.replace(data, num_examples=jnp.maximum(data.num_examples, 1), wave=wave)
 
 
-def _check(loss_fn: Any, client_optimizer: Any, steps: Any, max_overflow: Any) -> None:
-    fl.check_optimizer(client_optimizer=client_optimizer)
+def _refuse_cross_example(loss_fn: Any) -> None:
     if getattr(loss_fn, "cross_example", False):
         raise ValueError(
             "the loss is declared cross_example: the loss of a row depends on other rows (batch statistics), so no "
             "gradient belongs to one example and clipping protects none. Use a model without them, such as GroupNorm "
             "for BatchNorm."
         )
-    fl.checks.positive_int(steps=steps)
-    fl.checks.probability("It bounds the chance that a batch has no room for an example.", max_overflow=max_overflow)
 
 
 def _check_batches(rate: Any, expected_batch_size: Any, sizes: Any) -> tuple[float, float | None]:
     """The two limits, q and m; a missing rate is 1."""
-    fl.checks.one_of(("public", "secret"), sizes=sizes)
-    for name, value in (("rate", rate), ("expected_batch_size", expected_batch_size)):
-        if fl.checks.is_traced(value):
-            raise TypeError(
-                f"`{name}` is traced; expected a concrete number, since the room for a batch follows from it."
-            )
+    fl.checks.concrete("The room for a batch follows from it.", rate=rate, expected_batch_size=expected_batch_size)
     if rate is not None:
-        fl.checks.probability("It is the chance of each example in each step.", rate=rate)
+        rate = fl.checks.probability("It is the chance of each example in each step.", rate=rate)
         if rate * 2**32 < 1:
             raise ValueError(f"`rate` is {rate!r}; expected at least 2^-32, the resolution of the draw.")
     if expected_batch_size is not None:
-        fl.checks.positive(expected_batch_size=expected_batch_size, remedy="It is the largest expected batch.")
+        expected_batch_size = fl.checks.positive(
+            expected_batch_size=expected_batch_size, remedy="It is the largest expected batch."
+        )
     if rate is None and expected_batch_size is None:
         raise ValueError(
             "neither `rate` nor `expected_batch_size` was given; expected at least one: a rate for batches that grow "

@@ -16,6 +16,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.privacy.central import clipping
@@ -61,8 +62,8 @@ def local_gaussian(*, clip_norm: Any, epsilon: float, delta: float) -> fl.Aggreg
       >>> fl.chain(fl.mean(), local_gaussian(clip_norm=1.0, epsilon=8.0, delta=1e-5)).name
       'chain(mean, local_gaussian)'
     """
-    _check_epsilon(epsilon)
-    fl.checks.positive(delta=delta)
+    epsilon = _checked_epsilon(epsilon)
+    delta = fl.checks.positive(delta=fl.checks.concrete("It is what the chain promises.", delta=delta))
     if not float(delta) < 1:
         raise ValueError(f"`delta` is {delta!r}; expected a number in (0, 1), well below 1 / (number of clients).")
     multiplier = 2.0 * _analytic_sigma(float(epsilon), float(delta))
@@ -97,7 +98,7 @@ def local_laplace(*, clip_norm: Any, epsilon: float) -> fl.Aggregator:
       >>> fl.chain(fl.mean(), local_laplace(clip_norm=1.0, epsilon=8.0)).name
       'chain(mean, local_laplace)'
     """
-    _check_epsilon(epsilon)
+    epsilon = _checked_epsilon(epsilon)
     widths = lambda clip, bounds: spread(2.0 / float(epsilon), clip, bounds, order=1)  # noqa: E731
     guarantee = {"epsilon": float(epsilon), "delta": 0.0}
     root = math.sqrt(2.0)  # a Laplace variable of scale 1 has this standard deviation
@@ -133,7 +134,9 @@ def _codec(
     draw: Callable[..., jax.Array],
     unit_std: float,
 ) -> fl.Aggregator:
-    fl.checks.positive(clip_norm=clip_norm, remedy="It is the largest norm of an update; noise is scaled to it.")
+    clip_norm = fl.checks.positive(
+        clip_norm=clip_norm, remedy="It is the largest norm of an update; noise is scaled to it."
+    )
     clip = clip_norm if fl.checks.is_traced(clip_norm) else float(clip_norm)
 
     def init(wire: fl.Wire) -> tuple[Any, fl.Wire]:
@@ -162,12 +165,12 @@ def _codec(
     )
 
 
-def _check_epsilon(epsilon: Any) -> None:
-    if fl.checks.is_traced(epsilon):
-        raise TypeError("`epsilon` is traced; expected a concrete number, since it is what the chain promises.")
-    fl.checks.nonnegative(epsilon=epsilon, remedy="Infinity adds no noise.")
+def _checked_epsilon(epsilon: Any) -> float:
+    fl.checks.concrete("It is what the chain promises.", epsilon=epsilon)
+    epsilon = fl.checks.nonnegative(epsilon=epsilon, remedy="Infinity adds no noise.")
     if float(epsilon) == 0:
         raise ValueError("`epsilon` is 0; expected a number above 0: at 0 a report could tell nothing at all.")
+    return float(epsilon)
 
 
 def _analytic_sigma(epsilon: float, delta: float) -> float:
@@ -181,4 +184,5 @@ def _analytic_sigma(epsilon: float, delta: float) -> float:
             '`local_gaussian` needs dp-accounting, which the extra "privacy" installs: pip install '
             '"fedjaxlite[privacy]".'
         ) from error
-    return float(dp_accounting.get_sigma_gaussian(epsilon, delta))
+    with np.errstate(all="ignore"):  # its search meets infinities on the way where epsilon is large
+        return float(dp_accounting.get_sigma_gaussian(epsilon, delta))

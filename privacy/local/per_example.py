@@ -84,6 +84,7 @@ def clipped_sum(
     Raises:
       ValueError: for losses that give a state, when traced.
     """
+    clipping.check_prefix("dp_sgd", clip_norm, fl.trainable(params))
 
     def one(row: Mapping[str, Any], real: jax.Array, index: jax.Array) -> tuple[PyTree, dict[str, jax.Array]]:
         single = real[None]

@@ -254,12 +254,13 @@ def priv_unit(*, clip_norm: Any, epsilon: float, norm_share: float = 0.2) -> fl.
       >>> fl.chain(fl.mean(), priv_unit(clip_norm=1.0, epsilon=8.0)).name
       'chain(mean, priv_unit)'
     """
-    fl.checks.positive(clip_norm=clip_norm, remedy="It is the largest L2 norm of an update.")
-    if fl.checks.is_traced((epsilon, norm_share)):
-        raise TypeError(
-            "`epsilon` or `norm_share` is traced; expected concrete numbers, since the cap follows from them."
+    clip_norm = fl.checks.positive(clip_norm=clip_norm, remedy="It is the largest L2 norm of an update.")
+    fl.checks.concrete("The cap follows from it.", epsilon=epsilon, norm_share=norm_share)
+    epsilon, norm_share = fl.checks.positive(epsilon=epsilon, norm_share=norm_share)
+    if not 1e-6 <= epsilon <= 500:
+        raise ValueError(
+            f"`epsilon` is {epsilon!r}; expected a number from 1e-6 to 500, which is as good as no privacy."
         )
-    fl.checks.positive(epsilon=epsilon, norm_share=norm_share)
     if not norm_share < 1:
         raise ValueError(f"`norm_share` is {norm_share!r}; expected a number in (0, 1): the direction needs the rest.")
     clip = clip_norm if fl.checks.is_traced(clip_norm) else float(clip_norm)

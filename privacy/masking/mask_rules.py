@@ -1,6 +1,7 @@
 """What a secure sum must not be built with: thresholds that keep no secret, sums that overflow, cohorts too small."""
 
 from functools import lru_cache
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -43,26 +44,34 @@ def _least_survivors(capacity: int, most: int, colluders: int) -> int:
     return -(-colluders * capacity // (most + 1)) + 2
 
 
-def check_numbers(
+class Numbers(NamedTuple):
+    """The arguments of `mask`, as plain values."""
+
+    neighbors: int | None
+    threshold: int | None
+    colluders: int
+    masking: str
+    min_survivors: int | None
+
+
+def checked_numbers(
     neighbors: int | None, threshold: int | None, colluders: int, masking: str, min_survivors: int | None
-) -> None:
+) -> Numbers:
     """Refuses arguments of `mask` that fit no cohort."""
-    fl.checks.one_of(("faithful", "algebraic"), masking=masking)
-    if isinstance(colluders, bool) or not isinstance(colluders, int):
-        raise TypeError(f"`colluders` is {colluders!r}; expected an int of at least 0.")
-    if colluders < 0:
-        raise ValueError(f"`colluders` is {colluders}; expected an int of at least 0.")
+    masking = fl.checks.one_of(("faithful", "algebraic"), masking=masking)
+    colluders = fl.checks.nonnegative_int(colluders=colluders)
     if threshold is not None:
-        fl.checks.positive_int(threshold=threshold)
+        threshold = fl.checks.positive_int(threshold=threshold)
     if neighbors is not None:
-        fl.checks.positive_int(neighbors=neighbors)
+        neighbors = int(fl.checks.positive_int(neighbors=neighbors))
         if neighbors % 2:
             raise ValueError(
                 f"`neighbors` is {neighbors}; expected an even number, half of them on either side of a client on the "
                 f"ring: {neighbors + 1}, or None for everybody."
             )
     if min_survivors is not None:
-        fl.checks.positive_int(min_survivors=min_survivors)
+        min_survivors = fl.checks.positive_int(min_survivors=min_survivors)
+    return Numbers(neighbors, threshold, colluders, masking, min_survivors)
 
 
 def check_threshold(capacity: int, most: int, threshold: int | None, colluders: int) -> None:

@@ -18,9 +18,9 @@ import fedjaxlite as fl
 from fedjaxlite.privacy.masking import chacha
 from fedjaxlite.privacy.masking.mask_rules import (
     check_min_survivors,
-    check_numbers,
     check_threshold,
     check_wire,
+    checked_numbers,
     default_min_survivors,
     default_neighbors,
 )
@@ -145,7 +145,9 @@ def mask(
       >>> chain.name
       'chain(mean, clip_by_global_norm, quantize, mask)'
     """
-    check_numbers(neighbors, threshold, colluders, masking, min_survivors)
+    neighbors, threshold, colluders, masking, min_survivors = checked_numbers(
+        neighbors, threshold, colluders, masking, min_survivors
+    )
 
     def degree(capacity: int) -> int:
         return min(capacity - 1, default_neighbors(capacity) if neighbors is None else neighbors)

@@ -2,9 +2,11 @@
 
 import os
 from collections.abc import Callable, Iterable, Mapping
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
-from fedjaxlite.privacy.secagg import keys
+import numpy as np
+
+from fedjaxlite.privacy.secagg import arguments, keys
 from fedjaxlite.privacy.secagg.errors import SERVER, RoundAborted, SecureAggregationError
 from fedjaxlite.privacy.secagg.keys import Primitives, Random
 from fedjaxlite.privacy.secagg.masking import Words
@@ -45,8 +47,9 @@ def identities(
       >>> sorted(identities([0, 1])[0].known)
       [0, 1]
     """
-    primitives = primitives or keys.real()
-    private = {u: random(keys.KEY_BYTES) for u in ids}
+    primitives = _primitives(primitives)
+    arguments.function_of("num_bytes", random=random)
+    private = {u: arguments.random_bytes(random, keys.KEY_BYTES) for u in arguments.clients(ids, "ids")}
     known = {u: primitives.identity(key) for u, key in private.items()}
     return {u: Identity(key, known) for u, key in private.items()}
 
@@ -116,7 +119,10 @@ def run_in_memory(
       >>> played.result.survivors, played.result.total.tolist()
       ((1, 2, 3, 4), [11110, 11110])
     """
-    primitives = primitives or keys.real()
+    primitives = _primitives(primitives)
+    arguments.one_instance(Parameters, "what secagg.parameters(...) returns", parameters=parameters)
+    round_number = arguments.in_range(0, 2**64 - 1, round_number=round_number)
+    _check(vectors, leaves, known, random, network)
     if parameters.server == "lying" and known is None:
         known = identities(vectors, primitives=primitives, random=random)
     public = {u: primitives.identity(who.private) for u, who in known.items()} if known else None
@@ -155,3 +161,26 @@ def _result(result: RoundResult | None) -> RoundResult:
     if result is None:
         raise RoundAborted("the round ended without a result.")
     return result
+
+
+def _primitives(primitives: Any) -> Primitives:
+    if primitives is None:
+        return keys.real()
+    arguments.one_instance(Primitives, "a secagg.Primitives, or None for real cryptography", primitives=primitives)
+    return primitives
+
+
+def _check(vectors: Any, leaves: Any, known: Any, random: Any, network: Any) -> None:
+    arguments.by_client(vectors, "vectors")
+    for u, vector in vectors.items():
+        if not isinstance(vector, np.ndarray) or vector.dtype != np.uint32:
+            raise TypeError(f"`vectors[{u}]` is {arguments.shown(vector)}; expected uint32 [length].")
+    if leaves is not None:
+        arguments.by_client(leaves, "leaves")
+    if known is not None:
+        arguments.by_client(known, "known")
+        arguments.one_instance(Identity, "a secagg.Identity", **{f"known[{u}]": who for u, who in known.items()})
+    arguments.function_of("num_bytes", random=random)
+    arguments.random_bytes(random, keys.KEY_BYTES)
+    if network is not None:
+        arguments.function_of("message", "to", network=network)

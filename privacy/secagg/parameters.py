@@ -6,6 +6,8 @@ N is the number of holders of a client's secrets: its neighbors and itself. c of
 import hashlib
 from typing import Literal, NamedTuple
 
+from fedjaxlite.privacy.secagg import arguments
+
 Server = Literal["semi-honest", "lying"]
 MAX_CLIENTS = 1 << 20
 MAX_LENGTH = 1 << 30
@@ -96,18 +98,16 @@ def parameters(
       >>> p.neighbors, p.threshold, p.min_survivors, p.quorum(20)
       (19, 12, 12, 12)
     """
-    _ints(num_clients=num_clients, length=length, colluders=colluders)
-    _in("num_clients", num_clients, 2, MAX_CLIENTS)
-    _in("length", length, 1, MAX_LENGTH)
-    if server not in ("semi-honest", "lying"):
-        raise ValueError(f"`server` is {server!r}; expected 'semi-honest' or 'lying'.")
+    num_clients = arguments.in_range(2, MAX_CLIENTS, num_clients=num_clients)
+    length = arguments.in_range(1, MAX_LENGTH, length=length)
+    if not isinstance(server, str) or server not in ("semi-honest", "lying"):
+        raise ValueError(f"`server` is {arguments.shown(server)}; expected 'semi-honest' or 'lying'.")
     k = _neighbors(neighbors, num_clients)
     holders = k + 1
-    _in("colluders", colluders, 0, holders - 1)
+    colluders = arguments.in_range(0, holders - 1, colluders=colluders)
     t = _threshold(threshold, holders, colluders, server)
     everywhere = _cohort_colluders(cohort_colluders, colluders, holders, num_clients)
-    smallest = max(t, 8, everywhere + 2) if min_survivors is None else min_survivors
-    _ints(min_survivors=smallest)
+    smallest = arguments.plain_int(min_survivors=max(t, 8, everywhere + 2) if min_survivors is None else min_survivors)
     if smallest - everywhere < 2:
         raise ValueError(
             f"`min_survivors` is {smallest} with {everywhere} colluders in the round: a sum of fewer than two honest "
@@ -125,7 +125,7 @@ def _neighbors(neighbors: int | None, num_clients: int) -> int:
     everyone = num_clients - 1
     if neighbors is None:
         return everyone
-    _ints(neighbors=neighbors)
+    neighbors = arguments.plain_int(neighbors=neighbors)
     if neighbors == everyone:
         return everyone
     if not 2 <= neighbors < everyone or neighbors % 2:
@@ -141,8 +141,7 @@ def _threshold(threshold: int | None, holders: int, colluders: int, server: Serv
     needed = (holders + colluders) // 2 + 1 if lying else colluders + 1
     if threshold is None:
         threshold = max(needed, holders // 2 + 1)
-    _ints(threshold=threshold)
-    _in("threshold", threshold, 1, holders)
+    threshold = arguments.in_range(1, holders, threshold=threshold)
     if threshold < needed:
         rule = f"2 t > N + c = {holders + colluders}" if lying else f"t > c = {colluders}"
         why = "a lying server could get both secrets of a client" if lying else "colluders alone could open secrets"
@@ -156,17 +155,4 @@ def _threshold(threshold: int | None, holders: int, colluders: int, server: Serv
 def _cohort_colluders(given: int | None, colluders: int, holders: int, num_clients: int) -> int:
     if given is None:
         return -(-colluders * num_clients // holders)
-    _ints(cohort_colluders=given)
-    _in("cohort_colluders", given, colluders, num_clients)
-    return given
-
-
-def _ints(**named: int) -> None:
-    for name, value in named.items():
-        if isinstance(value, bool) or not isinstance(value, int):
-            raise TypeError(f"`{name}` is {value!r}; expected an int.")
-
-
-def _in(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise ValueError(f"`{name}` is {value}; expected one in [{low}, {high}].")
+    return arguments.in_range(colluders, num_clients, cohort_colluders=given)

@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from fedjaxlite.privacy.secagg import arguments
 from fedjaxlite.privacy.secagg.keys import KEY_BYTES, SIGNATURE_BYTES
 from fedjaxlite.privacy.secagg.messages import HEADER, SEALED_BYTES
 from fedjaxlite.privacy.secagg.parameters import Parameters
@@ -43,6 +44,8 @@ def traffic(parameters: Parameters, num_present: int) -> Traffic:
       >>> traffic(parameters(num_clients=100, length=1_663_370, neighbors=32, threshold=17), 100)
       Traffic(up=6658542, down=6569, vector=6653480)
     """
+    arguments.one_instance(Parameters, "what secagg.parameters(...) returns", parameters=parameters)
+    num_present = arguments.in_range(1, parameters.num_clients, num_present=num_present)
     holders, lying = parameters.holders(num_present), parameters.server == "lying"
     k = holders - 1
     signature = SIGNATURE_BYTES if lying else 0

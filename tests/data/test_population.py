@@ -324,8 +324,8 @@ def test_more_examples_than_int32_counts_are_refused():
 
 
 WRONG_CLIENTS = {
-    "none": ([], ValueError, "clients is a dict or empty"),
-    "a dict": ({"x": [1]}, ValueError, "clients is a dict or empty"),
+    "none": ([], ValueError, "`clients` is empty; expected a list with one dict of arrays a client"),
+    "a dict": ({"x": [1]}, TypeError, r"`clients` is \{'x': \[1\]\}; expected a list with one dict of arrays a client"),
     "features": ([{"x": [1]}, {"z": [1]}], ValueError, r"client 1 has features \['z'\], but client 0 has \['x'\]"),
     "lengths": ([{"x": [1], "y": [1, 2]}], ValueError, "client 0: feature 'y' has 2 rows, but feature 'x' has 1"),
     "shapes": (
@@ -350,3 +350,80 @@ def test_a_million_clients_are_cheap():
     population = fl.Population.from_arrays({"x": np.zeros(n, np.uint8)}, client_ids=np.arange(n)[::-1])
     assert population.num_clients == n
     assert population.max_size == 1
+
+
+ROWS = {"x": np.zeros((7, 2), np.float32)}
+
+
+@pytest.mark.parametrize(
+    ("features", "offsets", "max_size", "kind", "text"),
+    [
+        (ROWS, [0, 9], 9, ValueError, "`offsets` ends at 9, but the features have 7 rows; expected 7"),
+        (ROWS, [0, 5], 5, ValueError, "`offsets` ends at 5, but the features have 7 rows"),
+        (ROWS, [2, 7], 5, ValueError, "`offsets` begins with 2; expected 0"),
+        (ROWS, [0, 5, 3, 7], 5, ValueError, "`offsets` goes down from 5 to 3 at client 1; expected ascending ints"),
+        (ROWS, [0.0, 7.0], 7, TypeError, "`offsets` has dtype float64; expected int32"),
+        (ROWS, np.array([0, 2**40]), 7, ValueError, r"`offsets` holds values from 0 to 1099511627776; .*2\*\*31 - 1"),
+        (ROWS, [[0, 7]], 7, ValueError, r"`offsets` has shape \[1, 2\]; expected \[N \+ 1\]"),
+        (ROWS, [0], 7, ValueError, r"`offsets` has shape \[1\]; expected \[N \+ 1\] for N clients, at least one"),
+        (ROWS, iter([0, 7]), 7, TypeError, "`offsets` is <list_iterator"),
+        (ROWS, [0, 7], 6, ValueError, "`max_size` is 6, but client 0 has 7 examples; expected at least 7"),
+        (ROWS, [0, 7], -1, ValueError, "`max_size` is -1; expected an int of at least 0"),
+        (ROWS, [0, 7], "7", TypeError, "`max_size` is '7'; expected an int"),
+        ([1, 2], [0, 2], 2, TypeError, r"`features` is \[1, 2\]; expected a dict"),
+        ({"x": [1, 2]}, [0, 2], 2, TypeError, r"feature 'x' is \[1, 2\]; expected an array .*from_arrays"),
+        ({"x": np.zeros(2), "y": np.zeros(3)}, [0, 2], 2, ValueError, "feature 'y' has 3 rows, and others have 2"),
+        ({"x": np.array(["a"])}, [0, 1], 1, TypeError, "feature 'x' has dtype <U1; expected numbers"),
+    ],
+)
+def test_a_population_of_its_parts_says_what_does_not_fit(features, offsets, max_size, kind, text):
+    with pytest.raises(kind, match=text):
+        Population(features, offsets if not isinstance(offsets, list) else np.asarray(offsets), max_size)
+
+
+@given(st.lists(st.integers(-3, 12), min_size=2, max_size=6), st.integers(-2, 12))
+def test_whatever_parts_pass_no_client_owns_rows_that_are_not_there(offsets, max_size):
+    try:
+        population = Population({"x": np.arange(10)}, np.asarray(offsets), max_size)
+    except ValueError:
+        sizes = np.diff(offsets)
+        fits = offsets[0] == 0 and offsets[-1] == 10 and (sizes >= 0).all() and sizes.max() <= max_size
+        assert not fits
+        return
+    assert population.offsets.dtype == np.int32
+    assert (population.num_examples >= 0).all()
+    assert np.concatenate([population.client(i)["x"] for i in range(population.num_clients)]).tolist() == list(
+        range(10)
+    )
+
+
+def test_a_population_is_checked_by_shape_under_jit_and_not_at_all_when_it_is_rebuilt():
+    population = Population({"x": np.arange(4)}, [0, 1, 4], 3)
+
+    @jax.jit
+    def halved(people: Population) -> Population:
+        return Population({"x": people.features["x"] * 2}, people.offsets, people.max_size)
+
+    assert halved(population).features["x"].tolist() == [0, 2, 4, 6]
+    shapes = jax.eval_shape(halved, population)
+    assert Population(shapes.features, shapes.offsets, shapes.max_size).num_clients == 2
+    leaves, treedef = jax.tree.flatten(population)
+    assert jax.tree.unflatten(treedef, [object()] * len(leaves)).max_size == 3
+    with pytest.raises(ValueError, match=r"`offsets` has shape \[2, 1\]"):
+        jax.jit(lambda o: Population({}, o, 1).max_size)(jnp.zeros((2, 1), jnp.int32))
+
+
+@pytest.mark.parametrize("clients", [None, [1, 2], iter([{"x": [1]}]), [None], "ab", {"x": [1]}])
+def test_from_clients_wants_a_list_of_dicts(clients):
+    with pytest.raises(TypeError, match="`clients`.*; expected a (list|dict)"):
+        Population.from_clients(clients)
+
+
+def test_a_ragged_list_is_no_feature():
+    ragged = [[1, 2], [3]]
+    with pytest.raises(
+        TypeError, match=r"feature 'x' is \[\[1, 2\], \[3\]\]; expected a rectangular array .* Pad rows"
+    ):
+        Population.from_arrays({"x": ragged}, [0, 1])
+    with pytest.raises(TypeError, match=r"feature 'x' is \[\[1, 2\], \[3\]\]; expected a rectangular array"):
+        Population.from_clients([{"x": ragged}])

@@ -539,8 +539,8 @@ def test_a_round_with_sampling_in_it_can_be_differentiated() -> None:
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: sampling.with_stragglers(sampling.full(5), 0.5, 0.1, exact="yes"),  # type: ignore[arg-type]
-        ValueError,
-        "`exact` is 'yes'; expected one of True, False",
+        TypeError,
+        "`exact` is 'yes'; expected True or False",
     ),
     (lambda: sampling.uniform(0), ValueError, "`cohort_size` is 0; expected an int of at least 1"),
     (lambda: sampling.uniform(2.5), TypeError, "`cohort_size` is 2.5; expected an int"),  # type: ignore[arg-type]

@@ -88,15 +88,15 @@ class TestInit:
             init(sampler=fl.sampling.poisson(rate=0.5, capacity=2))
 
     def test_data_that_are_no_population(self) -> None:
-        with pytest.raises(
-            TypeError, match=r"`population` is a dict; expected a Population. Make one with fl.Population"
-        ):
+        with pytest.raises(TypeError, match=r"`population` is \{'x': .*; expected a Population, such as fl.Population"):
             init(population={"x": np.ones(3)})
 
     def test_params_that_hold_no_arrays(self) -> None:
         with pytest.raises(ValueError, match=r"`params` holds no arrays; expected the model, such as model.init"):
             init(params={})
-        with pytest.raises(TypeError, match=r"`params` has a str at \['name'\]; expected arrays only"):
+        with pytest.raises(
+            TypeError, match=r"`params\['name'\]` is '.*'; expected an array or a number. Keep functions and settings"
+        ):
             init(params={**PARAMS, "name": "linear"})
 
     def test_keys_that_are_none(self) -> None:
@@ -111,7 +111,9 @@ class TestInit:
         assert run.init(PARAMS, PEOPLE, key=old_style).keys.client.shape == ()
 
     def test_params_that_do_not_fit_the_loss(self) -> None:
-        with pytest.raises(KeyError, match="b"):
+        with pytest.raises(
+            ValueError, match=r"the loss function read 'b', which is no feature .* nor in the parameters"
+        ):
             init(params={"w": jnp.zeros(3)})
 
 

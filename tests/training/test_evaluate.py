@@ -118,7 +118,7 @@ class TestCentral:
             fl.evaluate(helpers.linear_loss, {"x": np.ones((0, 2))})
         with pytest.raises(ValueError, match="`batch_size` is 0"):
             fl.evaluate(helpers.linear_loss, PEOPLE, batch_size=0)
-        with pytest.raises(TypeError, match="`loss` is 3; expected a function"):
+        with pytest.raises(TypeError, match="`model_or_loss` is 3; expected a function of .params, batch, key."):
             fl.evaluate(3, PEOPLE)
         model = fl.models.from_functions(lambda key: (), lambda params, x, **_: x, name="m")
         with pytest.raises(ValueError, match=r'the data have no feature "y", only \[\'x\'\]; give a loss function'):

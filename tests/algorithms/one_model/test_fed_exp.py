@@ -87,7 +87,7 @@ def test_a_round_without_reports_and_a_client_without_examples_change_nothing() 
     [
         ({"eps": 0.0}, ValueError, r"`eps` is 0\.0; expected a finite number above 0"),
         ({"max_norm": -1.0}, ValueError, r"`max_norm` is -1\.0; expected a finite number above 0"),
-        ({"average_last_two": 2}, ValueError, r"`average_last_two` is 2; expected one of True, False"),
+        ({"average_last_two": 2}, TypeError, "`average_last_two` is 2; expected True or False"),
         ({"epochs": 1}, ValueError, r"expected exactly one of them"),
     ],
 )

@@ -129,7 +129,7 @@ def test_stragglers_and_empty_clients_take_the_samples_that_they_can() -> None:
         ({"rho": -0.1}, ValueError, r"`rho` is -0\.1; expected a number of at least 0"),
         ({"num_samples": 0}, ValueError, r"`num_samples` is 0; expected an int of at least 1"),
         ({"steps_per_sample": 1.5}, TypeError, r"`steps_per_sample` is 1\.5; expected an int of at least 1"),
-        ({"burn_in_rounds": -1}, ValueError, r"`burn_in_rounds` is -1; expected an int of at least 1\. 0 is for none"),
+        ({"burn_in_rounds": -1}, ValueError, r"`burn_in_rounds` is -1; expected an int of at least 0\. 0 is for none"),
         ({"steps": 2}, ValueError, r"expected exactly one of them"),
     ],
 )

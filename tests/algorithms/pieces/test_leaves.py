@@ -84,7 +84,9 @@ def test_a_choice_of_nothing_names_the_leaves_there_are(make, argument) -> None:
 
 @pytest.mark.parametrize(("make", "argument"), ARGUMENTS)
 def test_a_choice_is_a_function(make, argument) -> None:
-    with pytest.raises(TypeError, match=rf"`{argument}` is 'head'; expected a function\. It is called as"):
+    with pytest.raises(
+        TypeError, match=rf"`{argument}` is 'head'; expected a function of \(path, leaf\)\. It is called as"
+    ):
         make(loss, client_optimizer=optax.sgd(0.1), **{argument: "head"})
 
 

@@ -102,7 +102,11 @@ def test_a_rate_that_decays_ends_closer_to_the_optimum() -> None:
     [
         (lambda: scheduled(None), TypeError, r"`make` is None; expected a function\. It makes the algorithm"),  # type: ignore[arg-type]
         (lambda: scheduled(make), ValueError, r"no hyperparameter is scheduled; expected at least one"),
-        (lambda: scheduled(make, client_lr=0.1), TypeError, r"`client_lr` is 0\.1; expected a function\. It gives"),  # type: ignore[arg-type]
+        (
+            lambda: scheduled(make, client_lr=0.1),
+            TypeError,
+            r"`client_lr` is 0\.1; expected a function of \(round\)\. It gives",
+        ),  # type: ignore[arg-type]
         (lambda: scheduled(lambda a: a, a=lambda t: 1.0), TypeError, r"`make` returned a float; expected an fl\.Algo"),
         (
             lambda: scheduled(lambda a: a, a=lambda t: jnp.ones(2)),

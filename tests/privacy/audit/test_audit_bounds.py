@@ -92,5 +92,7 @@ def test_wrong_arguments() -> None:
         audit.epsilon_one_run(np.zeros(4), coins, delta=1.0)
     with pytest.raises(ValueError, match=r"`confidence` is 0.2; expected a number in \(0.5, 1\)"):
         audit.epsilon_one_run(np.zeros(4), coins, delta=0.0, confidence=0.2)
-    with pytest.raises(ValueError, match="there are 2 scores with the canary and 9 without; expected at least 4"):
+    with pytest.raises(
+        ValueError, match="`scores_in` has 2 scores with the canary and `scores_out` 9 without; expected at least 4"
+    ):
         audit.epsilon_many_runs(np.zeros(2), np.zeros(9), delta=0.0)

@@ -275,3 +275,11 @@ def test_the_naive_tree_keeps_a_key_and_the_efficient_one_logarithmically_many_m
 def test_bad_arguments(call, message) -> None:
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("restart_every", [None, 1])
+def test_a_run_of_one_round_has_noise_of_one_node(restart_every) -> None:
+    stream = noise_streams.honaker_tree(num_rounds=1, restart_every=restart_every)
+    template = jnp.zeros(20_000)
+    noise, _ = stream.next(stream.init(template), jnp.int32(0), jax.random.key(0), template)
+    assert float(jnp.std(noise)) == pytest.approx(1.0, abs=0.03)

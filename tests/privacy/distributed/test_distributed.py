@@ -232,7 +232,7 @@ def test_rounds_behind_nothing_else() -> None:
         ({"min_survivors": 0}, ValueError, "`min_survivors` is 0; expected an int of at least 1"),
         ({"min_survivors": 2.5}, TypeError, "`min_survivors` is 2.5; expected an int"),
         ({"beta": 1.0}, ValueError, r"`beta` is 1.0; expected a number in \[0, 1\)"),
-        ({"rotate": "yes"}, ValueError, "`rotate` is 'yes'; expected one of True, False"),
+        ({"rotate": "yes"}, TypeError, "`rotate` is 'yes'; expected True or False"),
     ],
 )
 def test_bad_arguments_are_refused(arguments: Any, error: type[Exception], text: str) -> None:

@@ -1,0 +1,102 @@
+"""Which public functions there are, which arguments a call of them may have, and mutations of these."""
+
+import inspect
+from collections.abc import Iterator
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from bases_algorithms import ALGORITHMS
+from bases_engine import ENGINE
+from bases_privacy import PRIVACY
+from calls import Base
+from odd_values import ODD, TRACED
+
+import fedjaxlite as fl
+from fedjaxlite import algorithms, losses, models, partition, privacy, sampling
+
+BASES: dict[str, Base] = {**ENGINE, **ALGORITHMS, **PRIVACY}
+LABELS = (*ODD, *TRACED)
+
+MODULES: dict[str, ModuleType] = {
+    "": fl,
+    "sampling.": sampling,
+    "partition.": partition,
+    "models.": models,
+    "losses.": losses,
+    "algorithms.": algorithms,
+    "algorithms.analytics.": algorithms.analytics,
+    "algorithms.lora.": algorithms.lora,
+    "privacy.": privacy,
+    "privacy.accounting.": privacy.accounting,
+    "privacy.attacks.": privacy.attacks,
+    "privacy.audit.": privacy.audit,
+    "privacy.secagg.": privacy.secagg,
+}
+
+FILES_AND_PICTURES = "writes files or draws pictures; it has tests of its own"
+RECORD = "a record that the library fills in, or a bundle that `fl.rounds` and its like look at"
+WITH_FUNCTIONS_AROUND = "a step of a protocol, with states that only the step before makes"
+LEFT_OUT = {
+    **dict.fromkeys(("plan", "plot_partition", "train", "use_cpu_cores"), FILES_AND_PICTURES),
+    **dict.fromkeys(("privacy.attacks.plot_reconstructions", "privacy.attacks.plot_roc"), FILES_AND_PICTURES),
+    **dict.fromkeys(
+        ("trainable", "with_state", "with_trainable", "algorithms.lora.merge"), "takes pytrees as they are, under jit"
+    ),
+    "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,
+    "privacy.secagg.SecureAggregationError": "an error",
+}
+"""Public functions that no call is made of, and why."""
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Every public name that can be called, with what it is."""
+    for prefix, module in MODULES.items():
+        own = getattr(module, "__all__", None)
+        for name in vars(module) if own is None else own:
+            found = getattr(module, name)
+            home = getattr(found, "__module__", "")
+            at_home = home.startswith("fedjaxlite") if own else home == module.__name__ and not name.startswith("_")
+            if callable(found) and at_home:
+                yield prefix + name, found
+
+
+def is_record(found: Any) -> bool:
+    """Whether a name is a type: what it holds is checked where it is used."""
+    return inspect.isclass(found)
+
+
+def arguments_of(base: Base) -> tuple[str, ...]:
+    """The names of what a call can be given; those of `**options` are named by the base."""
+    parameters = inspect.signature(base.function).parameters.values()
+    plain = [p.name for p in parameters if p.kind not in (p.VAR_POSITIONAL, p.VAR_KEYWORD)]
+    return tuple(dict.fromkeys([*plain, *base.arguments]))
+
+
+def takes_any_keyword(base: Base) -> bool:
+    """Whether every keyword means something: the names of schedules, of optimizers."""
+    return base.function in (algorithms.scheduled, fl.check_optimizer)
+
+
+class Mutation(NamedTuple):
+    """A valid call with odd values for some arguments.
+
+    Attributes:
+      name: of the function, a key of `BASES`.
+      odd: for some arguments, the label of an odd value.
+      misspelled: a keyword that the function does not have, or None.
+    """
+
+    name: str
+    odd: dict[str, str]
+    misspelled: str | None = None
+
+
+def every_single() -> list[Mutation]:
+    """Each argument of each function with each odd value, and each function with a misspelled keyword."""
+    calls = [
+        Mutation(name, {argument: label})
+        for name, base in BASES.items()
+        for argument in arguments_of(base)
+        for label in LABELS
+    ]
+    return calls + [Mutation(name, {}, "epoch") for name, base in BASES.items() if not takes_any_keyword(base)]
