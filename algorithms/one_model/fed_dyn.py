@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -85,17 +86,8 @@ def fed_dyn(
         num_clients=num_clients, remedy="It is the number of clients in the population."
     )
     evaluate = fl.checks.one_of(("server", "clients"), evaluate=evaluate)
-    if epochs is None and steps is None:
-        epochs = 1
-    train = fl.local_sgd(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     server_optimizer = optax.sgd(1.0)
 
     def zeros(params: Any) -> Any:
@@ -144,10 +136,7 @@ def fed_dyn(
         hparams={
             "alpha": alpha,
             "num_clients": num_clients,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "steps": steps,
-            "shuffle": shuffle,
+            **local,
             "evaluate": evaluate,
         },
     )

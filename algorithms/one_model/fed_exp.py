@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -88,17 +89,8 @@ def fed_exp(
         max_norm = fl.checks.positive(max_norm=fl.checks.concrete(max_norm=max_norm))
         if max_norm**2 > fl.checks.LARGEST_FLOAT:
             raise ValueError(f"`max_norm` is {max_norm!r}; expected a norm whose square a float32 holds, below 1.8e19.")
-    if epochs is None and steps is None:
-        epochs = 1
-    train = fl.local_sgd(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     server_optimizer = optax.sgd(1.0)
     bounds = {} if max_norm is None else {"squared_norm": float(max_norm) ** 2}
 
@@ -138,10 +130,7 @@ def fed_exp(
             "eps": eps,
             "max_norm": max_norm,
             "average_last_two": average_last_two,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "steps": steps,
-            "shuffle": shuffle,
+            **local,
         },
     )
 

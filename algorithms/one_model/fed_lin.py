@@ -24,6 +24,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -93,20 +94,11 @@ def fed_lin(
     """
     client_lr = fl.checks.positive(client_lr=client_lr)
     exchanges = fl.checks.one_of((1, 2), exchanges=exchanges)
-    if epochs is None and steps is None:
-        epochs = 1
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(server_optimizer=server)
     # The rate is a client's own, so it goes into the gradient, where it may differ between clients.
-    run = fl.local_sgd(
-        loss_fn,
-        client_optimizer=optax.sgd(1.0),
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    run = fl.local_sgd(loss_fn, client_optimizer=optax.sgd(1.0), lower=lower, **local)
 
     def num_steps(data: fl.ClientData) -> jax.Array:
         if batch_size is None:
@@ -173,10 +165,7 @@ def fed_lin(
         name="fed_lin",
         hparams={
             "client_lr": client_lr,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "steps": steps,
-            "shuffle": shuffle,
+            **local,
             "exchanges": exchanges,
         },
     )

@@ -23,6 +23,7 @@ import optax
 from jax.flatten_util import ravel_pytree
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -106,16 +107,14 @@ def fed_pa(
     )
     if epochs is None and steps is None:
         steps = burn_in_steps + num_samples * steps_per_sample
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     server = optax.sgd(1.0) if server_optimizer is None else server_optimizer
     fl.check_optimizer(client_optimizer=client_optimizer, server_optimizer=server)
     train = fl.local_sgd(
         loss_fn,
         client_optimizer=_recording(client_optimizer, num_samples, steps_per_sample, burn_in_steps),
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
         lower=lower,
+        **local,
     )
 
     def init(params: Any) -> ServerState:
@@ -151,10 +150,7 @@ def fed_pa(
             "steps_per_sample": steps_per_sample,
             "burn_in_steps": burn_in_steps,
             "burn_in_rounds": burn_in_rounds,
-            "batch_size": batch_size,
-            "epochs": epochs,
-            "steps": steps,
-            "shuffle": shuffle,
+            **local,
         },
     )
 

@@ -25,6 +25,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.local_steps import Gradient, Length, local_steps
 
 
@@ -101,16 +102,8 @@ def apfl(
         raise ValueError(f"`alpha` is {alpha!r}; expected a number in [0, 1].")
     if alpha_rate is not None:
         alpha_rate = fl.checks.positive(alpha_rate=alpha_rate, remedy="Leave it out to keep alpha as it is.")
-    base = fed_avg(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        server_optimizer=server_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    length = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **length)
     length = Length(batch_size, base.hparams["epochs"], base.hparams["steps"], shuffle)
     own_optimizer = client_optimizer if personal_optimizer is None else personal_optimizer
     fl.check_optimizer(personal_optimizer=own_optimizer)

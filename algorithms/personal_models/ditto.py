@@ -21,6 +21,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.proximal import proximal_pull
 
 
@@ -81,16 +82,8 @@ def ditto(
       'ditto'
     """
     lam = fl.checks.nonnegative(lam=lam)
-    base = fed_avg(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        server_optimizer=server_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
     if personal_epochs is not None and personal_steps is not None:
         raise ValueError(
             f"`personal_epochs` is {personal_epochs!r} and `personal_steps` is {personal_steps!r}; expected at most "

@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ClientState(NamedTuple):
@@ -81,17 +82,8 @@ def fine_tuned(
     """
     if not isinstance(algorithm, fl.Algorithm):
         raise TypeError(f"`algorithm` is {algorithm!r}; expected an Algorithm, such as algorithms.fed_avg(...).")
-    if epochs is None and steps is None:
-        epochs = 1
-    tune = fl.local_sgd(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    tune = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
 
     def init_client(params: Any) -> ClientState:
         return ClientState(algorithm.init_client(params), params, jnp.bool_(False))

@@ -23,6 +23,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.local_steps import Gradient, Length, local_steps
 
 
@@ -97,16 +98,8 @@ def p_fed_me(
     accuracy = fl.checks.nonnegative(accuracy=accuracy)
     inner_steps = fl.checks.positive_int(inner_steps=inner_steps)
     fl.check_optimizer(personal_optimizer=personal_optimizer)
-    base = fed_avg(
-        loss_fn,
-        client_optimizer=personal_optimizer,
-        server_optimizer=optax.sgd(beta),
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    base = fed_avg(loss_fn, client_optimizer=personal_optimizer, server_optimizer=optax.sgd(beta), lower=lower, **local)
     length = Length(batch_size, base.hparams["epochs"], base.hparams["steps"], shuffle)
     solve = _solver(personal_optimizer, lam, accuracy, inner_steps)
 

@@ -26,6 +26,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
 from fedjaxlite.algorithms.personal_models.fine_tuning import fine_tuned
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.local_steps import Gradient, Length, local_steps
 
 Gradients = tuple[Gradient, ...]
@@ -91,16 +92,8 @@ def per_fed_avg(
     keep = fl.checks.flag(keep=keep)
     alpha, delta = fl.checks.positive(alpha=alpha, delta=delta)
     variant = fl.checks.one_of(VARIANTS, variant=variant)
-    base = fed_avg(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        server_optimizer=server_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
     length = Length(batch_size, base.hparams["epochs"], base.hparams["steps"], shuffle)
     meta_gradient = _meta_gradient(variant, alpha, delta)
 

@@ -24,6 +24,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+from fedjaxlite.algorithms.pieces.length import local_length
 from fedjaxlite.algorithms.pieces.schedules import checked_rate
 
 
@@ -64,16 +65,8 @@ def reptile(
     """
     epsilon = checked_rate(epsilon=epsilon)
     outer_optimizer = optax.sgd(epsilon)
-    base = fed_avg(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        server_optimizer=outer_optimizer,
-        batch_size=batch_size,
-        epochs=epochs,
-        steps=steps,
-        shuffle=shuffle,
-        lower=lower,
-    )
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=outer_optimizer, lower=lower, **local)
 
     def client_update(shared: Any, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         output = base.client_update(shared, client_state, data, key)

@@ -19,6 +19,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
 from fedjaxlite.algorithms.pieces.leaves import Predicate, check_predicates, describe, keep_personal, norm_layers
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 def fed_bn(
@@ -71,17 +72,10 @@ def fed_bn(
     def kept(path: tuple[Any, ...], leaf: Any) -> bool:
         return path[:1] == ("state",) or norm(path, leaf)
 
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+
     def make(loss: Callable[..., Any]) -> fl.Algorithm:
-        return fed_avg(
-            loss,
-            client_optimizer=client_optimizer,
-            server_optimizer=server_optimizer,
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            shuffle=shuffle,
-            lower=lower,
-        )
+        return fed_avg(loss, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
 
     algorithm = keep_personal(make, loss_fn, kept, "norm")
     return algorithm._replace(name="fed_bn", hparams={**algorithm.hparams, "norm": describe(norm)})

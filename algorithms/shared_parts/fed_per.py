@@ -18,6 +18,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
 from fedjaxlite.algorithms.pieces.leaves import Predicate, keep_personal
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 def fed_per(
@@ -61,17 +62,9 @@ def fed_per(
       >>> fed_per(loss, personal=by_name("head"), client_optimizer=optax.sgd(0.1)).hparams["personal"]
       "by_name('head')"
     """
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
 
     def make(loss: Callable[..., Any]) -> fl.Algorithm:
-        return fed_avg(
-            loss,
-            client_optimizer=client_optimizer,
-            server_optimizer=server_optimizer,
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            shuffle=shuffle,
-            lower=lower,
-        )
+        return fed_avg(loss, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
 
     return keep_personal(make, loss_fn, personal, "personal")._replace(name="fed_per")

@@ -22,6 +22,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
 from fedjaxlite.algorithms.pieces.leaves import Predicate, check_predicates, keep_personal, train_part
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 def fed_rep(
@@ -85,17 +86,10 @@ def fed_rep(
     head_optimizer = client_optimizer if head_optimizer is None else head_optimizer
     fl.check_optimizer(head_optimizer=head_optimizer)
 
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+
     def make(loss: Callable[..., Any]) -> fl.Algorithm:
-        base = fed_avg(
-            loss,
-            client_optimizer=client_optimizer,
-            server_optimizer=server_optimizer,
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            shuffle=shuffle,
-            lower=lower,
-        )
+        base = fed_avg(loss, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
         options: dict[str, Any] = {"batch_size": batch_size, "shuffle": shuffle, "lower": lower}
         lengths = {"epochs": base.hparams["epochs"], "steps": base.hparams["steps"]}
         train_body = train_part(

@@ -20,6 +20,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
 from fedjaxlite.algorithms.pieces.leaves import Predicate, keep_personal
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 def lg_fed_avg(
@@ -63,17 +64,11 @@ def lg_fed_avg(
       >>> lg_fed_avg(loss, local=by_name("base"), client_optimizer=optax.sgd(0.1)).name
       'lg_fed_avg'
     """
+    length = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
 
     def make(loss: Callable[..., Any]) -> fl.Algorithm:
         return fed_avg(
-            loss,
-            client_optimizer=client_optimizer,
-            server_optimizer=server_optimizer,
-            batch_size=batch_size,
-            epochs=epochs,
-            steps=steps,
-            shuffle=shuffle,
-            lower=lower,
+            loss, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **length
         )
 
     return keep_personal(make, loss_fn, local, "local")._replace(name="lg_fed_avg")
