@@ -36,6 +36,11 @@ def positive_int(remedy: str = "", **named: Any) -> Any:
     return in_order({name: _int(name, value, 1, remedy) for name, value in named.items()})
 
 
+def positive_count(remedy: str = "", **named: Any) -> Any:
+    """Refuses anything but an int of at least 1, however large: of what is counted on the host, as intervals are."""
+    return in_order({name: _int(name, value, 1, remedy, limit=None) for name, value in named.items()})
+
+
 def nonnegative_int(remedy: str = "", **named: Any) -> Any:
     """Refuses anything but an int from 0 to 2**31 - 1."""
     return in_order({name: _int(name, value, 0, remedy) for name, value in named.items()})
@@ -215,13 +220,13 @@ def _number(holds: Callable[[Any], bool], expected: str, remedy: str, named: Map
     return in_order(values)
 
 
-def _int(name: str, value: Any, least: int, remedy: str) -> int:
+def _int(name: str, value: Any, least: int, remedy: str, limit: int | None = LARGEST_INT) -> int:
     expected = f"an int of at least {least}"
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, np.integer)):
         raise TypeError(say(name, value, expected, remedy))
     if value < least:
         raise ValueError(say(name, value, expected, remedy))
-    if value > LARGEST_INT:
+    if limit is not None and value > limit:
         raise ValueError(say(name, value, f"{expected} and at most 2**31 - 1, the largest int32", remedy))
     return int(value)
 

@@ -240,19 +240,19 @@ def output_template(client_fn: ClientFn, population: Population, client_state: P
       TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
     """
     noise = jax.random.key(0, impl="threefry2x32")
-    return jax.eval_shape(_one_client(client_fn, population, layout), dict(population.features), client_state, noise)
+    return jax.eval_shape(one_client_of(client_fn, population, layout), dict(population.features), client_state, noise)
 
 
 def draws_noise(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> bool:
     """Whether the client's function reads the key of its noise, `ClientData.noise`: seen in its traced program."""
     noise = jax.random.key(0, impl="threefry2x32")
-    program = jax.make_jaxpr(_one_client(client_fn, population, layout))
+    program = jax.make_jaxpr(one_client_of(client_fn, population, layout))
     found = program(dict(population.features), client_state, noise).jaxpr
     key = found.invars[-1]
     return key in found.outvars or any(key is read for equation in found.eqns for read in equation.invars)
 
 
-def _one_client(client_fn: ClientFn, population: Population, layout: Layout) -> Callable[..., ClientOutput]:
+def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -> Callable[..., ClientOutput]:
     """The client's function on one abstract client, in lanes as in a round."""
 
     def one_client(features: Any, state: PyTree, noise: jax.Array) -> ClientOutput:

@@ -9,9 +9,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fedjaxlite.data.client_view import ClientData, Wave
 from fedjaxlite.data.population import Population
-from fedjaxlite.execution.layout import Layout, with_lanes
+from fedjaxlite.execution.cohort_pass import one_client_of
+from fedjaxlite.execution.layout import with_lanes
 from fedjaxlite.execution.one_round import Program, broadcast
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Aggregate
@@ -47,7 +47,7 @@ def part_programs(
         return program.sampler.sample(key, number, population)
 
     def client(features: Any, shared: Any, own: Any, opened: Any, key: Any) -> Any:
-        output = program.client(_alone(features, population.max_size, layout), (shared, own.algorithm))
+        output = one_client_of(program.client, population, layout)(features, (shared, own.algorithm), key)
         message = Message(output.update, output.weight, dict(output.scalars))
         told = ClientInfo(jnp.int32(0), jnp.float32(1), key, jnp.bool_(True), jnp.int32(0), key)
         return aggregator.encode(opened, own.codec, message, told), output.client_state, dict(output.info)
@@ -75,15 +75,6 @@ def part_programs(
     count = jax.ShapeDtypeStruct((), jnp.int32)
     stepped = jax.make_jaxpr(server)(state.server_state, opened, element, count, state.keys.server)
     return {"sampler": (drawn, begun), "client": (sent,), "server": (stepped,)}
-
-
-def _alone(features: Any, max_size: int, layout: Layout) -> ClientData:
-    """One abstract client among lanes, as `output_template` has it: so that its program is not traced again."""
-    zero, lanes = jnp.int32(0), (layout.lanes,)
-    zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
-    wave = Wave(zeros, zeros, ones, max_size, layout.execution.max_steps, layout.platform)
-    key = jax.random.key(0, impl="threefry2x32")
-    return ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, key)
 
 
 def _shape(leaf: Any) -> Any:

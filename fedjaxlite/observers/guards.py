@@ -44,7 +44,7 @@ def stop_when_lost(rounds: int = 10) -> Observer:
       >>> watch.round({"round": 2, "reported": 3, "nonfinite": 3}, None).failed
       True
     """
-    checks.positive_int(rounds=rounds)
+    checks.positive_count(rounds=rounds)
     lost: list[int] = []
     empty: list[int] = []
     about: list[Start] = []
@@ -117,7 +117,7 @@ def stop_when_diverged(rounds: int = 10, *, growth: float = 1e6) -> Observer:
       >>> watch.round({"round": 2, "test_loss": float("inf")}, None).reason[:44]
       'test_loss is out of bounds in rounds 1 to 2 '
     """
-    checks.positive_int(rounds=rounds)
+    checks.positive_count(rounds=rounds)
     checks.positive(growth=growth)
     lowest: dict[str, float] = {}
     out: dict[str, list[tuple[int, float]]] = {}

@@ -90,7 +90,7 @@ def early_stop(metric: str, *, patience: int, min_change: float = 0.0, better: D
     """
     if not isinstance(metric, str):
         raise TypeError(f'`metric` is {metric!r}; expected a name in the records, such as "test_loss".')
-    checks.positive_int(patience=patience)
+    checks.positive_count(patience=patience)
     checks.nonnegative(min_change=min_change)
     if better is not None:
         directions.one("better", better)

@@ -229,7 +229,7 @@ def piece_of(rounds: Rounds, most: int | None, watching: list[Observer], asked: 
       asked: the intervals between evaluations and checkpoints.
     """
     if most is not None:
-        checks.positive_int(rounds_per_dispatch=most)
+        checks.positive_count(rounds_per_dispatch=most)
     if any(observer.every_round for observer in watching) or not rounds.execution.jit:
         return 1
     most = _DISPATCH if most is None else int(most)

@@ -131,9 +131,9 @@ def train(
       [6.74, 4.67, 3.92]
     """
     _check(rounds, state, population, num_rounds, config)
-    checks.positive_int(evaluate_every=evaluate_every, keep_checkpoints=keep_checkpoints)
+    checks.positive_count(evaluate_every=evaluate_every, keep_checkpoints=keep_checkpoints)
     if checkpoint_every is not None:
-        checks.positive_int(checkpoint_every=checkpoint_every)
+        checks.positive_count(checkpoint_every=checkpoint_every)
     if resume and out_dir is None:
         raise ValueError("`resume` is True without an `out_dir`; give the folder of the run that is to go on.")
     if accept_changes and not resume:
@@ -219,7 +219,7 @@ def _guards(lost_rounds: Any, diverged_rounds: Any) -> list[Observer]:
     """What ends a run that has nothing left to gain."""
     for name, value in {"lost_rounds": lost_rounds, "diverged_rounds": diverged_rounds}.items():
         if value is not None:
-            checks.positive_int(**{name: value}, remedy="None never ends a run for that.")
+            checks.positive_count(**{name: value}, remedy="None never ends a run for that.")
     lost = [] if lost_rounds is None else [stop_when_lost(lost_rounds)]
     return lost + ([] if diverged_rounds is None else [stop_when_diverged(diverged_rounds)])
 
@@ -269,7 +269,7 @@ def _earlier(folder: RunFolder, began: int, done: int) -> list[Record]:
 
 
 def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: Any) -> None:
-    checks.positive_int(num_rounds=num_rounds)
+    checks.positive_count(num_rounds=num_rounds)
     if num_rounds > MOST_ROUNDS:
         raise ValueError(f"`num_rounds` is {num_rounds}; expected at most {MOST_ROUNDS}, which a state can count.")
     if not isinstance(rounds, Rounds):

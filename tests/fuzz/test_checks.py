@@ -42,6 +42,7 @@ def test_ints_within_int32_pass_and_come_back_plain(value: int, kind: Callable[[
 def test_ints_beyond_int32_are_refused_with_the_limit(value: int) -> None:
     with pytest.raises(ValueError, match=r"`n` is \d+; expected an int of at least 1 and at most 2\*\*31 - 1"):
         checks.positive_int(n=value)
+    assert checks.positive_count(n=value) == value
 
 
 def test_several_values_come_back_in_their_order() -> None:

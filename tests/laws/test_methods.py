@@ -17,10 +17,11 @@ from methods.trial import LAWS, Trial, trial, with_empty_client
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms, testing
+from fedjaxlite.training.identity import PARTS, programs
 
 BY_NAME = {method.name: method for method in METHODS}
 CELLS = covering.assigned(METHODS)
-TESTS = [law for law in LAWS if law != "layout"] + ["golden"]
+TESTS = [law for law in LAWS if law != "layout"] + ["golden", "fingerprint"]
 
 
 @lru_cache(maxsize=1)
@@ -33,6 +34,8 @@ def held(name: str) -> Trial:
 def test_method(name: str, law: str) -> None:
     if law == "golden":
         check_golden(name)
+    elif law == "fingerprint":
+        check_fingerprint(name)
     else:
         LAWS[law](held(name))
 
@@ -44,6 +47,14 @@ def check_golden(name: str) -> None:
     # A quantized entry that rounds to another level on another machine moves the mean by so much.
     atol = 1e-4 if entry["aggregator"] == "quantize" else 1e-6
     golden.compare(name, entry, golden.recorded().get(name), atol=atol)
+
+
+def check_fingerprint(name: str) -> None:
+    """What a method computes has one fingerprint in every layout, seen through as many lanes; checkpoints rest on it."""
+    here, there = held(name).reference, held(name).other
+    lanes = here.run.execution.lanes
+    one, two = (programs(runner.run, runner.first, runner.population, lanes) for runner in (here, there))
+    assert {part: one[part] for part in PARTS} == {part: two[part] for part in PARTS}
 
 
 @pytest.mark.parametrize("name", [method.name for method in METHODS if method.refuses_quantize is not None])
