@@ -86,13 +86,13 @@ def fed_exp(
     average_last_two = fl.checks.flag(average_last_two=average_last_two)
     eps = fl.checks.positive(eps=eps)
     if max_norm is not None:
-        max_norm = fl.checks.positive(max_norm=fl.checks.concrete(max_norm=max_norm))
+        max_norm = float(fl.checks.positive(max_norm=fl.checks.concrete(max_norm=max_norm)))
         if max_norm**2 > fl.checks.LARGEST_FLOAT:
             raise ValueError(f"`max_norm` is {max_norm!r}; expected a norm whose square a float32 holds, below 1.8e19.")
     local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
     server_optimizer = optax.sgd(1.0)
-    bounds = {} if max_norm is None else {"squared_norm": float(max_norm) ** 2}
+    bounds = {} if max_norm is None else {"squared_norm": max_norm**2}
 
     def client_update(shared: Any, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local training takes its keys from the client's view

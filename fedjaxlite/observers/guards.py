@@ -105,7 +105,8 @@ def stop_when_diverged(rounds: int = 10, *, growth: float = 1e6) -> Observer:
       growth: see above.
 
     Returns:
-      an Observer. After a resume it goes on from the records of the rounds before.
+      an Observer. After a resume it goes on from the records of the rounds before. Under noise for privacy its decision
+      follows from losses past the noise: no guarantee covers when the run ends.
 
     Raises:
       TypeError, ValueError: for arguments out of range.

@@ -20,6 +20,8 @@ class Method(NamedTuple):
       population: makes the data; five ragged clients of the linear model, where not given.
       refuses_quantize: the text of the error with which `chain(weighted_mean, clip, quantize)` is refused, where it is.
       atol: the tolerance of laws that hold up to rounding.
+      leaves_out: whether examples of NaN are left out one by one and counted in the info "missing", so that a client's
+        update stays finite.
     """
 
     name: str
@@ -28,3 +30,4 @@ class Method(NamedTuple):
     population: Callable[[], fl.Population] = lambda: helpers.regression((4, 9, 1, 6, 2))
     refuses_quantize: str | None = None
     atol: float = 1e-5
+    leaves_out: bool = False
