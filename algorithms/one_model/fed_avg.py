@@ -129,6 +129,7 @@ def fed_avg_of(
     def client_update(shared: Any, client_state: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
         del key  # local training takes its keys from the client's view
         result = local(shared, data)
+        fl.checks.one_instance(fl.LocalResult, "an fl.LocalResult", **{"local(params, data)": result})
         info = {**result.metrics, "local_steps": result.num_steps}
         return fl.ClientOutput(result.delta, result.num_examples, client_state=client_state, info=info)
 

@@ -314,6 +314,8 @@ def heavy_hitters(
     """
     threshold = fl.checks.probability(threshold=fl.checks.concrete(threshold=threshold))
     alphabet, length = fl.checks.positive_int(alphabet=alphabet, length=length)
+    if max_prefixes is None and 1 / threshold > fl.checks.LARGEST_INT:
+        raise ValueError(f"`threshold` is {threshold!r}; expected a larger share, or `max_prefixes` with it.")
     width = fl.checks.positive_int(max_prefixes=int(1 / threshold + 1e-6) if max_prefixes is None else max_prefixes)
 
     def votes(rows: jax.Array, mask: jax.Array, shared: Any) -> tuple[jax.Array, jax.Array]:

@@ -1,6 +1,7 @@
 """Data: every client's examples packed without padding, a client's view of its own, and what can be said of them.
 
     population.py       all clients' examples, one after the other, and where each client's begin
+    packing.py          which parts make a population
     host_arrays.py      what features, ids and seeds may be, and how they are cast
     client_view.py      what a client sees: batches of any size, any number of times
     prepared_cohort.py  one round's clients gathered on the host, for data that stream

@@ -2,6 +2,8 @@
 
     composition.py  `fl.rounds`: the four axes become init, step, steps
     round_state.py  what a run carries from round to round
+    first_keys.py   the random streams of a run: what follows from its key, and what has to be a secret
+    ledger.py going_on.py   what noised a state, and steps by another composition
     one_round.py    the first state; one round: draw, pass, decode, server step; its bytes
     cohort_pass.py  one pass over a cohort: work, encode, guard, sum
     schedule.py waves.py   who is trained beside whom, and the loop over waves of lanes

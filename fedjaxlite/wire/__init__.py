@@ -9,7 +9,7 @@ pytree addition, in floats or in the integers mod 2^32, so that accumulating is 
 type is what secure aggregation can compute.
 
     aggregator.py     what a codec is: Message, Wire, Aggregator    chain.py    codecs in a row, and their order
-    head.py          the wire at the head of a chain, by hand
+    head.py           the wire at the head of a chain, by hand
     means.py clips.py quantization.py   the plain codecs            stacking.py rules that are no sums
 
 What comes in: codecs that make no claim about privacy; those that do stand in `privacy/`.

@@ -199,7 +199,11 @@ def _codec(settings: _Settings) -> fl.Aggregator:
         clip_norm=fl.checks.positive(clip_norm=settings.clip_norm, remedy="It is the largest L2 norm of an update."),
         rotate=fl.checks.flag(rotate=settings.rotate),
         **{name: fl.checks.positive_int(**{name: numbers[name]}) for name in ("bits", "min_survivors")},
-        noise_multiplier=fl.checks.nonnegative("0 switches the noise off.", noise_multiplier=settings.noise_multiplier),
+        noise_multiplier=fl.checks.number(
+            noise_multiplier=fl.checks.nonnegative(
+                "0 switches the noise off.", noise_multiplier=settings.noise_multiplier
+            )
+        ),
         beta=fl.checks.fraction("It is the chance that one attempt at rounding is too long.", beta=settings.beta),
     )
     settings.grid(1)  # refuses now what it refuses for every model

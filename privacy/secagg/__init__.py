@@ -35,10 +35,6 @@ from fedjaxlite.privacy.secagg import keys as keys
 from fedjaxlite.privacy.secagg import masking as masking
 from fedjaxlite.privacy.secagg import messages as messages
 from fedjaxlite.privacy.secagg import shamir as shamir
-from fedjaxlite.privacy.secagg.driver import Played as Played
-from fedjaxlite.privacy.secagg.driver import answer as answer
-from fedjaxlite.privacy.secagg.driver import identities as identities
-from fedjaxlite.privacy.secagg.driver import run_in_memory as run_in_memory
 from fedjaxlite.privacy.secagg.errors import SecureAggregationError as SecureAggregationError
 from fedjaxlite.privacy.secagg.keys import Primitives as Primitives
 from fedjaxlite.privacy.secagg.parameters import Parameters as Parameters
@@ -47,6 +43,10 @@ from fedjaxlite.privacy.secagg.parties import client as client
 from fedjaxlite.privacy.secagg.parties import server as server
 from fedjaxlite.privacy.secagg.parties.client_state import ClientState as ClientState
 from fedjaxlite.privacy.secagg.parties.client_state import Identity as Identity
+from fedjaxlite.privacy.secagg.parties.driver import Played as Played
+from fedjaxlite.privacy.secagg.parties.driver import answer as answer
+from fedjaxlite.privacy.secagg.parties.driver import identities as identities
+from fedjaxlite.privacy.secagg.parties.driver import run_in_memory as run_in_memory
 from fedjaxlite.privacy.secagg.parties.server_state import RoundResult as RoundResult
 from fedjaxlite.privacy.secagg.parties.server_state import ServerState as ServerState
 from fedjaxlite.privacy.secagg.traffic import Traffic as Traffic

@@ -71,6 +71,13 @@ def by_client(given: Any, name: str) -> None:
     clients(given, name)
 
 
+def some(given: Any, name: str) -> None:
+    """Refuses a dict of no client."""
+    by_client(given, name)
+    if not given:
+        raise ValueError(f"`{name}` is empty; expected what each client has.")
+
+
 def random_bytes(random: Any, size: int) -> bytes:
     """So many bytes of a source of them; refuses a source that gives anything else."""
     drawn = random(size)

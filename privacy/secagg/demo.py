@@ -22,12 +22,12 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from fedjaxlite.privacy.secagg import transport
-from fedjaxlite.privacy.secagg.driver import ClientStage, run_in_memory
 from fedjaxlite.privacy.secagg.errors import SecureAggregationError
 from fedjaxlite.privacy.secagg.masking import Words
 from fedjaxlite.privacy.secagg.messages import Confirm, MaskedInput, Message, Shares
 from fedjaxlite.privacy.secagg.parameters import Parameters, parameters
 from fedjaxlite.privacy.secagg.parties.client_state import Identity
+from fedjaxlite.privacy.secagg.parties.driver import ClientStage, run_in_memory
 from fedjaxlite.privacy.secagg.parties.server_state import RoundResult
 
 # After which message a victim is killed, and what that is in memory: the first stage in which it sends nothing.

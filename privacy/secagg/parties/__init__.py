@@ -1,1 +1,1 @@
-"""The two parties of the protocol: a client and the server, step by step, with their states and their checks."""
+"""The two parties of the protocol, step by step, with their states and checks; and a round that both play in memory."""

@@ -5,7 +5,6 @@ import ssl
 from collections.abc import Callable
 
 from fedjaxlite.privacy.secagg import keys, messages
-from fedjaxlite.privacy.secagg.driver import answer
 from fedjaxlite.privacy.secagg.errors import NOBODY, RoundAborted, SecureAggregationError
 from fedjaxlite.privacy.secagg.keys import Primitives
 from fedjaxlite.privacy.secagg.masking import Words
@@ -13,6 +12,7 @@ from fedjaxlite.privacy.secagg.messages import Abort, Message
 from fedjaxlite.privacy.secagg.parameters import Parameters
 from fedjaxlite.privacy.secagg.parties import client
 from fedjaxlite.privacy.secagg.parties.client_state import Identity
+from fedjaxlite.privacy.secagg.parties.driver import answer
 from fedjaxlite.privacy.secagg.transport.credentials import SERVER_NAME
 from fedjaxlite.privacy.secagg.transport.frames import Timeouts, hang_up, read_frame, write_frame
 

@@ -7,8 +7,8 @@ import pytest
 import secagg_stand_ins
 
 from fedjaxlite.privacy import secagg
-from fedjaxlite.privacy.secagg import driver, errors, messages
-from fedjaxlite.privacy.secagg.parties import server
+from fedjaxlite.privacy.secagg import errors, messages
+from fedjaxlite.privacy.secagg.parties import driver, server
 
 N, ATTACKER, PER_STAGE = 6, 4, 2000
 P = secagg.parameters(num_clients=N, length=8, min_survivors=2, server="lying")

@@ -8,7 +8,8 @@ import pytest
 import secagg_stand_ins
 
 from fedjaxlite.privacy import secagg
-from fedjaxlite.privacy.secagg import driver, errors, graph, masking, messages
+from fedjaxlite.privacy.secagg import errors, graph, masking, messages
+from fedjaxlite.privacy.secagg.parties import driver
 
 FAST = secagg_stand_ins.OPEN._replace(prg=secagg_stand_ins.short_prg)
 

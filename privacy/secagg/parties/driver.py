@@ -171,7 +171,7 @@ def _primitives(primitives: Any) -> Primitives:
 
 
 def _check(vectors: Any, leaves: Any, known: Any, random: Any, network: Any) -> None:
-    arguments.by_client(vectors, "vectors")
+    arguments.some(vectors, "vectors")
     for u, vector in vectors.items():
         if not isinstance(vector, np.ndarray) or vector.dtype != np.uint32:
             raise TypeError(f"`vectors[{u}]` is {arguments.shown(vector)}; expected uint32 [length].")
