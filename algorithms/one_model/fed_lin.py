@@ -101,9 +101,10 @@ def fed_lin(
     run = fl.local_sgd(loss_fn, client_optimizer=optax.sgd(1.0), lower=lower, **local)
 
     def num_steps(data: fl.ClientData) -> jax.Array:
-        if batch_size is None:
-            return data.batches(batch_size=1, steps=steps if epochs is None else epochs).num_steps
-        return data.batches(batch_size=batch_size, epochs=epochs, steps=steps).num_steps
+        if batch_size is None:  # each pass over all of the data is one step
+            count = local["steps"] if local["epochs"] is None else local["epochs"]
+            return data.batches(batch_size=1, steps=count).num_steps
+        return data.batches(**local).num_steps
 
     def own_gradient(shared: _Shared, data: fl.ClientData) -> tuple[fl.BatchLoss, Any]:
         gradient = fl.value_and_grad(loss_fn, lower=lower, lanes=data.wave.num_lanes, platform=data.wave.platform)

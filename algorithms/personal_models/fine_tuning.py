@@ -105,9 +105,7 @@ def fine_tuned(
 
     hparams = {
         **algorithm.hparams,
-        "fine_tuning_batch_size": batch_size,
-        "fine_tuning_epochs": epochs,
-        "fine_tuning_steps": steps,
+        **{f"fine_tuning_{name}": local[name] for name in ("batch_size", "epochs", "steps")},
     }
     return algorithm._replace(
         client_update=client_update,

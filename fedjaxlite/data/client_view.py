@@ -143,7 +143,8 @@ def client_view(population: Population, client: Any, *, key: jax.Array) -> Clien
     checks.one_instance(Population, "a Population", population=population)
     checks.is_key(key=key)
     if not checks.is_traced(client):
-        plain = client.item() if isinstance(client, jax.Array) and client.ndim == 0 else client
+        integer = isinstance(client, jax.Array) and client.ndim == 0 and jnp.issubdtype(client.dtype, jnp.integer)
+        plain = client.item() if integer else client
         if isinstance(plain, (bool, np.bool_)) or not isinstance(plain, (int, np.integer)):
             raise TypeError(
                 f"`client` is {checks.shown(client)}; expected an int from 0 to {population.num_clients - 1}."

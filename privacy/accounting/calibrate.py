@@ -60,9 +60,7 @@ def calibrate(
     delta = conversions.check_delta(delta)
 
     def read(noise_multiplier: float) -> Subjects:
-        made = make_rounds(noise_multiplier)
-        fl.checks.one_instance(fl.Rounds, "what fl.rounds(...) returns", **{"make_rounds(...)": made})
-        return subjects.read(made, population, num_rounds, params, unit)
+        return subjects.read(make_rounds(noise_multiplier), population, num_rounds, params, unit)
 
     found = read(1.0)
     warn_of_delta(delta, found)

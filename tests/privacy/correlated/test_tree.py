@@ -257,7 +257,7 @@ def test_cumulative_noise_has_its_variance(estimator) -> None:
 def test_the_naive_tree_keeps_a_key_and_the_efficient_one_logarithmically_many_models() -> None:
     template = jax.ShapeDtypeStruct((3,), jnp.bfloat16)
     assert jax.tree.leaves(noise_streams.naive_tree().init(template))[0].shape == ()
-    for rounds, restart_every, levels in [(1, None, 0), (2000, None, 10), (2000, 50, 6), (2000, 64, 6), (5, 1, 0)]:
+    for rounds, restart_every, levels in [(1, None, 1), (2000, None, 10), (2000, 50, 6), (2000, 64, 6), (5, 1, 1)]:
         stream = noise_streams.honaker_tree(num_rounds=rounds, restart_every=restart_every)
         state = jax.eval_shape(lambda stream=stream: stream.init(template))
         assert (state.shape, state.dtype) == ((levels, 3), jnp.float32)

@@ -199,5 +199,5 @@ def test_updates_that_it_cannot_take_are_refused() -> None:
         chain.init(wire({"x": jnp.zeros((5,))}, scalars=scalars, scalar_bounds={"s": 1.0}))
     with pytest.raises(ValueError, match="`priv_unit` noises updates and not weights"):
         fl.chain(fl.weighted_mean(), priv_unit(clip_norm=1.0, epsilon=1.0)).init(wire({"x": jnp.zeros((5,))}))
-    with pytest.raises(TypeError, match="`epsilon` or `norm_share` is traced"):
+    with pytest.raises(TypeError, match="`epsilon` is traced; expected a concrete number"):
         jax.eval_shape(lambda e: priv_unit(clip_norm=1.0, epsilon=e) and e, 1.0)
