@@ -81,7 +81,7 @@ def q_fed_avg(
       >>> q_fed_avg(loss, q=1.0, client_lr=0.1).name
       'q_fed_avg'
     """
-    q = fl.checks.nonnegative(q=q)
+    q = fl.checks.number(q=fl.checks.nonnegative(q=q))
     client_lr = fl.checks.positive(client_lr=client_lr)
     local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     train = fl.local_sgd(loss_fn, client_optimizer=optax.sgd(client_lr), lower=lower, **local)

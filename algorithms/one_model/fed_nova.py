@@ -152,7 +152,7 @@ def fed_nova(
 def _numbers(client_lr: Any, rho: Any, mu: Any) -> tuple[Any, Any, Any]:
     client_lr = fl.checks.positive(client_lr=client_lr)
     rho = fl.checks.fraction(rho=rho)
-    mu = fl.checks.nonnegative(mu=mu)
+    mu = fl.checks.number(mu=fl.checks.nonnegative(mu=mu))
     if not fl.checks.is_traced((client_lr, mu)) and float(client_lr) * float(mu) > 1:
         raise ValueError(
             f"`client_lr` is {client_lr!r} and `mu` is {mu!r}; expected a product of at most 1, since a step along the "

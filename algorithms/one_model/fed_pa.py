@@ -100,7 +100,7 @@ def fed_pa(
       >>> fed_pa(loss, client_optimizer=optax.sgd(0.1), rho=0.1, num_samples=4, steps_per_sample=5).name
       'fed_pa'
     """
-    rho = fl.checks.nonnegative(rho=rho)
+    rho = fl.checks.number(rho=fl.checks.nonnegative(rho=rho))
     num_samples, steps_per_sample = fl.checks.positive_int(num_samples=num_samples, steps_per_sample=steps_per_sample)
     burn_in_steps, burn_in_rounds = fl.checks.nonnegative_int(
         burn_in_steps=burn_in_steps, burn_in_rounds=burn_in_rounds, remedy="0 is for none."

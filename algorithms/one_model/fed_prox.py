@@ -96,7 +96,7 @@ def fed_prox(
       >>> fed_prox(loss, mu=0.1, client_optimizer=optax.sgd(0.1)).hparams["mu"]
       0.1
     """
-    mu = fl.checks.nonnegative(mu=mu)
+    mu = fl.checks.number(mu=fl.checks.nonnegative(mu=mu))
     local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
     train = fl.local_sgd(loss_fn, client_optimizer=client_optimizer, lower=lower, **local)
@@ -161,6 +161,7 @@ def fed_prox_adaptive(
       >>> float(algorithm.init(jnp.float32(0.0)).mu)
       1.0
     """
+    mu = fl.checks.number(mu=fl.checks.nonnegative(mu=mu))
     mu_step, max_loss = fl.checks.positive(mu_step=mu_step, max_loss=max_loss)
     patience = fl.checks.positive_int(patience=patience)
     local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)

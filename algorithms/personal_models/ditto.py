@@ -81,7 +81,7 @@ def ditto(
       >>> ditto(loss, lam=0.1, client_optimizer=optax.sgd(0.1), epochs=5).name
       'ditto'
     """
-    lam = fl.checks.nonnegative(lam=lam)
+    lam = fl.checks.number(lam=fl.checks.nonnegative(lam=lam))
     local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
     base = fed_avg(loss_fn, client_optimizer=client_optimizer, server_optimizer=server_optimizer, lower=lower, **local)
     if personal_epochs is not None and personal_steps is not None:

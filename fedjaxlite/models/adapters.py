@@ -179,8 +179,8 @@ def _shapes(linen: "_Linen") -> dict[str, Any]:
     x = linen.sample_input
     try:
         return jax.eval_shape(linen.variables, jax.random.key(0))
-    except (TypeError, ValueError, IndexError) as error:
-        raise type(error)(
+    except (TypeError, ValueError, IndexError, ZeroDivisionError) as error:
+        raise ValueError(
             f"`{linen.name}` does not take a `sample_input` of {x.dtype}{list(x.shape)} ({error}). Give a batch of the "
             "examples that the module is for."
         ) from error

@@ -1,5 +1,6 @@
 """flax.nnx modules as pure functions of parameters, state and key."""
 
+import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -113,7 +114,9 @@ def _inspect(ctor: Callable[..., nnx.Module]) -> tuple[Callable[[nnx.Rngs], nnx.
             f"since `model.init(key)` draws them anew. Write `lambda rngs: {kind}(..., rngs=rngs)`."
         )
     checks.is_callable(ctor=ctor, remedy="Write `lambda rngs: MyModule(..., rngs=rngs)`.")
-    keyword = "rngs" in accepted(ctor, ("rngs",))
+    # A class without a constructor seems to take every keyword, by its signature.
+    bare = inspect.isclass(ctor) and ctor.__init__ is object.__init__
+    keyword = not bare and "rngs" in accepted(ctor, ("rngs",))
     if not keyword:
         checks.is_function_of("rngs", ctor=ctor, remedy="Write `lambda rngs: MyModule(..., rngs=rngs)`.")
 

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import optax
 
 from fedjaxlite import checks
@@ -38,6 +39,7 @@ def apply_delta(
     """
     checks.is_optimizer(server_optimizer=server_optimizer)
     checks.numeric_leaves("params", params)
+    checks.float_leaves("params", trainable(params), remedy="What no optimizer moves goes into `fl.Variables.state`.")
     checks.numeric_leaves("delta", delta)
     checks.same_structure(
         delta,
@@ -47,7 +49,8 @@ def apply_delta(
         remedy="Return one delta for each parameter from `client_update`.",
         any_dtype=True,
     )
-    delta = jax.tree.map(lambda d, p: d.astype(p.dtype), delta, params)
+    params = jax.tree.map(jnp.asarray, params)
+    delta = jax.tree.map(lambda d, p: jnp.asarray(d).astype(p.dtype), delta, params)
     try:
         updates, optimizer_state = server_optimizer.update(trainable(delta), optimizer_state, trainable(params))
     except (TypeError, ValueError, AttributeError):

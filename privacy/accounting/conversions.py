@@ -104,11 +104,17 @@ def gaussian_delta(*, noise_multiplier: float, epsilon: float, rate: float = 1.0
         return 1.0
     if math.isinf(noise_multiplier):
         return 0.0
+    try:
+        losses = _losses(noise_multiplier, rate, num_rounds)
+        return float(losses.get_delta_for_epsilon(float(epsilon)))
+    except OverflowError:  # losses beyond every float: whatever is said is known
+        return 1.0
+
+
+def _losses(noise_multiplier: float, rate: float, num_rounds: int) -> Any:
     if rate == 1:  # rounds of a Gaussian are one with less noise
-        losses = backend.loss_distribution("gaussian", float(noise_multiplier) / math.sqrt(num_rounds), 1.0, 1)
-    else:
-        losses = backend.loss_distribution("gaussian", float(noise_multiplier), float(rate), int(num_rounds))
-    return float(losses.get_delta_for_epsilon(float(epsilon)))
+        return backend.loss_distribution("gaussian", noise_multiplier / math.sqrt(num_rounds), 1.0, 1)
+    return backend.loss_distribution("gaussian", noise_multiplier, rate, num_rounds)
 
 
 def pld_epsilon(noise_multiplier: float, rate: float, num_rounds: int, delta: float, coarser: float = 1.0) -> float:

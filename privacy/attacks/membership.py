@@ -212,6 +212,8 @@ def client_scores(released: PyTree, candidates: PyTree, *, num_members: Any = No
     """
     fl.checks.numeric_leaves("released", released)
     fl.checks.numeric_leaves("candidates", candidates)
+    if not jax.tree.leaves(candidates):
+        raise ValueError(f"`candidates` is {candidates!r}; expected at least one array of updates, [N, ...].")
     fl.checks.same_structure(
         jax.eval_shape(lambda: jax.tree.map(_row, candidates)),
         jax.eval_shape(lambda: jax.tree.map(jnp.asarray, released)),

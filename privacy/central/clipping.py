@@ -6,6 +6,7 @@ order of a backend's sums, and updates are scaled to slightly less than the clip
 """
 
 import math
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -182,7 +183,8 @@ def check_clip_norm(clip_norm: Any, noise_multiplier: Any) -> Any:
       clip_norm: a number above 0, or a pytree of them.
       noise_multiplier: what `check_noise_multiplier` returned.
     """
-    fl.checks.numeric_leaves("clip_norm", clip_norm)
+    if isinstance(clip_norm, Iterator):
+        raise TypeError(f"`clip_norm` is {clip_norm!r}; expected a number above 0, or one for each part of the update.")
     leaves, treedef = jax.tree_util.tree_flatten_with_path(clip_norm)
     if not leaves:
         raise TypeError(f"`clip_norm` is {clip_norm!r}; expected a number above 0, or one for each part of the update.")

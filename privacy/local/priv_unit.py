@@ -261,6 +261,10 @@ def priv_unit(*, clip_norm: Any, epsilon: float, norm_share: float = 0.2) -> fl.
         raise ValueError(
             f"`epsilon` is {epsilon!r}; expected a number from 1e-6 to 500, which is as good as no privacy."
         )
+    if norm_share * epsilon < 1e-6:
+        raise ValueError(
+            f"`norm_share` is {norm_share!r}; expected a share of epsilon={epsilon!r} that is 1e-6 or more."
+        )
     if not norm_share < 1:
         raise ValueError(f"`norm_share` is {norm_share!r}; expected a number in (0, 1): the direction needs the rest.")
     clip = clip_norm if fl.checks.is_traced(clip_norm) else float(clip_norm)

@@ -136,7 +136,7 @@ ACCOUNTANTS = {
             "num_rounds": 2,
         },
         costly=True,
-        words=ASKED_WORDS,
+        words={**ASKED_WORDS, "make_rounds": ("`rounds`",)},
     ),
     "gaussian_delta": Base(
         privacy.gaussian_delta, {"noise_multiplier": 1.0, "epsilon": 1.0}, sound=is_probability, costly=True

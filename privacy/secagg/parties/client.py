@@ -11,7 +11,7 @@ import os
 
 import numpy as np
 
-from fedjaxlite.privacy.secagg import graph, keys, masking, messages, shamir, transcript
+from fedjaxlite.privacy.secagg import graph, keys, masking, messages, shamir
 from fedjaxlite.privacy.secagg.errors import SERVER, TooFew, WrongNames, WrongStage, party
 from fedjaxlite.privacy.secagg.keys import Primitives, Random
 from fedjaxlite.privacy.secagg.messages import (
@@ -26,7 +26,7 @@ from fedjaxlite.privacy.secagg.messages import (
     UnmaskRequest,
 )
 from fedjaxlite.privacy.secagg.parameters import Parameters
-from fedjaxlite.privacy.secagg.parties import client_checks
+from fedjaxlite.privacy.secagg.parties import client_checks, transcript
 from fedjaxlite.privacy.secagg.parties.client_state import ClientState, Identity, Stage, enough, in_turn
 
 

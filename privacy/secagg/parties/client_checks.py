@@ -1,6 +1,6 @@
 """What a client checks of what it is told: the roster, sealed shares, and who is said to have survived."""
 
-from fedjaxlite.privacy.secagg import graph, keys, messages, shamir, transcript
+from fedjaxlite.privacy.secagg import graph, keys, messages, shamir
 from fedjaxlite.privacy.secagg.errors import (
     SERVER,
     BadCiphertext,
@@ -14,6 +14,7 @@ from fedjaxlite.privacy.secagg.errors import (
 )
 from fedjaxlite.privacy.secagg.keys import Primitives
 from fedjaxlite.privacy.secagg.messages import Roster, UnmaskRequest
+from fedjaxlite.privacy.secagg.parties import transcript
 from fedjaxlite.privacy.secagg.parties.client_state import ClientState, enough
 
 

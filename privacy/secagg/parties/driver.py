@@ -126,7 +126,7 @@ def run_in_memory(
     if parameters.server == "lying" and known is None:
         known = identities(vectors, primitives=primitives, random=random)
     public = {u: primitives.identity(who.private) for u, who in known.items()} if known else None
-    carry = network or (lambda message, to: (message,))
+    carry = _network(network)
     state = server.start(parameters, round_number=round_number, cohort=tuple(vectors), known=public)
     clients: dict[int, ClientState] = {}
     told: Mapping[int, Message | None] = dict.fromkeys(vectors)
@@ -161,6 +161,20 @@ def _result(result: RoundResult | None) -> RoundResult:
     if result is None:
         raise RoundAborted("the round ended without a result.")
     return result
+
+
+def _network(network: Network | None) -> Network:
+    if network is None:
+        return lambda message, to: (message,)
+
+    def carried(message: Message, to: int) -> Iterable[Message]:
+        given = network(message, to)
+        messages = list(given) if isinstance(given, Iterable) else [given]
+        if not all(isinstance(one, Message) for one in messages):
+            raise TypeError(f"`network` gave {arguments.shown(given)}; expected messages, those that arrive.")
+        return messages
+
+    return carried
 
 
 def _primitives(primitives: Any) -> Primitives:

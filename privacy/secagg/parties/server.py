@@ -9,11 +9,11 @@ Source: Bonawitz et al. (2017), "Practical secure aggregation", https://eprint.i
 
 from collections.abc import Iterable, Mapping
 
-from fedjaxlite.privacy.secagg import graph, transcript
+from fedjaxlite.privacy.secagg import graph
 from fedjaxlite.privacy.secagg.errors import SERVER, TooFew
 from fedjaxlite.privacy.secagg.keys import Primitives
 from fedjaxlite.privacy.secagg.messages import Deliveries, Message, Roster, Survivors, UnmaskRequest
-from fedjaxlite.privacy.secagg.parties import unmasking
+from fedjaxlite.privacy.secagg.parties import transcript, unmasking
 from fedjaxlite.privacy.secagg.parties.server_state import ServerState, answering
 from fedjaxlite.privacy.secagg.parties.server_state import receive as receive
 from fedjaxlite.privacy.secagg.parties.server_state import receive_all as receive_all

@@ -5,7 +5,7 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from fedjaxlite.privacy.secagg import keys, shamir, transcript
+from fedjaxlite.privacy.secagg import keys, shamir
 from fedjaxlite.privacy.secagg.errors import (
     BadKey,
     BadShares,
@@ -22,6 +22,7 @@ from fedjaxlite.privacy.secagg.keys import Primitives
 from fedjaxlite.privacy.secagg.masking import Words
 from fedjaxlite.privacy.secagg.messages import Advertise, Confirm, MaskedInput, Message, Reveal, Shares
 from fedjaxlite.privacy.secagg.parameters import Parameters
+from fedjaxlite.privacy.secagg.parties import transcript
 
 Stage = Literal["advertise", "share", "mask", "confirm", "reveal", "done"]
 _EXPECTED: dict[Stage, type[Any]] = {
