@@ -1,4 +1,11 @@
-"""The command line: `fedjaxlite run`, `fedjaxlite plan`, `fedjaxlite bench`, `fedjaxlite reproduce`."""
+"""The command line: `fedjaxlite run`, `fedjaxlite plan`, `fedjaxlite bench`, `fedjaxlite reproduce`.
+
+    app.py         the commands and their options          commands.py reproduction.py   what they do
+    settings.py    a run's options as one record           parse.py build.py   from texts to the objects of a run
+    private_run.py noise, budgets and what is told of them
+
+What comes in: what turns a command line into calls of public functions, and their results into lines of text.
+"""
 
 import os
 import sys

@@ -6,6 +6,8 @@
 | "synthetic" | logistic regression, one model and one distribution a device | computed |
 | "shakespeare" | next characters, one client a speaking role | `shakespeare_plays.jsonl`, or a text file |
 | any other | e.g. "mnist", "cifar10", "emnist/letters" | prepared by TensorFlow Datasets; read without TensorFlow |
+
+What comes in: where examples come from, with a loader each; nothing here needs a network.
 """
 
 import inspect

@@ -4,6 +4,8 @@ A convolution whose kernel has a lane axis (one model a client) becomes a groupe
 XLA on CPU has no fast path for it, nor for any convolution inside a loop. As patches and one matrix product the same
 function takes about a tenth of the time there, or less. After differentiation it would be too late: the gradient of a
 kernel is a convolution with a kernel as large as the image.
+
+What comes in: rewritings of a loss's jaxpr that keep its values; `interpreter.py` runs it, one file each says how.
 """
 
 import functools

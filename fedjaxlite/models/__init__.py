@@ -1,6 +1,9 @@
 """Models of the literature in flax.nnx, and adapters that turn nnx, linen and plain functions into a `Model`.
 
 Submodules are loaded on first use, so that importing the library, or a `Model` type, does not import flax.
+
+What comes in: models that papers of the field use, and adapters; each is parameters and a pure function. Losses of
+their outputs are `losses/`.
 """
 
 import importlib

@@ -10,6 +10,8 @@ Every name here but the two splits makes a `Partitioner`: called with a dict of 
 | amount of data | `quantity` |
 | their features | `feature_noise`, `feature_rotation` (around any other partition) |
 | what the data say | `by_key` |
+
+What comes in: functions of plain arrays and a seed that say who owns what. How examples are held is `data/`.
 """
 
 from fedjaxlite.partition.basic import by_key as by_key

@@ -5,6 +5,8 @@ Every function returns a Matplotlib `Figure`, which a notebook shows as the last
 their figure with `matplotlib.figure.Figure(layout="constrained")`, so that there is room for legends beside them; it
 then shows in a notebook too. `legend=False` leaves the legend out. Lines differ in pattern and marker, and bars in
 hatching, so that all can be read without color.
+
+What comes in: pictures of what other rooms give as numbers; nothing is computed here that is not drawn.
 """
 
 from fedjaxlite.plots.across_clients import clients as clients

@@ -2,6 +2,13 @@
 
 A Sampler is a pure function from the run's sampling key and a round number to a Cohort, together with what a privacy
 accountant may assume of the draw. `with_dropout`, `with_stragglers` and `with_deadline` go around any sampler.
+
+    types.py           Cohort, Sampler, and what an accountant may assume
+    cohorts.py poisson.py weighted.py   draws of clients      availability.py diurnal.py   who is there to be drawn
+    systems.py         dropout, stragglers, deadlines: who is drawn and does not get far
+    draws.py           the draws themselves, cheap at a million clients
+
+What comes in: samplers that know their own accounting. What a client then does is none of this room's business.
 """
 
 from fedjaxlite.sampling.availability import Trace as Trace

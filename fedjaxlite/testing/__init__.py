@@ -8,6 +8,8 @@
 
 A broken law raises an AssertionError that names the law, the layout, the leaf, the largest difference and the
 tolerance. Single laws take a `case`, which compiles each program once: `check_padding(case(algorithm, ...))`.
+
+What comes in: laws that hold for everything of a kind, not tests of one thing; those stand in `tests/`.
 """
 
 from fedjaxlite.testing.aggregators import check_aggregator as check_aggregator
