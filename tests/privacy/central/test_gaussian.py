@@ -213,7 +213,7 @@ class TestRefusals:
             ({"clip_norm": -1.0}, ValueError, "`clip_norm` is -1.0; expected a number of at least 0"),
             ({"clip_norm": {"a": 1.0, "b": 0.0}}, ValueError, r"`clip_norm\['b'\]` is 0"),
             ({"clip_norm": None}, TypeError, "`clip_norm` is None; expected a number above 0, or one for each part"),
-            ({"clip_norm": "1"}, TypeError, "`clip_norm` is '1'; expected an array or a number"),
+            ({"clip_norm": "1"}, TypeError, "`clip_norm` is '1'; expected a number of at least 0"),
             (
                 {"clip_norm": np.inf},
                 ValueError,
