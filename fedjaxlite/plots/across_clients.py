@@ -62,7 +62,7 @@ def clients(
       [[0.5, 0.7, 0.9], [0.8, 0.9, 0.9]]
     """
     checks.one_of(("sorted", "histogram"), kind=kind)
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     spreads = {label: _spread(label, report, metric) for label, report in series.labeled(reports, "reports").items()}
     figure, axis = style.single(axes, (8.0, 4.0))
     name = metric.replace("_", " ")

@@ -64,7 +64,7 @@ def curves(
       >>> figure.axes[0].lines[0].get_xydata().tolist()
       [[1.0, 0.5], [3.0, 0.75]]
     """
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     found = series.lines(runs, metric=metric, over=over, every=every)
     figure, axis = style.single(axes, _SIZE)
     draw(axis, found, legend)

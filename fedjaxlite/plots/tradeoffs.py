@@ -53,7 +53,7 @@ def epsilon(
       >>> figure.axes[0].get_ylabel()
       'epsilon so far'
     """
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     if budget is not None:
         checks.positive(budget=budget)
     remedy = "Train with observers=[privacy.running_epsilon(delta=...)], which adds it."
@@ -110,7 +110,7 @@ def accuracy_against_epsilon(
       >>> [tick.get_text() for tick in figure.axes[0].get_xticklabels()]
       ['1', '8', 'no noise']
     """
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     given = _epsilons(epsilons)
     table = {label: _row(label, row, len(given)) for label, row in series.labeled(rows, "rows").items()}
     order = np.argsort(given)
@@ -168,7 +168,7 @@ def roc(
       'loss (AUC 0.70)'
     """
     checks.probability(least=least)
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     table = {label: _rates(label, curve) for label, curve in series.labeled(curves, "curves").items()}
     figure, axis = style.single(axes, (8.0, 4.4))
     before = style.num_lines(axis)

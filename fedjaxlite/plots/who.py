@@ -94,7 +94,7 @@ def _draw_partition(
 ) -> "Figure":
     """`plot_partition`, into axes where given: those of the bubbles, or (bars, bubbles)."""
     label, max_clients, ignored_ids, legend = options
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     checks.positive_int(max_clients=max_clients)
     measured = heterogeneity(population, label=label, ignored_ids=ignored_ids)
     shown = min(max_clients, population.num_clients)
@@ -157,7 +157,7 @@ def participation(
       [[1.0, 0.0], [1.0, 2.0], [2.0, 1.0]]
     """
     checks.positive_int(num_clients=num_clients)
-    checks.one_of((True, False), legend=legend)
+    legend = checks.flag(legend=legend)
     seen = _seen(cohorts)
     if seen.ids.size and seen.ids.max() >= num_clients:
         raise ValueError(f"`cohorts` holds client {seen.ids.max()}, but `num_clients` is {num_clients}.")

@@ -446,7 +446,7 @@ def test_legends_can_be_left_out_of_every_figure():
     axis = plots.curves({"a": [1.0, 2.0]}).axes[0]
     plots.curves({"b": [1.0, 2.0]}, legend=False, axes=axis)
     assert legend_of(axis) == ["a"]
-    with pytest.raises(ValueError, match="`legend` is 'right'; expected one of True, False"):
+    with pytest.raises(TypeError, match="`legend` is 'right'; expected True or False"):
         plots.curves({"a": [1.0]}, legend="right")
 
 
