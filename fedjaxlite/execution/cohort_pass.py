@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax.extend.core import Jaxpr
 
 from fedjaxlite.data.client_view import ENCODE, ClientData, Wave
 from fedjaxlite.data.population import Population
@@ -248,8 +249,18 @@ def draws_noise(client_fn: ClientFn, population: Population, client_state: PyTre
     noise = jax.random.key(0, impl="threefry2x32")
     program = jax.make_jaxpr(one_client_of(client_fn, population, layout))
     found = program(dict(population.features), client_state, noise).jaxpr
-    key = found.invars[-1]
-    return key in found.outvars or any(key is read for equation in found.eqns for read in equation.invars)
+    return _reads(found, found.invars[-1])
+
+
+def _reads(program: Jaxpr, variable: Any) -> bool:
+    """Whether a program does more with an argument than hand it to a function that does not read it either."""
+
+    def by(equation: Any, place: int) -> bool:
+        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
+        return inner is None or _reads(inner.jaxpr, inner.jaxpr.invars[place])
+
+    handed = ((e, place) for e in program.eqns for place, operand in enumerate(e.invars) if operand is variable)
+    return variable in program.outvars or any(by(equation, place) for equation, place in handed)
 
 
 def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -> Callable[..., ClientOutput]:
