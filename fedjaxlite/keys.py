@@ -88,6 +88,11 @@ def _from_system(shape: tuple[int, ...], *, shared: bool) -> jax.Array:
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 
+def is_random_key(leaf: Any) -> bool:
+    """Whether a leaf is an array of JAX's random keys, which NumPy does not take."""
+    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
+
+
 def is_tracing() -> bool:
     """Whether this is the body of a function that JAX is transforming: by jit, vmap, grad, eval_shape, scan ..."""
     return get_opaque_trace_state() != _outside()

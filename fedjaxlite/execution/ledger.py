@@ -11,10 +11,10 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fedjaxlite.keys import is_random_key
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
@@ -138,7 +138,7 @@ def _plain(value: Any) -> Any:
         return value
     if isinstance(value, int):
         return str(value)
-    if isinstance(value, (float, np.number, np.ndarray, jax.Array)) and not _is_key(value):
+    if isinstance(value, (float, np.number, np.ndarray, jax.Array)) and not is_random_key(value):
         rounded = [f"{number:.6g}" for number in np.asarray(value, np.float64).reshape(-1).tolist()]
         return rounded if np.ndim(value) else rounded[0]
     if isinstance(value, Mapping):
@@ -147,10 +147,6 @@ def _plain(value: Any) -> Any:
         named = getattr(value, "_asdict", None)
         return _plain(named()) if named else [_plain(item) for item in value]
     return getattr(value, "__qualname__", None) or type(value).__name__
-
-
-def _is_key(value: Any) -> bool:
-    return jnp.issubdtype(getattr(value, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:

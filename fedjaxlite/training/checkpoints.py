@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.keys import is_random_key
 from fedjaxlite.observers.records import here
 from fedjaxlite.training import checkpoint_folder
 from fedjaxlite.training.checkpoint_folder import LOG
@@ -138,7 +138,11 @@ def _saved(state: RoundState) -> tuple[dict[str, jax.Array], list[tuple[str, str
     arrays = {}
     for i, leaf in enumerate(jax.tree.leaves(state)):
         array = (
-            jax.random.key_data(leaf) if _is_key(leaf) else leaf if isinstance(leaf, jax.Array) else jnp.asarray(leaf)
+            jax.random.key_data(leaf)
+            if is_random_key(leaf)
+            else leaf
+            if isinstance(leaf, jax.Array)
+            else jnp.asarray(leaf)
         )
         if array.size:
             arrays[f"leaf{i:05d}"] = array
@@ -154,14 +158,10 @@ def _restored(arrays: Mapping[str, jax.Array], like: RoundState) -> RoundState:
     new = []
     for i, leaf in enumerate(leaves):
         array = arrays.get(f"leaf{i:05d}", leaf)
-        if _is_key(leaf) and array is not leaf:
+        if is_random_key(leaf) and array is not leaf:
             array = jax.random.wrap_key_data(array, impl=jax.random.key_impl(leaf))
         new.append(array)
     return jax.tree.unflatten(treedef, new)
-
-
-def _is_key(leaf: Any) -> bool:
-    return jnp.issubdtype(getattr(leaf, "dtype", np.float32), jax.dtypes.prng_key)
 
 
 def _checked(
