@@ -23,6 +23,7 @@ import jax.numpy as jnp
 import optax
 
 import fedjaxlite as fl
+from fedjaxlite.algorithms.pieces.length import local_length
 
 
 class ServerState(NamedTuple):
@@ -94,7 +95,8 @@ def mime(
     """
     exchanges = fl.checks.one_of((1, 2), exchanges=exchanges)
     fl.check_optimizer(base_optimizer=base_optimizer)
-    work = _Work(loss_fn, base_optimizer, batch_size, *_length(epochs, steps), shuffle, lower)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    work = _Work(loss_fn, base_optimizer, lower=lower, **local)
     return _algorithm(work, work.corrected(), server_optimizer, "mime", exchanges)
 
 
@@ -135,12 +137,9 @@ def mime_lite(
       'mime_lite'
     """
     fl.check_optimizer(base_optimizer=base_optimizer)
-    work = _Work(loss_fn, base_optimizer, batch_size, *_length(epochs, steps), shuffle, lower)
+    local = local_length(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
+    work = _Work(loss_fn, base_optimizer, lower=lower, **local)
     return _algorithm(work, work.plain(), server_optimizer, "mime_lite", None)
-
-
-def _length(epochs: int | None, steps: int | None) -> tuple[int | None, int | None]:
-    return (1, None) if epochs is None and steps is None else (epochs, steps)
 
 
 def _frozen(base: optax.GradientTransformation, statistics: Any) -> optax.GradientTransformation:
