@@ -19,6 +19,7 @@ from fedjaxlite.checks import is_callable, one_of
 from fedjaxlite.lowering.convolution import convolution_rule
 from fedjaxlite.lowering.interpreter import Rule, evaluate
 from fedjaxlite.lowering.pooling import max_rule, sum_rule
+from fedjaxlite.lowering.scans import scan_rule
 from fedjaxlite.platforms import platform_of
 
 __all__ = ["Rewrites", "lower", "should_lower"]
@@ -33,10 +34,13 @@ class Rewrites(NamedTuple):
     Attributes:
       convolutions: convolutions, by patches and a matrix product.
       pools: maximum and sum (average) pools, by reshapes and slices.
+      scans: scans in whose body a value that changes is multiplied by a matrix that does not, such as recurrent layers,
+        by scans that leave to their loop only what has to be in it.
     """
 
     convolutions: bool
     pools: bool
+    scans: bool
 
 
 def should_lower(platform: str, lanes: int | None = None) -> Rewrites:
@@ -57,14 +61,14 @@ def should_lower(platform: str, lanes: int | None = None) -> Rewrites:
 
     Example:
       >>> should_lower("cpu", 1)
-      Rewrites(convolutions=True, pools=True)
+      Rewrites(convolutions=True, pools=True, scans=True)
       >>> should_lower("gpu", 1)
-      Rewrites(convolutions=False, pools=False)
+      Rewrites(convolutions=False, pools=False, scans=True)
       >>> should_lower("gpu")
-      Rewrites(convolutions=True, pools=False)
+      Rewrites(convolutions=True, pools=False, scans=True)
     """
     on_cpu = platform == "cpu"
-    return Rewrites(convolutions=on_cpu or lanes is None or lanes > 1, pools=on_cpu)
+    return Rewrites(convolutions=on_cpu or lanes is None or lanes > 1, pools=on_cpu, scans=True)
 
 
 def lower(
@@ -121,7 +125,7 @@ def lower(
     @functools.wraps(fn)
     def lowered(*args: P.args, **kwargs: P.kwargs) -> R:
         on = platform or platform_of((args, kwargs)) if enable == "auto" else ""
-        rewrites = Rewrites(True, True) if enable is True else should_lower(on, lanes)
+        rewrites = Rewrites(True, True, True) if enable is True else should_lower(on, lanes)
         rules = _rules(rewrites)
         if not rules or jax.config.values["jax_disable_jit"]:  # without compilation there is no jaxpr to rewrite
             return fn(*args, **kwargs)
@@ -135,4 +139,7 @@ def lower(
 def _rules(rewrites: Rewrites) -> dict[Any, Rule]:
     convolutions: dict[Any, Rule] = {p.conv_general_dilated_p: convolution_rule}
     pools: dict[Any, Rule] = {p.reduce_window_max_p: max_rule, p.reduce_window_sum_p: sum_rule}
-    return (convolutions if rewrites.convolutions else {}) | (pools if rewrites.pools else {})
+    rules = (convolutions if rewrites.convolutions else {}) | (pools if rewrites.pools else {})
+    if rewrites.scans:
+        rules[p.scan_p] = functools.partial(scan_rule, rules=rules)  # which holds for the scan's body too
+    return rules

@@ -46,11 +46,15 @@ def evaluate(jaxpr: Jaxpr, consts: Sequence[Any], args: Sequence[Any], rules: Ru
         return atom.val if isinstance(atom, Literal) else env[atom]
 
     for eqn in jaxpr.eqns:
-        operands = [read(atom) for atom in eqn.invars]
-        with _context(eqn):
-            results = _apply(eqn, operands, rules)
-        env.update(zip(eqn.outvars, results if eqn.primitive.multiple_results else [results], strict=True))
+        env.update(zip(eqn.outvars, bind(eqn, [read(atom) for atom in eqn.invars], rules), strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def bind(eqn: JaxprEqn, operands: Sequence[Any], rules: Rules) -> list[Any]:
+    """The results of one equation, under the rules."""
+    with _context(eqn):
+        results = _apply(eqn, operands, rules)
+    return results if eqn.primitive.multiple_results else [results]
 
 
 def _apply(eqn: JaxprEqn, operands: Sequence[Any], rules: Rules) -> Any:
@@ -62,7 +66,7 @@ def _apply(eqn: JaxprEqn, operands: Sequence[Any], rules: Rules) -> Any:
         params = dict(params)
         for name in _BODIES[eqn.primitive]:
             body = params[name]
-            params[name] = tuple(_rewrite(b, rules) for b in body) if isinstance(body, tuple) else _rewrite(body, rules)
+            params[name] = tuple(rewrite(b, rules) for b in body) if isinstance(body, tuple) else rewrite(body, rules)
     return eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(params))
 
 
@@ -85,7 +89,8 @@ def _open(body: Any) -> Jaxpr:
     return body.jaxpr if isinstance(body, ClosedJaxpr) else body
 
 
-def _rewrite(body: Any, rules: Rules) -> Any:
+def rewrite(body: Any, rules: Rules) -> Any:
+    """The body of an equation, open or closed, under the rules."""
     consts = body.consts if isinstance(body, ClosedJaxpr) else ()
     jaxpr = _open(body)
     new = jax.make_jaxpr(lambda *args: evaluate(jaxpr, consts, args, rules))(*(var.aval for var in jaxpr.invars))

@@ -1,0 +1,215 @@
+"""The derivative of a planned scan: the loop once, with what its linearization needs, and a linear loop after it."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+from jax.extend.core import Literal
+
+from fedjaxlite.lowering.scan_plan import Injection, Plan, part
+from fedjaxlite.lowering.scan_step import Marks, evaluate_into, joined, read, step, tangent, turned
+
+Leaves = list[Any]
+
+
+class Loop(NamedTuple):
+    """How a scan runs."""
+
+    length: int
+    reverse: bool
+    unroll: int
+
+    def __call__(self, body: Callable[..., Any], init: Any, xs: Any) -> Any:
+        return jax.lax.scan(body, init, xs, self.length, reverse=self.reverse, unroll=self.unroll)
+
+
+class Scan(NamedTuple):
+    """A plan and how it runs. Its operands are three lists: `stills`, the first carry, and `slices` `[T, ...]`."""
+
+    plan: Plan
+    loop: Loop
+
+    @property
+    def stills(self) -> list[Any]:
+        """Variables that are the same in all steps."""
+        return list(dict.fromkeys((*self.plan.constvars, *self.plan.consts, *self.plan.stills)))
+
+    @property
+    def slices(self) -> list[Any]:
+        """Variables that each step has its own of."""
+        return [*self.plan.xs, *self.plan.fronts]
+
+    def env(self, stills: Leaves, carry: Leaves, slices: Leaves) -> dict[Any, Any]:
+        """The inputs of a step by variable."""
+        return dict(zip((*self.stills, *self.plan.carry, *self.slices), (*stills, *carry, *slices), strict=True))
+
+    def run(self, stills: Leaves, carry: Leaves, slices: Leaves) -> Leaves:
+        """The results: the last carry, and the others `[T, ...]`."""
+        matrices = joined(self.plan, dict(zip(self.stills, stills, strict=True)))
+
+        def body(carry: Leaves, slices: Leaves) -> tuple[Leaves, Leaves]:
+            env = self.env(stills, carry, slices)
+            step(self.plan, env, matrices, None)
+            outs = [read(env, v) for v in self.plan.outvars]
+            return outs[: len(carry)], outs[len(carry) :]
+
+        last, ys = self.loop(body, carry, slices)
+        return [*last, *ys]
+
+
+class _Live(NamedTuple):
+    """By what the derivative is taken; variables. The floats of the carry always are among it."""
+
+    carry: list[Any]
+    stills: list[Any]
+    slices: list[Any]
+    deltas: list[Any]
+
+
+def with_derivative(scan: Scan) -> Callable[[Leaves, Leaves, Leaves], Leaves]:
+    """`scan.run` with a derivative that takes one product for each matrix."""
+    run = jax.custom_jvp(scan.run)
+    run.defjvp(lambda primals, tangents: _derivative(scan, primals, tangents), symbolic_zeros=True)
+    return run
+
+
+def _derivative(scan: Scan, primals: Sequence[Leaves], tangents: Sequence[Leaves]) -> tuple[Leaves, Leaves]:
+    stills, carry, slices = primals
+    changes = {
+        v: d
+        for v, d in zip((*scan.stills, *scan.slices), (*tangents[0], *tangents[2]), strict=True)
+        if not isinstance(d, SymbolicZero) and d.dtype != jax.dtypes.float0
+    }
+    live = _live(scan.plan, changes)
+    matrices = joined(scan.plan, dict(zip(scan.stills, stills, strict=True)))
+    outs, kept, factors, linear = _forward(scan, live, (stills, matrices, turned(scan.plan, matrices), carry, slices))
+    deltas = [_delta(scan, v, factors, changes) for v in live.deltas]
+    d_carry = [
+        jnp.zeros_like(value) if isinstance(d, SymbolicZero) else d
+        for value, d in zip(carry, tangents[1], strict=True)
+        if _is_float(value)
+    ]
+    d_stills, d_slices = [changes[v] for v in live.stills], [changes[v] for v in live.slices]
+    number = len(d_carry)
+
+    def body(ds: tuple[Leaves, Leaves], inputs: tuple[tuple[Leaves, Leaves], Leaves]) -> Any:
+        (d_slices, deltas), stacked = inputs
+        d_outs = linear(stacked)(_Live(ds[0], ds[1], d_slices, deltas))
+        # A carry that the body hands on as it is would become a constant of the scan, in front of those that are not
+        # linear, and such a scan has no transpose.
+        same = [-(-d) if any(d is old for old in ds[0]) else d for d in d_outs[:number]]
+        return (same, [-(-d) for d in ds[1]]), d_outs[number:]
+
+    (d_last, _), d_ys = scan.loop(body, (d_carry, d_stills), ((d_slices, deltas), kept))
+    found = iter((*d_last, *d_ys))
+    return outs, [next(found) if _is_float(out) else np.zeros(out.shape, jax.dtypes.float0) for out in outs]
+
+
+def _live(plan: Plan, changes: Mapping[Any, Any]) -> _Live:
+    floats = [v for v in plan.carry if _is_float(v.aval)]
+    stills = [v for v in dict.fromkeys((*plan.constvars, *plan.consts, *plan.stills)) if v in changes and v in plan.used]
+    slices = [v for v in (*plan.xs, *plan.fronts) if v in changes and v in plan.used]
+
+    def changed(injection: Injection) -> bool:
+        matrices = [plan.products[index].matrices[member] for index, member in injection.products]
+        return any(v in changes for v in (*matrices, *injection.stills, *injection.slices))
+
+    return _Live(floats, stills, slices, [v for v, injection in plan.injections.items() if changed(injection)])
+
+
+def _is_float(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.inexact)
+
+
+def _delta(scan: Scan, v: Any, factors: Leaves, changes: Mapping[Any, Any]) -> Any:
+    """What changes outside of the loop do to a variable in every step, `[T, ...]`."""
+    injection, shape = scan.plan.injections[v], (scan.loop.length, *v.aval.shape)
+    terms = []
+    for index, member in injection.products:
+        product = scan.plan.products[index]
+        if product.matrices[member] in changes:
+            terms.append(tangent(product, member, factors[index], changes[product.matrices[member]]))
+    for term in injection.stills:
+        if term in changes:
+            terms.append(jnp.broadcast_to(jnp.broadcast_to(changes[term], v.aval.shape)[None], shape))
+    terms.extend(jnp.broadcast_to(changes[term], shape) for term in injection.slices if term in changes)
+    return sum(terms[1:], terms[0])
+
+
+def _forward(scan: Scan, live: _Live, operands: tuple[Leaves, ...]) -> tuple[Leaves, Leaves, Leaves, Callable[..., Any]]:
+    """Runs the scan, keeping what its linear loop and the matrices' gradients need.
+
+    Returns:
+      The results; what to scan the linear loop over, `[T, ...]`; the factors `[T, ...]`; and, of a slice of the
+      former, the linear function of one step.
+    """
+    stills, matrices, turns, carry, slices = operands
+    one = [v.aval for v in scan.plan.carry], [v.aval for v in scan.slices]
+    typed = [[jax.typeof(value) for value in values] for values in (stills, matrices, turns)]
+    closed, shape = jax.make_jaxpr(_linearized(scan, live), return_shape=True)(*typed, *one)
+    treedef, jaxpr = jax.tree.structure(shape[2]), closed.jaxpr
+    number, num_outs = sum(map(len, typed)), len(shape[0])
+    fixed = dict(zip((*jaxpr.constvars, *jaxpr.invars[:number]), (*closed.consts, *stills, *matrices, *turns), strict=True))
+    carry_vars = jaxpr.invars[number : number + len(carry)]
+    sliced = dict(zip(jaxpr.invars[number + len(carry) :], slices, strict=True))
+    out_atoms, kept_atoms = jaxpr.outvars[:num_outs], jaxpr.outvars[num_outs:]
+    changing = {*carry_vars, *sliced}
+    for eqn in jaxpr.eqns:
+        if not changing.isdisjoint(v for v in eqn.invars if not isinstance(v, Literal)):
+            changing.update(eqn.outvars)
+    still_atoms = [a for a in kept_atoms if isinstance(a, Literal) or a not in changing]
+    inside = [a for a in dict.fromkeys(a for a in kept_atoms if not isinstance(a, Literal) and a in changing)]
+    made = [a for a in inside if a not in sliced]
+    once = dict(fixed)
+    evaluate_into(once, part(jaxpr.eqns, still_atoms, set(fixed)))
+    eqns = part(jaxpr.eqns, (*out_atoms, *made), {*fixed, *carry_vars, *sliced})
+
+    def body(carry: Leaves, slices: Leaves) -> tuple[Leaves, tuple[Leaves, Leaves]]:
+        env = {**fixed, **dict(zip((*carry_vars, *sliced), (*carry, *slices), strict=True))}
+        evaluate_into(env, eqns)
+        outs = [read(env, a) for a in out_atoms]
+        return outs[: len(carry)], (outs[len(carry) :], [env[a] for a in made])
+
+    last, (ys, stacks) = scan.loop(body, carry, slices)
+    stacked = {**sliced, **dict(zip(made, stacks, strict=True))}
+    num_factors = len(shape[1])
+
+    def linear(now: Leaves) -> Callable[..., Any]:
+        env = {**once, **dict(zip(inside, now, strict=True))}
+        return jax.tree.unflatten(treedef, [read(env, a) for a in kept_atoms[num_factors:]])
+
+    def factor(atom: Any) -> Any:
+        if atom in stacked:
+            return stacked[atom]
+        return jnp.broadcast_to(once[atom], (scan.loop.length, *once[atom].shape))
+
+    factors = [factor(a) for a in kept_atoms[:num_factors]]
+    return [*last, *ys], [stacked[a] for a in inside], factors, linear
+
+
+def _linearized(scan: Scan, live: _Live) -> Callable[..., Any]:
+    """One step as `(results, factors, linear function of a _Live)`, of stills, matrices, turned ones, carry, slices."""
+
+    def linearized(stills: Leaves, matrices: Leaves, turns: Leaves, carry: Leaves, slices: Leaves) -> Any:
+        env = scan.env(stills, carry, slices)
+
+        def run(lives: _Live) -> tuple[Leaves, tuple[Leaves, Leaves]]:
+            own = dict(env)
+            for variables, values in zip(live[:3], lives[:3], strict=True):
+                own.update(zip(variables, values, strict=True))
+            marks = Marks(env, turns, dict(zip(live.deltas, lives.deltas, strict=True)))
+            factors = step(scan.plan, own, matrices, marks)
+            outs = [read(own, v) for v in scan.plan.outvars]
+            return [out for out in outs if _is_float(out)], (outs, factors)
+
+        options = scan.plan.checkpoint
+        primals = _Live(*([env[v] for v in variables] for variables in live[:3]), [jnp.zeros(v.aval.shape, v.aval.dtype) for v in live.deltas])
+        _, linear, (outs, factors) = jax.linearize(
+            run if options is None else jax.checkpoint(run, **options), primals, has_aux=True
+        )
+        return outs, factors, linear
+
+    return linearized
