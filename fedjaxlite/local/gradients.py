@@ -11,7 +11,8 @@ from fedjaxlite import checks
 from fedjaxlite.local.mixed_precision import compute_in
 from fedjaxlite.local.rematerialization import rematerialize
 from fedjaxlite.losses import LossAux
-from fedjaxlite.lowering import lower as lower_convolutions
+from fedjaxlite.lowering import Rewrites, should_lower
+from fedjaxlite.lowering import lower as lower_with
 from fedjaxlite.platforms import platform_of
 from fedjaxlite.variables import trainable, with_trainable
 
@@ -172,8 +173,8 @@ def value_and_grad(
 
     Args:
       loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
-      lower: whether convolutions and pools are rewritten as matrix products before differentiation
-        (`fedjaxlite.lower`): "auto" where that is faster, True, or False.
+      lower: whether convolutions, pools and scans are rewritten before differentiation (`fedjaxlite.lower`): "auto"
+        where that is faster, True, or False.
       lanes: models side by side, for "auto": `data.wave.num_lanes`; None counts as several.
       platform: that of the devices it runs on, for "auto": `data.wave.platform`; by default
         that of the arguments, as for `fedjaxlite.lower`.
@@ -216,7 +217,7 @@ def value_and_grad(
     rematerialize(narrow, remat)  # refuses now what it refuses
 
     def whole(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
-        prepared = rematerialize(lower_convolutions(narrow, enable=lower, lanes=lanes, platform=on), remat)
+        prepared = _prepared(narrow, should_lower(on, lanes) if lower == "auto" else Rewrites(*(lower,) * 3), remat)
 
         def mean_loss(part: PyTree) -> tuple[jax.Array, BatchLoss]:
             reduced = batch_loss(prepared, with_trainable(params, part), batch, mask, key)
@@ -238,6 +239,15 @@ def value_and_grad(
         return traced(platform or platform_of((params, batch)), params, batch, mask, key)
 
     return evaluate
+
+
+def _prepared(loss_fn: Callable[..., Any], rewrites: Rewrites, remat: bool | Callable[..., Any]) -> Callable[..., Any]:
+    """A loss to differentiate: lowered, and with fewer values kept."""
+    if remat is not True:
+        return rematerialize(lower_with(loss_fn, enable=rewrites), remat)
+    # The bodies of scans are put under `jax.checkpoint` first: a lowered scan is not seen as one any more.
+    cut = rematerialize(lower_with(loss_fn, enable=rewrites._replace(scans=False)), remat)
+    return lower_with(cut, enable=Rewrites(convolutions=False, pools=False, scans=rewrites.scans))
 
 
 class Sums(NamedTuple):

@@ -136,7 +136,14 @@ def _delta(scan: Scan, v: Any, factors: Leaves, changes: Mapping[Any, Any]) -> A
         if term in changes:
             terms.append(jnp.broadcast_to(jnp.broadcast_to(changes[term], v.aval.shape)[None], shape))
     terms.extend(jnp.broadcast_to(changes[term], shape) for term in injection.slices if term in changes)
-    return sum(terms[1:], terms[0])
+    delta = sum(terms[1:], terms[0])
+    missing = _varying(v.aval) - _varying(jax.typeof(delta))
+    return jax.lax.pcast(delta, tuple(missing), to="varying") if missing else delta
+
+
+def _varying(aval: Any) -> frozenset[str]:
+    """The mesh axes along which a value differs inside `jax.shard_map`."""
+    return frozenset(aval.manual_axis_type.varying)
 
 
 def _forward(scan: Scan, live: _Live, operands: tuple[Leaves, ...]) -> tuple[Leaves, Leaves, Leaves, Callable[..., Any]]:
@@ -147,14 +154,14 @@ def _forward(scan: Scan, live: _Live, operands: tuple[Leaves, ...]) -> tuple[Lea
       former, the linear function of one step.
     """
     stills, matrices, turns, carry, slices = operands
-    one = [v.aval for v in scan.plan.carry], [v.aval for v in scan.slices]
+    one = [[v.aval for v in variables] for variables in (scan.plan.carry, scan.slices, live.deltas)]
     typed = [[jax.typeof(value) for value in values] for values in (stills, matrices, turns)]
     closed, shape = jax.make_jaxpr(_linearized(scan, live), return_shape=True)(*typed, *one)
     treedef, jaxpr = jax.tree.structure(shape[2]), closed.jaxpr
     number, num_outs = sum(map(len, typed)), len(shape[0])
     fixed = dict(zip((*jaxpr.constvars, *jaxpr.invars[:number]), (*closed.consts, *stills, *matrices, *turns), strict=True))
     carry_vars = jaxpr.invars[number : number + len(carry)]
-    sliced = dict(zip(jaxpr.invars[number + len(carry) :], slices, strict=True))
+    sliced = dict(zip(jaxpr.invars[number + len(carry) :][: len(slices)], slices, strict=True))
     out_atoms, kept_atoms = jaxpr.outvars[:num_outs], jaxpr.outvars[num_outs:]
     changing = {*carry_vars, *sliced}
     for eqn in jaxpr.eqns:
@@ -191,9 +198,14 @@ def _forward(scan: Scan, live: _Live, operands: tuple[Leaves, ...]) -> tuple[Lea
 
 
 def _linearized(scan: Scan, live: _Live) -> Callable[..., Any]:
-    """One step as `(results, factors, linear function of a _Live)`, of stills, matrices, turned ones, carry, slices."""
+    """One step as `(results, factors, linear function of a _Live)`.
 
-    def linearized(stills: Leaves, matrices: Leaves, turns: Leaves, carry: Leaves, slices: Leaves) -> Any:
+    Of stills, matrices, turned matrices, carry, slices, and of deltas, of which only the types matter.
+    """
+
+    def linearized(
+        stills: Leaves, matrices: Leaves, turns: Leaves, carry: Leaves, slices: Leaves, deltas: Leaves
+    ) -> Any:
         env = scan.env(stills, carry, slices)
 
         def run(lives: _Live) -> tuple[Leaves, tuple[Leaves, Leaves]]:
@@ -206,7 +218,7 @@ def _linearized(scan: Scan, live: _Live) -> Callable[..., Any]:
             return [out for out in outs if _is_float(out)], (outs, factors)
 
         options = scan.plan.checkpoint
-        primals = _Live(*([env[v] for v in variables] for variables in live[:3]), [jnp.zeros(v.aval.shape, v.aval.dtype) for v in live.deltas])
+        primals = _Live(*([env[v] for v in variables] for variables in live[:3]), deltas)
         _, linear, (outs, factors) = jax.linearize(
             run if options is None else jax.checkpoint(run, **options), primals, has_aux=True
         )

@@ -387,7 +387,7 @@ def test_the_switch():
     on_gpu = fl.lower(loss, platform="gpu", lanes=8)
     assert count(on_gpu, PARAMS, X) == 0
     assert count(on_gpu, PARAMS, X, primitive="reduce_window_max") == 1
-    assert should_lower("tpu", 4) == Rewrites(convolutions=True, pools=False)
+    assert should_lower("tpu", 4) == Rewrites(convolutions=True, pools=False, scans=True)
 
 
 def test_bad_arguments_are_refused():
