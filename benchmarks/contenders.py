@@ -145,15 +145,15 @@ def fastest(problem: Problem, setting: Setting, population: fl.Population) -> Ca
 
 
 def everyone(problem: Problem, candidates: Sequence[Setting], mine: Contender) -> dict[str, Contender]:
-    """The limits, and ours on the companions, each in its best setting; ours itself was found before.
+    """The limits, and ours on the companions and on users' models; ours itself was found before.
 
     Args:
       problem: the workload.
       candidates: what to try for the faster limit.
-      mine: ours; the companions run in its setting.
+      mine: ours; the companions and users' models run in its setting.
 
     Returns:
-      Contenders by name: "ours", "plain", "fastest", and the companions' names.
+      Contenders by name: "ours", "plain", "fastest", each in its best setting, and the names of the others.
     """
     on = placements(problem.population)
     found = {
@@ -164,6 +164,9 @@ def everyone(problem: Problem, candidates: Sequence[Setting], mine: Contender) -
     for name, population in problem.companions.items():
         data = placements(population)(mine.setting.devices)
         found[name] = best(lambda setting, data=data: ours(problem, setting, data), [mine.setting])
+    for name, model in problem.written.items():
+        by_user = problem._replace(loss_fn=model.loss_fn, params=model.params)
+        found[name] = best(lambda setting, by=by_user: ours(by, setting, on(setting.devices)), [mine.setting])
     return found
 
 

@@ -15,6 +15,20 @@ from fedjaxlite.data import population
 PyTree = Any
 
 
+class Written(NamedTuple):
+    """The model of a workload as a user writes it, with none of the library's layers.
+
+    Attributes:
+      loss_fn: what clients train on.
+      params: the model that a run starts from.
+      to_limit: as that of the `Problem`, for these params.
+    """
+
+    loss_fn: Callable[..., Any]
+    params: PyTree
+    to_limit: Callable[[PyTree], PyTree]
+
+
 class Problem(NamedTuple):
     """A workload at one size: federated averaging with plain SGD, one local epoch.
 
@@ -30,6 +44,7 @@ class Problem(NamedTuple):
       learning_rate: of the local SGD.
       lanes: what to try for `fl.Execution(lanes=)`, and for the models that the faster limit trains side by side.
       companions: further populations that the same round is timed on, by what they are.
+      written: the same model as users write it, by how; the same round is timed on each.
     """
 
     loss_fn: Callable[..., Any]
@@ -43,6 +58,7 @@ class Problem(NamedTuple):
     learning_rate: float
     lanes: Sequence[int] = (1, 2, 4)
     companions: Mapping[str, fl.Population] = {}
+    written: Mapping[str, Written] = {}
 
     @property
     def num_steps(self) -> int:

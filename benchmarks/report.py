@@ -9,7 +9,7 @@ from fedjaxlite.benchmarks.timing import Spread
 
 _COLUMNS = (
     "workload", "clients", "steps", "rounds/s", "client steps/s", "compile", "peak memory", "lanes x devices",
-    "time / plain JAX", "time / fastest JAX",
+    "time / plain JAX", "time / fastest JAX", "users' model / plain JAX",
 )  # fmt: skip
 
 
@@ -57,6 +57,7 @@ def _row(result: dict[str, Any]) -> tuple[str, ...]:
         f"{ours['lanes']} x {ours['devices']}",
         _spread(result["ours_over"]["plain"]),
         _spread(result["ours_over"]["fastest"]),
+        ", ".join(f"{name} {_spread(values)}" for name, values in result.get("written_over_plain", {}).items()) or "-",
     )
 
 
@@ -113,6 +114,7 @@ def _notes(found: dict[str, Any]) -> list[str]:
         f"median (smallest-largest) of {found['repeats']} turns, size {found['size']}; below 1 ours is faster",
         "plain JAX: one scan over the same SGD steps on batches of the same shapes, nothing federated; fastest "
         "JAX: the same written for speed",
+        "users' model: our time for the same model without the library's layers, written as its name says",
         f"{on['cpu']}, {on['cores']} cores, {len(on['devices'])} {on['backend']} devices; Python {on['python']}, "
         f"{versions}; {on['date']}" + (f"; commit {commit}" if commit else ""),
         f"load average {on['load_average']} before, {on['load_average_at_the_end']} after; random data",

@@ -113,9 +113,15 @@ def measure(
     result["settings_tried"] = [setting._asdict() for setting in candidates]
     result["memory"] = peak._asdict()
     result["companions"] = list(problem.companions)
+    result["written_over_plain"] = {
+        name: timing.ratios(times[name], times["plain"])._asdict() for name in problem.written
+    }
     for name, values in result["ours_over"].items():
         ratio = timing.Spread(**values)
         say(f"  ours / {name}: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
+    for name, values in result["written_over_plain"].items():
+        ratio = timing.Spread(**values)
+        say(f"  ours on {name} / plain: {ratio.median:.2f} ({ratio.low:.2f} to {ratio.high:.2f})")
     result["peers"] = {}
     if pythons and workload.name in libraries.WORKLOADS:
         result["peers"] = libraries.compare(workload.name, problem, ours, times["ours"], pythons, say)
@@ -128,6 +134,7 @@ def _result(
     mine = timing.spread(times["ours"])
     steps = dict.fromkeys(everyone, problem.num_steps)
     steps["fastest"] = contenders.steps_of_fastest(problem, everyone["fastest"].setting)
+    over = [name for name in everyone if name != "ours" and name not in problem.written]
     return {
         "name": workload.name,
         "title": workload.title,
@@ -149,7 +156,7 @@ def _result(
             }
             for name, contender in everyone.items()
         },
-        "ours_over": {name: timing.ratios(times["ours"], times[name])._asdict() for name in everyone if name != "ours"},
+        "ours_over": {name: timing.ratios(times["ours"], times[name])._asdict() for name in over},
     }
 
 

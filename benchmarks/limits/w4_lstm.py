@@ -16,6 +16,11 @@ class Params(NamedTuple):
 
 def plain_loss(params: Params, batch: dict[str, Any], key: Any) -> jax.Array:
     """Mean cross entropy over tokens, with an LSTM cell in a scan over time."""
+    return jnp.mean(plain_losses(params, batch, key))
+
+
+def plain_losses(params: Params, batch: dict[str, Any], key: Any) -> jax.Array:
+    """The same of each sequence, `[B]`."""
     del key
     values = params.embedding[batch["x"].T]
     for kernel, recurrent, bias in params.layers:
@@ -31,7 +36,7 @@ def plain_loss(params: Params, batch: dict[str, Any], key: Any) -> jax.Array:
         zeros = jnp.zeros((values.shape[1], recurrent.shape[0]), values.dtype)
         values = jax.lax.scan(cell, (zeros, zeros), values)[1]
     logits = values @ params.logits[0] + params.logits[1][None, None]
-    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"].T[..., None], axis=-1))
+    return -jnp.mean(jnp.take_along_axis(jax.nn.log_softmax(logits), batch["y"].T[..., None], axis=-1)[..., 0], axis=0)
 
 
 def fast_loss(params: Params, batch: dict[str, Any], key: Any) -> jax.Array:

@@ -49,6 +49,22 @@ def test_the_limits_take_the_gradient_that_ours_takes(name) -> None:
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-6), ours, limit)
 
 
+@pytest.mark.parametrize("name", ["w4"])
+def test_users_models_have_the_gradient_of_the_plain_limit(name) -> None:
+    problem = problem_of(name)
+    batch = {key: jnp.asarray(array[problem.rows[0]]) for key, array in problem.population.features.items()}
+    mask = jnp.ones((problem.batch_size,), bool)
+    for written in problem.written.values():
+
+        def both(params, written=written):
+            ours, gradient = fl.value_and_grad(written.loss_fn)(params, {**batch, "mask": mask}, mask, jax.random.key(0))
+            plain = jax.value_and_grad(problem.plain_loss)(written.to_limit(params), batch, None)
+            return (ours.loss, written.to_limit(gradient)), plain
+
+        ours, plain = jax.jit(both, compiler_options={"xla_backend_optimization_level": 0})(written.params)
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), ours, plain)
+
+
 def test_the_limits_import_raw_jax_only() -> None:
     for path in LIMITS.glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -81,7 +97,7 @@ def test_a_terminal_gets_the_same_table(capsys) -> None:
         "name": "w9", "title": "toy", "clients_a_round": 2, "num_clients": 3, "steps_a_round": 4, "batch_size": 5,
         "rounds_per_second": 1.0, "client_steps_per_second": 4.0, "compile_seconds": 0.5, "companions": [],
         "memory": {"resident_peak": 10**6, "device_peak": None}, "programs": {"ours": {"lanes": 1, "devices": 2}},
-        "ours_over": {"plain": ratio, "fastest": ratio},
+        "ours_over": {"plain": ratio, "fastest": ratio}, "written_over_plain": {"by hand": ratio},
     }  # fmt: skip
     machine = {
         "packages": {"jax": "0"}, "commit": None, "cpu": "abacus", "cores": 1, "devices": [""], "backend": "cpu",
@@ -92,7 +108,7 @@ def test_a_terminal_gets_the_same_table(capsys) -> None:
     report.table(found, SimpleNamespace(isatty=lambda: True, write=written.append, flush=lambda: None))
     report.table(found)
     plain = capsys.readouterr().out
-    for text in ("w9 toy", "1.50 (1.25-2.00)", "abacus"):
+    for text in ("w9 toy", "1.50 (1.25-2.00)", "abacus", "by hand 1.50 (1.25-2.00)"):
         assert text in plain
     assert "w9" in "".join(written)
     assert "abacus" in "".join(written)

@@ -1,0 +1,291 @@
+"""Lowered scans agree with the scans as they are written, and take the gradients of their matrices after the loop."""
+
+import functools
+
+import hypothesis
+import hypothesis.strategies as st
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+import fedjaxlite as fl
+
+T, B, E, H = 5, 2, 3, 4
+TOLERANCE = 1e-5
+lower = functools.partial(fl.lower, enable=True)
+
+
+def normal(seed, shape, dtype=jnp.float32):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape) * 0.5, dtype)
+
+
+def weights(**shapes):
+    return {name: normal(seed, shape) for seed, (name, shape) in enumerate(sorted(shapes.items()))}
+
+
+LSTM = weights(kernel=(E, 4 * H), recurrent=(H, 4 * H), bias=(4 * H,))
+SIMPLE = weights(kernel=(E, H), recurrent=(H, H + 1), back=(H + 1, H))
+XS = normal(9, (T, B, E))
+ZEROS = jnp.zeros((B, H))
+
+
+def gates(z, memory):
+    i, f, g, o = jnp.split(z, 4, axis=-1)
+    memory = jax.nn.sigmoid(f) * memory + jax.nn.sigmoid(i) * jnp.tanh(g)
+    return jax.nn.sigmoid(o) * jnp.tanh(memory), memory
+
+
+def lstm_step(w, carry, x, checkpointed=False):
+    def step(carry, x):
+        z = x @ w["kernel"] + carry[0] @ w["recurrent"] + w["bias"][None]
+        new = gates(z, carry[1])
+        return new, new[0]
+
+    return (jax.checkpoint(step) if checkpointed else step)(carry, x)
+
+
+def lstm(w, xs, checkpointed=False, **options):
+    step = functools.partial(lstm_step, w, checkpointed=checkpointed)
+    return lax.scan(step, (ZEROS, ZEROS), xs, **options)
+
+
+def gates_apart(w, xs):
+    """Every gate by a product of its own, as `nnx.LSTMCell` writes it."""
+    split = {name: jnp.split(w[name], 4, axis=-1) for name in ("kernel", "recurrent", "bias")}
+
+    def step(carry, x):
+        z = [
+            x @ k + (carry[0] @ r + b[None])
+            for k, r, b in zip(split["kernel"], split["recurrent"], split["bias"], strict=True)
+        ]
+        new = gates(jnp.concatenate(z, axis=-1), carry[1])
+        return new, new[0]
+
+    return lax.scan(step, (ZEROS, ZEROS), xs)
+
+
+def masked(w, xs):
+    lengths = jnp.arange(B) + 2
+
+    def step(carry, inputs):
+        x, now = inputs
+        new = lstm_step(w, carry, x)[0]
+        keep = (now < lengths)[:, None]
+        carry = jax.tree.map(lambda a, b: jnp.where(keep, a, b), new, carry)
+        return carry, carry[0]
+
+    return lax.scan(step, (ZEROS, ZEROS), (xs, jnp.arange(T)))
+
+
+def narrow(w, xs):
+    def step(h, x):
+        x, kernel, recurrent = (a.astype(jnp.bfloat16) for a in (x, w["kernel"], w["recurrent"]))
+        z = lax.dot_general(x, kernel, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32)
+        z = z + lax.dot_general(
+            h.astype(jnp.bfloat16), recurrent, (((1,), (0,)), ((), ())), preferred_element_type=jnp.float32
+        )
+        h, _ = gates(z, h)
+        return h, h
+
+    return lax.scan(step, ZEROS, xs)
+
+
+def with_keys(w, xs):
+    def step(carry, x):
+        h, key, count = carry
+        key, used = jax.random.split(key)
+        drop = jax.random.bernoulli(used, 0.7, h.shape)
+        h, _ = gates(x @ w["kernel"] + jnp.where(drop, h, 0.0) @ w["recurrent"] + w["bias"][None], h)
+        return (h, key, count + 1), (h, count)
+
+    (h, _, count), out = lax.scan(step, (ZEROS, jax.random.key(0), jnp.int32(3)), xs)
+    return h, count, out
+
+
+def without_xs(w, xs):
+    h = jnp.tanh(xs[0] @ w["kernel"])
+
+    def step(h, _):
+        return jnp.tanh(h @ w["recurrent"]) @ w["back"], None
+
+    return lax.scan(step, h, None, length=T)[0]
+
+
+def other_sides(w, xs):
+    """Matrices on the left, transposed, summed over their last axis, and with an axis of their own for each row."""
+    several = jnp.stack([w["back"].T @ w["recurrent"].T, w["recurrent"] @ w["back"]])
+
+    def step(h, x):
+        left = (w["recurrent"].T @ h.T).T
+        back = jnp.einsum("bk,nk->bn", left, w["back"].T)
+        heads = jnp.einsum("bh,bhk->bk", back, several)
+        h = jnp.tanh(heads + x @ w["kernel"] + (h @ w["kernel"].T) @ w["kernel"])
+        return h, h
+
+    return lax.scan(step, ZEROS, xs)
+
+
+def used_in_other_ways_too(w, xs):
+    """Matrices and biases that are also multiplied, added twice, or handed out; a carry that only gathers."""
+
+    def step(carry, x):
+        h, total = carry
+        z = h @ w["recurrent"]
+        z = z + w["recurrent"][0][None] + w["recurrent"][0][None]
+        h = jnp.tanh(z * w["recurrent"][1][None]) @ w["back"] + w["kernel"][0][None]
+        h = h * w["kernel"][1][None] + x @ w["kernel"]
+        return (h, total + w["kernel"]), (h, w["back"])
+
+    return lax.scan(step, (ZEROS, w["kernel"]), xs)
+
+
+@jax.custom_vjp
+def squashed(x):
+    return jnp.tanh(x)
+
+
+squashed.defvjp(lambda x: (jnp.tanh(x), x), lambda x, ct: (ct * (1 - jnp.tanh(x) ** 2),))
+
+
+def own_derivatives(w, xs):
+    def step(h, x):
+        h = squashed(jax.nn.relu(x @ w["kernel"]) + jax.nn.silu(h @ w["recurrent"]) @ w["back"])
+        return h, h
+
+    return lax.scan(step, ZEROS, xs)
+
+
+def nested(w, xs):
+    def outer(h, x):
+        def inner(h, _):
+            return jnp.tanh(h @ w["recurrent"]) @ w["back"], None
+
+        h = lax.scan(inner, jnp.tanh(h @ (w["recurrent"] @ w["back"]) + x @ w["kernel"]), None, length=3)[0]
+        return h, h
+
+    return lax.scan(outer, ZEROS, xs)
+
+
+def loop_inside(w, xs):
+    def step(h, x):
+        h = lax.fori_loop(0, 2, lambda _, v: jnp.tanh(v), h @ w["recurrent"])
+        return lax.cond(x.sum() > 0, jnp.sin, jnp.cos, h @ w["back"]), h
+
+    return lax.scan(step, ZEROS, xs)
+
+
+SCANS = {
+    "lstm": (lstm, LSTM),
+    "reverse": (functools.partial(lstm, reverse=True), LSTM),
+    "unrolled": (functools.partial(lstm, unroll=2), LSTM),
+    "checkpointed inside": (functools.partial(lstm, checkpointed=True), LSTM),
+    "checkpointed around": (jax.checkpoint(lstm), LSTM),
+    "jitted": (jax.jit(lstm), LSTM),
+    "gates apart": (gates_apart, LSTM),
+    "masked": (masked, LSTM),
+    "keys and counts": (with_keys, LSTM),
+    "narrow": (narrow, LSTM),
+    "without xs": (without_xs, SIMPLE),
+    "other sides": (other_sides, SIMPLE),
+    "used in other ways too": (used_in_other_ways_too, SIMPLE),
+    "own derivatives": (own_derivatives, SIMPLE),
+    "nested": (nested, SIMPLE),
+    "loops inside": (loop_inside, SIMPLE),
+}
+
+
+def scalar(fn):
+    """Of the float results of a function, one number that depends on each of them."""
+
+    def total(*args):
+        leaves = [leaf for leaf in jax.tree.leaves(fn(*args)) if jnp.issubdtype(leaf.dtype, jnp.floating)]
+        weigh = [jnp.cos(jnp.arange(leaf.size, dtype=jnp.float32)).reshape(leaf.shape) for leaf in leaves]
+        return sum(jnp.sum(a * leaf.astype(jnp.float32)) for a, leaf in zip(weigh, leaves, strict=True))
+
+    return total
+
+
+def close(got, want, tolerance=TOLERANCE):
+    assert jax.tree.structure(got) == jax.tree.structure(want)
+    for a, b in zip(jax.tree.leaves(got), jax.tree.leaves(want), strict=True):
+        assert (a.shape, a.dtype) == (b.shape, b.dtype)
+        if jnp.issubdtype(a.dtype, jax.dtypes.prng_key):
+            a, b = jax.random.key_data(a), jax.random.key_data(b)
+        a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+        np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * np.abs(b).max(initial=1.0))
+
+
+def scans(jaxpr):
+    """All scans of a program, at any depth."""
+    for eqn in jaxpr.eqns:
+        if eqn.primitive.name == "scan":
+            yield eqn
+        for value in eqn.params.values():
+            for body in value if isinstance(value, tuple | list) else (value,):
+                body = getattr(body, "jaxpr", body)
+                if hasattr(body, "eqns"):
+                    yield from scans(body)
+
+
+def carried(jaxpr):
+    """The shapes that scans of a program carry from step to step."""
+    return [
+        out.aval.shape
+        for eqn in scans(jaxpr)
+        for out, inner in zip(eqn.outvars, eqn.params["jaxpr"].jaxpr.outvars, strict=True)
+        if out.aval.shape == inner.aval.shape
+    ]
+
+
+def gradient_program(fn, *args):
+    return jax.make_jaxpr(jax.grad(scalar(fn)))(*args).jaxpr
+
+
+@pytest.mark.parametrize("name", SCANS)
+def test_values_and_derivatives_agree(name):
+    fn, w = SCANS[name]
+    ways = 1e-2 if name == "narrow" else TOLERANCE  # a bfloat16 has 8 bits, and sums have another order
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def everything(fn, w, xs):
+        return fn(w, xs), jax.grad(scalar(fn), (0, 1))(w, xs)
+
+    close(everything(lower(fn), w, XS), everything(fn, w, XS), ways)
+
+
+@pytest.mark.parametrize("name", [name for name in SCANS if name not in ("nested", "used in other ways too")])
+def test_no_matrix_is_carried_through_the_backward_loop(name):
+    fn, w = SCANS[name]
+    matrices = {leaf.shape for leaf in jax.tree.leaves(w) if leaf.ndim == 2} - {(H, H)}
+    assert matrices & set(carried(gradient_program(fn, w, XS)))
+    assert not matrices & set(carried(gradient_program(lower(fn), w, XS)))
+
+
+TRANSFORMS = {
+    "forward mode": lambda fn, w, xs: jax.jvp(scalar(fn), (w, xs), jax.tree.map(jnp.cos, (w, xs))),
+    "forward over reverse": lambda fn, w, xs: jax.jvp(jax.grad(scalar(fn)), (w, xs), jax.tree.map(jnp.cos, (w, xs))),
+    "reverse over reverse": lambda fn, w, xs: jax.grad(lambda *a: scalar(jax.grad(scalar(fn)))(*a), (0, 1))(w, xs),
+    "clients with models of their own": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)))(
+        jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), w), jnp.stack([xs, -xs])
+    ),
+    "one model for all": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)), (None, 0))(
+        w, jnp.stack([xs, -xs])
+    ),
+    "one part of the model": lambda fn, w, xs: jax.grad(lambda part: scalar(fn)({**w, "recurrent": part}, xs))(
+        w["recurrent"]
+    ),
+    "inputs alone": lambda fn, w, xs: jax.grad(scalar(fn), 1)(w, xs),
+    "recomputed": lambda fn, w, xs: jax.grad(scalar(jax.checkpoint(fn)))(w, xs),
+    "in a scan": lambda fn, w, xs: lax.scan(lambda c, _: (jax.grad(scalar(fn))(c, xs), None), w, None, length=2)[0],
+    "linear": lambda fn, w, xs: jax.linearize(scalar(fn), w, xs)[1](*jax.tree.map(jnp.cos, (w, xs))),
+}
+
+
+@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("name", ["lstm", "keys and counts", "checkpointed inside", "used in other ways too", "other sides"])
+def test_transformations_agree(name, transform):
+    fn, w = SCANS[name]
+    run = jax.jit(TRANSFORMS[transform], static_argnums=0)
+    close(run(lower(fn), w, XS), run(fn, w, XS))
