@@ -217,7 +217,8 @@ def value_and_grad(
     rematerialize(narrow, remat)  # refuses now what it refuses
 
     def whole(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
-        prepared = _prepared(narrow, should_lower(on, lanes) if lower == "auto" else Rewrites(*(lower,) * 3), remat)
+        rewrites = should_lower(on, lanes) if lower == "auto" else Rewrites(*(lower,) * 3)
+        prepared = _prepared(narrow, rewrites, on, remat)
 
         def mean_loss(part: PyTree) -> tuple[jax.Array, BatchLoss]:
             reduced = batch_loss(prepared, with_trainable(params, part), batch, mask, key)
@@ -241,13 +242,15 @@ def value_and_grad(
     return evaluate
 
 
-def _prepared(loss_fn: Callable[..., Any], rewrites: Rewrites, remat: bool | Callable[..., Any]) -> Callable[..., Any]:
+def _prepared(
+    loss_fn: Callable[..., Any], rewrites: Rewrites, on: str, remat: bool | Callable[..., Any]
+) -> Callable[..., Any]:
     """A loss to differentiate: lowered, and with fewer values kept."""
     if remat is not True:
-        return rematerialize(lower_with(loss_fn, enable=rewrites), remat)
+        return rematerialize(lower_with(loss_fn, enable=rewrites, platform=on), remat)
     # The bodies of scans are put under `jax.checkpoint` first: a lowered scan is not seen as one any more.
-    cut = rematerialize(lower_with(loss_fn, enable=rewrites._replace(scans=False)), remat)
-    return lower_with(cut, enable=Rewrites(convolutions=False, pools=False, scans=rewrites.scans))
+    cut = rematerialize(lower_with(loss_fn, enable=rewrites._replace(scans=False), platform=on), remat)
+    return lower_with(cut, enable=Rewrites(convolutions=False, pools=False, scans=rewrites.scans), platform=on)
 
 
 class Sums(NamedTuple):

@@ -94,17 +94,19 @@ def lower(
     layout) and max and sum pools; kernels and overlapping windows of more than 64 slices are left alone.
 
     Scans (`jax.lax.scan`, `nnx.RNN`, Linen's `RNN`) are replaced where their body multiplies a value that changes from
-    step to step by a matrix that does not. Products of the inputs alone are taken in front of the loop for all steps at
-    once, several products of one value become one, and the gradients of matrices and of the biases added to them are one
-    product and one sum after the loop. Left alone are scans of one step, scans with effects, and products whose factor and
-    result, in one step, have more than twice the entries of their matrix: those would keep more than they save.
+    step to step by a matrix that does not. Products of the inputs alone are taken in front of the loop for all steps
+    at once, several products of one value become one, and the gradients of matrices and of the biases added to them
+    are one product and one sum after the loop. Left alone are scans of one step, scans with effects, and products
+    whose factor and result, in one step, have more than twice the entries of their matrix: those would keep more than
+    they save.
 
     Args:
       fn: a function of pytrees of arrays to a pytree of arrays, such as a loss.
       enable: "auto" asks `should_lower`; True replaces everything; False returns `fn` itself. A `Rewrites` says which
         kinds of operation to replace.
-      platform: the platform for "auto": `data.wave.platform` in a client's update. By default that of the arguments
-        where they lie on a device that was named, else the one that JAX runs on when `fn` is called.
+      platform: the platform for "auto", and for what a scan keeps: `data.wave.platform` in a client's update. By
+        default that of the arguments where they lie on a device that was named, else the one that JAX runs on when
+        `fn` is called.
       lanes: models side by side, for "auto"; see `should_lower`.
 
     Returns:
@@ -140,10 +142,11 @@ def lower(
 
     @functools.wraps(fn)
     def lowered(*args: P.args, **kwargs: P.kwargs) -> R:
+        on = platform or platform_of((args, kwargs))
         rewrites = enable if isinstance(enable, Rewrites) else Rewrites(True, True, True)
         if enable == "auto":
-            rewrites = should_lower(platform or platform_of((args, kwargs)), lanes)
-        rules = _rules(rewrites)
+            rewrites = should_lower(on, lanes)
+        rules = _rules(rewrites, on)
         if not rules or jax.config.values["jax_disable_jit"]:  # without compilation there is no jaxpr to rewrite
             return fn(*args, **kwargs)
         closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args, **kwargs)
@@ -153,10 +156,12 @@ def lower(
     return lowered
 
 
-def _rules(rewrites: Rewrites) -> dict[Any, Rule]:
+def _rules(rewrites: Rewrites, platform: str) -> dict[Any, Rule]:
     convolutions: dict[Any, Rule] = {p.conv_general_dilated_p: convolution_rule}
     pools: dict[Any, Rule] = {p.reduce_window_max_p: max_rule, p.reduce_window_sum_p: sum_rule}
     rules = (convolutions if rewrites.convolutions else {}) | (pools if rewrites.pools else {})
     if rewrites.scans:
-        rules[p.scan_p] = functools.partial(scan_rule, rules=rules)  # which holds for the scan's body too
+        rules[p.scan_p] = functools.partial(
+            scan_rule, rules=rules, anew=platform != "cpu"
+        )  # the rules hold in its body
     return rules

@@ -7,22 +7,30 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
-from jax.extend.core import Literal
 
-from fedjaxlite.lowering.scan_plan import Injection, Plan, part
-from fedjaxlite.lowering.scan_step import Marks, evaluate_into, joined, read, step, tangent, turned
-
-Leaves = list[Any]
+from fedjaxlite.lowering.scan_keep import linear_parts, run_and_keep
+from fedjaxlite.lowering.scan_plan import Injection, Plan
+from fedjaxlite.lowering.scan_step import Leaves, Marks, joined, read, step, tangent, turned
 
 
 class Loop(NamedTuple):
-    """How a scan runs."""
+    """How a scan runs.
+
+    Attributes:
+      length: T.
+      reverse: whether from the last step to the first.
+      unroll: steps a trip of the loop.
+      anew: whether a cheap value that a derivative needs of every step is computed again from others after the loop,
+        rather than kept by it.
+    """
 
     length: int
     reverse: bool
     unroll: int
+    anew: bool
 
     def __call__(self, body: Callable[..., Any], init: Any, xs: Any) -> Any:
+        """Runs it."""
         return jax.lax.scan(body, init, xs, self.length, reverse=self.reverse, unroll=self.unroll)
 
 
@@ -85,7 +93,11 @@ def _derivative(scan: Scan, primals: Sequence[Leaves], tangents: Sequence[Leaves
     }
     live = _live(scan.plan, changes)
     matrices = joined(scan.plan, dict(zip(scan.stills, stills, strict=True)))
-    outs, kept, factors, linear = _forward(scan, live, (stills, matrices, turned(scan.plan, matrices), carry, slices))
+    fixed = [stills, matrices, turned(scan.plan, matrices)]
+    one = [[v.aval for v in variables] for variables in (scan.plan.carry, scan.slices, live.deltas)]
+    parts = linear_parts(_linearized(scan, live), fixed, one)
+    outs, kept = run_and_keep(parts, scan.loop, carry, slices)
+    factors = kept.factors(scan.loop.length)
     deltas = [_delta(scan, v, factors, changes) for v in live.deltas]
     d_carry = [
         jnp.zeros_like(value) if isinstance(d, SymbolicZero) else d
@@ -97,20 +109,27 @@ def _derivative(scan: Scan, primals: Sequence[Leaves], tangents: Sequence[Leaves
 
     def body(ds: tuple[Leaves, Leaves], inputs: tuple[tuple[Leaves, Leaves], Leaves]) -> Any:
         (d_slices, deltas), stacked = inputs
-        d_outs = linear(stacked)(_Live(ds[0], ds[1], d_slices, deltas))
+        d_outs = kept.linear(stacked)(_Live(ds[0], ds[1], d_slices, deltas))
         # A carry that the body hands on as it is would become a constant of the scan, in front of those that are not
         # linear, and such a scan has no transpose.
-        same = [-(-d) if any(d is old for old in ds[0]) else d for d in d_outs[:number]]
-        return (same, [-(-d) for d in ds[1]]), d_outs[number:]
+        same = [_again(d) if any(d is old for old in ds[0]) else d for d in d_outs[:number]]
+        return (same, [_again(d) for d in ds[1]]), d_outs[number:]
 
-    (d_last, _), d_ys = scan.loop(body, (d_carry, d_stills), ((d_slices, deltas), kept))
+    (d_last, _), d_ys = scan.loop(body, (d_carry, d_stills), ((d_slices, deltas), kept.stacks))
     found = iter((*d_last, *d_ys))
     return outs, [next(found) if _is_float(out) else np.zeros(out.shape, jax.dtypes.float0) for out in outs]
 
 
+def _again(d: Any) -> Any:
+    """The same value as a new one; XLA sees that it is the same."""
+    return jax.lax.neg(jax.lax.neg(d))
+
+
 def _live(plan: Plan, changes: Mapping[Any, Any]) -> _Live:
     floats = [v for v in plan.carry if _is_float(v.aval)]
-    stills = [v for v in dict.fromkeys((*plan.constvars, *plan.consts, *plan.stills)) if v in changes and v in plan.used]
+    stills = [
+        v for v in dict.fromkeys((*plan.constvars, *plan.consts, *plan.stills)) if v in changes and v in plan.used
+    ]
     slices = [v for v in (*plan.xs, *plan.fronts) if v in changes and v in plan.used]
 
     def changed(injection: Injection) -> bool:
@@ -146,57 +165,6 @@ def _varying(aval: Any) -> frozenset[str]:
     return frozenset(aval.manual_axis_type.varying)
 
 
-def _forward(scan: Scan, live: _Live, operands: tuple[Leaves, ...]) -> tuple[Leaves, Leaves, Leaves, Callable[..., Any]]:
-    """Runs the scan, keeping what its linear loop and the matrices' gradients need.
-
-    Returns:
-      The results; what to scan the linear loop over, `[T, ...]`; the factors `[T, ...]`; and, of a slice of the
-      former, the linear function of one step.
-    """
-    stills, matrices, turns, carry, slices = operands
-    one = [[v.aval for v in variables] for variables in (scan.plan.carry, scan.slices, live.deltas)]
-    typed = [[jax.typeof(value) for value in values] for values in (stills, matrices, turns)]
-    closed, shape = jax.make_jaxpr(_linearized(scan, live), return_shape=True)(*typed, *one)
-    treedef, jaxpr = jax.tree.structure(shape[2]), closed.jaxpr
-    number, num_outs = sum(map(len, typed)), len(shape[0])
-    fixed = dict(zip((*jaxpr.constvars, *jaxpr.invars[:number]), (*closed.consts, *stills, *matrices, *turns), strict=True))
-    carry_vars = jaxpr.invars[number : number + len(carry)]
-    sliced = dict(zip(jaxpr.invars[number + len(carry) :][: len(slices)], slices, strict=True))
-    out_atoms, kept_atoms = jaxpr.outvars[:num_outs], jaxpr.outvars[num_outs:]
-    changing = {*carry_vars, *sliced}
-    for eqn in jaxpr.eqns:
-        if not changing.isdisjoint(v for v in eqn.invars if not isinstance(v, Literal)):
-            changing.update(eqn.outvars)
-    still_atoms = [a for a in kept_atoms if isinstance(a, Literal) or a not in changing]
-    inside = [a for a in dict.fromkeys(a for a in kept_atoms if not isinstance(a, Literal) and a in changing)]
-    made = [a for a in inside if a not in sliced]
-    once = dict(fixed)
-    evaluate_into(once, part(jaxpr.eqns, still_atoms, set(fixed)))
-    eqns = part(jaxpr.eqns, (*out_atoms, *made), {*fixed, *carry_vars, *sliced})
-
-    def body(carry: Leaves, slices: Leaves) -> tuple[Leaves, tuple[Leaves, Leaves]]:
-        env = {**fixed, **dict(zip((*carry_vars, *sliced), (*carry, *slices), strict=True))}
-        evaluate_into(env, eqns)
-        outs = [read(env, a) for a in out_atoms]
-        return outs[: len(carry)], (outs[len(carry) :], [env[a] for a in made])
-
-    last, (ys, stacks) = scan.loop(body, carry, slices)
-    stacked = {**sliced, **dict(zip(made, stacks, strict=True))}
-    num_factors = len(shape[1])
-
-    def linear(now: Leaves) -> Callable[..., Any]:
-        env = {**once, **dict(zip(inside, now, strict=True))}
-        return jax.tree.unflatten(treedef, [read(env, a) for a in kept_atoms[num_factors:]])
-
-    def factor(atom: Any) -> Any:
-        if atom in stacked:
-            return stacked[atom]
-        return jnp.broadcast_to(once[atom], (scan.loop.length, *once[atom].shape))
-
-    factors = [factor(a) for a in kept_atoms[:num_factors]]
-    return [*last, *ys], [stacked[a] for a in inside], factors, linear
-
-
 def _linearized(scan: Scan, live: _Live) -> Callable[..., Any]:
     """One step as `(results, factors, linear function of a _Live)`.
 
@@ -218,7 +186,8 @@ def _linearized(scan: Scan, live: _Live) -> Callable[..., Any]:
             return [out for out in outs if _is_float(out)], (outs, factors)
 
         options = scan.plan.checkpoint
-        primals = _Live(*([env[v] for v in variables] for variables in live[:3]), deltas)
+        at = [[env[v] for v in variables] for variables in live[:3]]
+        primals = _Live(at[0], at[1], at[2], deltas)
         _, linear, (outs, factors) = jax.linearize(
             run if options is None else jax.checkpoint(run, **options), primals, has_aux=True
         )

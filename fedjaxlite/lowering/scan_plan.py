@@ -18,12 +18,15 @@ from jax.extend.core import primitives as p
 
 from fedjaxlite.lowering.interpreter import Rule, evaluate
 
-_IN_FRONT = frozenset(
-    "dot_general add sub mul div neg max min exp log tanh logistic sqrt rsqrt integer_pow square select_n eq ne ge gt le lt "
-    "and or not convert_element_type broadcast_in_dim reshape transpose squeeze expand_dims concatenate slice split "
-    "pad rev gather iota reduce_sum reduce_max copy name abs sign sin cos erf pow exp2 expm1 log1p clamp".split()
-)
-"""What may be taken in front of the loop: elementwise and moving operations, cheap and the same for all steps at once."""
+_CHEAP = """
+    add sub mul div neg max min exp log tanh logistic sqrt rsqrt integer_pow square select_n eq ne ge gt le lt
+    and or not convert_element_type broadcast_in_dim reshape transpose squeeze expand_dims concatenate slice split
+    pad rev gather iota reduce_sum reduce_max copy name abs sign sin cos erf pow exp2 expm1 log1p clamp
+"""
+CHEAP = frozenset(_CHEAP.split())
+"""Elementwise and moving operations: quickly computed, and the same for all steps at once as for each of them."""
+
+_FOR_ALL_STEPS = CHEAP | {"dot_general"}
 
 
 class _Kind(enum.IntEnum):
@@ -162,6 +165,11 @@ def part(eqns: Sequence[JaxprEqn], wanted: Iterable[Any], given: set[Any]) -> li
     return found[::-1]
 
 
+def aval(atom: Any) -> Any:
+    """The shape and dtype of a variable or a literal."""
+    return atom.aval
+
+
 def _reads(eqn: JaxprEqn) -> list[Any]:
     return [atom for atom in eqn.invars if not isinstance(atom, Literal)]
 
@@ -193,7 +201,7 @@ def _label(eqns: Sequence[JaxprEqn], kinds: dict[Any, _Kind]) -> list[tuple[Jaxp
     sides = []
     for eqn in eqns:
         kind = _kind(eqn.invars, kinds)
-        if kind in (_Kind.SCANNED, _Kind.IN_FRONT) and eqn.primitive.name not in _IN_FRONT:
+        if kind in (_Kind.SCANNED, _Kind.IN_FRONT) and eqn.primitive.name not in _FOR_ALL_STEPS:
             kind = _Kind.CARRIED
         side = _matrix_side(eqn, kinds)
         if side is not None:
@@ -211,7 +219,7 @@ def _matrix_side(eqn: JaxprEqn, kinds: Mapping[Any, _Kind]) -> int | None:
     if sum(still) != 1:
         return None
     side = still.index(True)
-    matrix, factor, out = eqn.invars[side].aval, eqn.invars[1 - side].aval, eqn.outvars[0].aval
+    matrix, factor, out = (aval(v) for v in (eqn.invars[side], eqn.invars[1 - side], *eqn.outvars))
     if not (jnp.issubdtype(matrix.dtype, jnp.floating) and jnp.issubdtype(factor.dtype, jnp.floating)):
         return None
     # In the loop each step reads and writes the matrix's gradient; outside, it writes a factor and a cotangent.
@@ -223,8 +231,8 @@ def _merged(sides: Sequence[tuple[JaxprEqn, int]]) -> list[Product]:
     groups: dict[Any, list[tuple[JaxprEqn, int]]] = {}
     for eqn, side in sides:
         numbers = eqn.params["dimension_numbers"]
-        plain = side == 1 and eqn.invars[1].aval.ndim == 2 and tuple(numbers[0][1]) == (0,) and not numbers[1][0]
-        alike = (eqn.invars[0], eqn.invars[1].aval.dtype, str(sorted(eqn.params.items(), key=lambda item: item[0])))
+        plain = side == 1 and aval(eqn.invars[1]).ndim == 2 and tuple(numbers[0][1]) == (0,) and not numbers[1][0]
+        alike = (eqn.invars[0], aval(eqn.invars[1]).dtype, str(sorted(eqn.params.items(), key=lambda item: item[0])))
         groups.setdefault(alike if plain else id(eqn), []).append((eqn, side))
     return [
         Product(
@@ -272,7 +280,7 @@ def _last_sum(
         if eqn is None or eqn.primitive is not p.add_p:
             break
         out, position = eqn.outvars[0], 1 - eqn.invars.index(value)
-        if (out.aval.shape, out.aval.dtype) != (value.aval.shape, value.aval.dtype):
+        if (aval(out).shape, aval(out).dtype) != (aval(value).shape, aval(value).dtype):
             break
         other = eqn.invars[position]
         if not isinstance(other, Literal) and other in known:

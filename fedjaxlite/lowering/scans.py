@@ -15,18 +15,19 @@ import jax
 from fedjaxlite.lowering.interpreter import Rules, applies, rewrite
 from fedjaxlite.lowering.scan_derivative import Loop, Scan, with_derivative
 from fedjaxlite.lowering.scan_plan import Plan, plan
-from fedjaxlite.lowering.scan_step import evaluate_into
-
-Leaves = list[Any]
+from fedjaxlite.lowering.scan_step import Leaves, evaluate_into
 
 
-def scan_rule(avals: Sequence[Any], params: Mapping[str, Any], rules: Rules) -> Callable[..., Leaves] | None:
+def scan_rule(
+    avals: Sequence[Any], params: Mapping[str, Any], *, rules: Rules, anew: bool
+) -> Callable[..., Leaves] | None:
     """One `scan` with as little in its loop, and in that of its gradient, as is worth it.
 
     Args:
       avals: shapes and dtypes of the operands.
       params: the primitive's parameters.
       rules: what else is replaced, in the body too.
+      anew: whether cheap values that a derivative needs are computed again after the loop, rather than kept by it.
 
     Returns:
       A function of the operands, or None where the scan stays: one step, effects, no product of a value that changes
@@ -42,7 +43,7 @@ def scan_rule(avals: Sequence[Any], params: Mapping[str, Any], rules: Rules) -> 
     found = plan(body, num_consts, num_carry)
     if found is None:
         return None
-    return functools.partial(_run, found, Loop(params["length"], params["reverse"], params["unroll"]))
+    return functools.partial(_run, found, Loop(params["length"], params["reverse"], params["unroll"], anew))
 
 
 def _counts(params: Mapping[str, Any]) -> tuple[int, int]:

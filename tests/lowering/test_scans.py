@@ -2,12 +2,11 @@
 
 import functools
 
-import hypothesis
-import hypothesis.strategies as st
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from flax import linen, nnx
 from jax import lax
 
 import fedjaxlite as fl
@@ -15,6 +14,7 @@ import fedjaxlite as fl
 T, B, E, H = 5, 2, 3, 4
 TOLERANCE = 1e-5
 lower = functools.partial(fl.lower, enable=True)
+on_gpu = functools.partial(fl.lower, enable=True, platform="gpu")  # keeps less in the loop
 
 
 def normal(seed, shape, dtype=jnp.float32):
@@ -243,49 +243,175 @@ def gradient_program(fn, *args):
     return jax.make_jaxpr(jax.grad(scalar(fn)))(*args).jaxpr
 
 
+def all_agree(run, fn, *args, tolerance=TOLERANCE):
+    """What `run` makes of a function and of its lowered forms is the same; in one program, since compiling takes time."""
+    plain, *lowered = jax.jit(lambda *args: [run(f, *args) for f in (fn, lower(fn), on_gpu(fn))])(*args)
+    for got in lowered:
+        close(got, plain, tolerance)
+
+
 @pytest.mark.parametrize("name", SCANS)
-def test_values_and_derivatives_agree(name):
+def test_values_and_gradients_agree(name):
     fn, w = SCANS[name]
-    ways = 1e-2 if name == "narrow" else TOLERANCE  # a bfloat16 has 8 bits, and sums have another order
-
-    @functools.partial(jax.jit, static_argnums=0)
-    def everything(fn, w, xs):
-        return fn(w, xs), jax.grad(scalar(fn), (0, 1))(w, xs)
-
-    close(everything(lower(fn), w, XS), everything(fn, w, XS), ways)
+    tolerance = 1e-2 if name == "narrow" else TOLERANCE  # a bfloat16 has 8 bits, and sums have another order
+    all_agree(lambda fn, *args: (fn(*args), jax.grad(scalar(fn), (0, 1))(*args)), fn, w, XS, tolerance=tolerance)
 
 
-@pytest.mark.parametrize("name", [name for name in SCANS if name not in ("nested", "used in other ways too")])
+# Where the matrices are parts of the weights, a scan in a scan carries them, or they are also used in other ways.
+_OTHER_MATRICES = ("gates apart", "nested", "used in other ways too")
+
+
+@pytest.mark.parametrize("name", [name for name in SCANS if name not in _OTHER_MATRICES])
 def test_no_matrix_is_carried_through_the_backward_loop(name):
     fn, w = SCANS[name]
-    matrices = {leaf.shape for leaf in jax.tree.leaves(w) if leaf.ndim == 2} - {(H, H)}
+    matrices = {leaf.shape for leaf in jax.tree.leaves(w) if leaf.ndim == 2}
     assert matrices & set(carried(gradient_program(fn, w, XS)))
-    assert not matrices & set(carried(gradient_program(lower(fn), w, XS)))
+    for form in (lower, on_gpu):
+        assert not matrices & set(carried(gradient_program(form(fn), w, XS)))
+
+
+@pytest.mark.parametrize("form", [lower, on_gpu])
+def test_the_loops_hold_one_product_each_for_all_gates(form):
+    """Of the inputs none; of the hidden state one forward and, with the transposed matrix as it lies, one backward."""
+    forward, backward = scans(gradient_program(form(gates_apart), LSTM, XS))
+    for eqn in (forward, backward):
+        (product,) = (e for e in eqn.params["jaxpr"].jaxpr.eqns if e.primitive.name == "dot_general")
+        assert product.params["dimension_numbers"][0] == ((1,), (0,))
+    assert sum(e.primitive.name == "dot_general" for e in gradient_program(form(gates_apart), LSTM, XS).eqns) >= 8
+
+
+def test_an_accelerator_keeps_fewer_arrays_in_the_loop():
+    forward = [next(scans(gradient_program(form(lstm), LSTM, XS))) for form in (lower, on_gpu)]
+    kept = [sum(v.aval.size for v in eqn.outvars[2:]) for eqn in forward]
+    assert kept[1] < 0.7 * kept[0]
+    assert len(forward[1].outvars) < len(forward[0].outvars)
 
 
 TRANSFORMS = {
     "forward mode": lambda fn, w, xs: jax.jvp(scalar(fn), (w, xs), jax.tree.map(jnp.cos, (w, xs))),
     "forward over reverse": lambda fn, w, xs: jax.jvp(jax.grad(scalar(fn)), (w, xs), jax.tree.map(jnp.cos, (w, xs))),
     "reverse over reverse": lambda fn, w, xs: jax.grad(lambda *a: scalar(jax.grad(scalar(fn)))(*a), (0, 1))(w, xs),
-    "clients with models of their own": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)))(
+    "models of their own": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)))(
         jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), w), jnp.stack([xs, -xs])
     ),
-    "one model for all": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)), (None, 0))(
-        w, jnp.stack([xs, -xs])
-    ),
-    "one part of the model": lambda fn, w, xs: jax.grad(lambda part: scalar(fn)({**w, "recurrent": part}, xs))(
-        w["recurrent"]
-    ),
+    "one model for all": lambda fn, w, xs: jax.vmap(jax.grad(scalar(fn), (0, 1)), (None, 0))(w, jnp.stack([xs, -xs])),
     "inputs alone": lambda fn, w, xs: jax.grad(scalar(fn), 1)(w, xs),
     "recomputed": lambda fn, w, xs: jax.grad(scalar(jax.checkpoint(fn)))(w, xs),
     "in a scan": lambda fn, w, xs: lax.scan(lambda c, _: (jax.grad(scalar(fn))(c, xs), None), w, None, length=2)[0],
-    "linear": lambda fn, w, xs: jax.linearize(scalar(fn), w, xs)[1](*jax.tree.map(jnp.cos, (w, xs))),
+    "linearized": lambda fn, w, xs: jax.linearize(scalar(fn), w, xs)[1](*jax.tree.map(jnp.cos, (w, xs))),
 }
 
 
 @pytest.mark.parametrize("transform", TRANSFORMS)
-@pytest.mark.parametrize("name", ["lstm", "keys and counts", "checkpointed inside", "used in other ways too", "other sides"])
-def test_transformations_agree(name, transform):
+def test_transformations_agree(transform):
+    all_agree(TRANSFORMS[transform], lstm, LSTM, XS)
+
+
+@pytest.mark.parametrize("name", ["keys and counts", "used in other ways too", "checkpointed inside"])
+def test_second_derivatives_and_lanes_agree(name):
     fn, w = SCANS[name]
-    run = jax.jit(TRANSFORMS[transform], static_argnums=0)
-    close(run(lower(fn), w, XS), run(fn, w, XS))
+
+    def both(fn, *args):
+        return TRANSFORMS["forward over reverse"](fn, *args), TRANSFORMS["models of their own"](fn, *args)
+
+    all_agree(both, fn, w, XS)
+
+
+def test_one_weight_alone_is_differentiated_as_cheaply():
+    """Without a change of the matrix there is nothing to add to its product, and no array of it for all steps."""
+
+    def of_bias(bias):
+        return scalar(lower(lstm))({**LSTM, "bias": bias}, XS)
+
+    close(jax.grad(of_bias)(LSTM["bias"]), jax.grad(scalar(lstm))(LSTM, XS)["bias"])
+    inputs = jax.make_jaxpr(jax.grad(lambda xs: scalar(lower(lstm))(LSTM, xs)))(XS)
+    assert not any(v.aval.shape in ((E, 4 * H), (4 * H, E)) for e in inputs.eqns[-3:] for v in e.outvars)
+
+
+def unchanged(fn, *args):
+    """Whether lowering leaves a function's scans as they are."""
+    program = str(jax.make_jaxpr(lower(fn))(*args))
+    return "custom_jvp_call" not in program and program.count("scan[") == str(jax.make_jaxpr(fn)(*args)).count("scan[")
+
+
+def test_what_is_not_worth_it_stays():
+    wide = jnp.ones((2 * H * 3, H))
+
+    def recurrent(h, matrix, length=T, effect=False):
+        def step(h, _):
+            if effect:
+                jax.debug.print("{}", h[0, 0])
+            return jnp.tanh(h @ matrix), None
+
+        return lax.scan(step, h, None, length=length)[0]
+
+    square = jnp.ones((H, H))
+    assert not unchanged(recurrent, wide[:H], square)
+    assert unchanged(recurrent, wide[: H + 1], square)  # the factor and the product have 2 (H + 1) H entries
+    assert unchanged(functools.partial(recurrent, length=1), wide[:1], square)
+    assert unchanged(functools.partial(recurrent, effect=True), wide[:1], square)
+    assert unchanged(lambda xs: lax.scan(lambda h, x: (jnp.tanh(h + x), h), ZEROS, xs), jnp.ones((T, B, H)))
+    assert unchanged(lambda ws: lax.scan(lambda h, w: (jnp.tanh(h @ w), None), ZEROS, ws), jnp.ones((T, H, H)))
+
+
+def gradient_of_a_batch(**options):
+    def loss(w, batch, key):
+        return jnp.sin(lstm(w, jnp.swapaxes(batch["x"], 0, 1))[1]).sum((0, 2))
+
+    batch = {"x": jnp.swapaxes(XS, 0, 1)}
+    return jax.make_jaxpr(fl.value_and_grad(loss, **options))(LSTM, batch, jnp.ones(B, bool), None)
+
+
+def test_the_switch():
+    assert fl.lower(lstm, enable=False) is lstm
+    off = fl.lower(lstm, enable=fl.lowering.Rewrites(convolutions=True, pools=True, scans=False))
+    assert "custom_jvp_call" not in str(jax.make_jaxpr(off)(LSTM, XS))
+    for platform in ("cpu", "gpu", "tpu"):
+        assert fl.lowering.should_lower(platform, 1).scans
+        assert fl.lowering.should_lower(platform, 8).scans
+        assert "custom_jvp_call" in str(jax.make_jaxpr(fl.lower(lstm, platform=platform))(LSTM, XS))
+    for flag, found in ((False, True), ("auto", False)):
+        program = gradient_of_a_batch(lower=flag)
+        assert (LSTM["recurrent"].shape in carried(program.jaxpr)) is found
+
+
+def test_a_forward_pass_costs_what_it_did():
+    """One scan, which hands out what it is asked for and carries what it carried."""
+    (eqn,) = scans(jax.make_jaxpr(lower(lstm))(LSTM, XS).jaxpr)
+    assert [v.aval.shape for v in eqn.outvars] == [(B, H), (B, H), (T, B, H)]
+
+
+def test_remat_keeps_the_carries_alone():
+    """`remat=True` checkpoints the body, whose values are computed again in the backward loop."""
+
+    def kept(remat):
+        program = gradient_of_a_batch(remat=remat)
+        assert not {LSTM["recurrent"].shape} & set(carried(program.jaxpr))
+        return sum(v.aval.size for v in next(scans(program.jaxpr)).outvars)
+
+    assert kept(True) < 0.6 * kept(False)
+
+
+def of_nnx(cell):
+    return fl.models.from_nnx(lambda rngs: nnx.RNN(cell(E, H, rngs=rngs), rngs=rngs), input_shape=(T, E))
+
+
+MODELS = {
+    "nnx.LSTMCell": lambda: of_nnx(nnx.LSTMCell),
+    "nnx.OptimizedLSTMCell": lambda: of_nnx(nnx.OptimizedLSTMCell),
+    "nnx.GRUCell": lambda: of_nnx(nnx.GRUCell),
+    "linen.OptimizedLSTMCell": lambda: fl.models.from_linen(
+        linen.RNN(linen.OptimizedLSTMCell(H)), jnp.swapaxes(XS, 0, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_recurrent_layers_of_flax_agree(name):
+    model = MODELS[name]()
+    params = model.init(jax.random.key(0))
+    x = jnp.swapaxes(XS, 0, 1)
+    all_agree(lambda fn, *args: jax.grad(scalar(fn))(*args), model.apply, params, x)
+    matrices = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2}
+    assert matrices & set(carried(gradient_program(model.apply, params, x)))
+    assert not matrices & set(carried(gradient_program(lower(model.apply), params, x)))

@@ -57,7 +57,9 @@ def test_users_models_have_the_gradient_of_the_plain_limit(name) -> None:
     for written in problem.written.values():
 
         def both(params, written=written):
-            ours, gradient = fl.value_and_grad(written.loss_fn)(params, {**batch, "mask": mask}, mask, jax.random.key(0))
+            ours, gradient = fl.value_and_grad(written.loss_fn)(
+                params, {**batch, "mask": mask}, mask, jax.random.key(0)
+            )
             plain = jax.value_and_grad(problem.plain_loss)(written.to_limit(params), batch, None)
             return (ours.loss, written.to_limit(gradient)), plain
 
