@@ -157,7 +157,7 @@ def _delta(scan: Scan, v: Any, factors: Leaves, changes: Mapping[Any, Any]) -> A
     terms.extend(jnp.broadcast_to(changes[term], shape) for term in injection.slices if term in changes)
     delta = sum(terms[1:], terms[0])
     missing = _varying(v.aval) - _varying(jax.typeof(delta))
-    return jax.lax.pcast(delta, tuple(missing), to="varying") if missing else delta
+    return jax.lax.pcast(delta, tuple(sorted(missing)), to="varying") if missing else delta
 
 
 def _varying(aval: Any) -> frozenset[str]:

@@ -121,7 +121,8 @@ def plan(body: ClosedJaxpr, num_consts: int, num_carry: int) -> Plan | None:
     sides = _label(jaxpr.eqns, kinds)
     if not sides:
         return None
-    read_in_loop = {a for e in jaxpr.eqns if _kind(e.outvars, kinds) is _Kind.CARRIED for a in _reads(e)}
+    # A list: from a set they would come in another order each time, and the program would be another one.
+    read_in_loop = [a for e in jaxpr.eqns if _kind(e.outvars, kinds) is _Kind.CARRIED for a in _reads(e)]
     outside = [v for v in (*read_in_loop, *jaxpr.outvars) if not isinstance(v, Literal)]
     fronts = [v for v in dict.fromkeys(outside) if kinds[v] is _Kind.IN_FRONT]
     inputs = [*jaxpr.constvars, *consts, *carry, *xs]

@@ -10,6 +10,7 @@ from flax import linen, nnx
 from jax import lax
 
 import fedjaxlite as fl
+from fedjaxlite.fingerprint import fingerprint
 
 T, B, E, H = 5, 2, 3, 4
 TOLERANCE = 1e-5
@@ -415,3 +416,11 @@ def test_recurrent_layers_of_flax_agree(name):
     matrices = {leaf.shape for leaf in jax.tree.leaves(params) if leaf.ndim == 2}
     assert matrices & set(carried(gradient_program(model.apply, params, x)))
     assert not matrices & set(carried(gradient_program(lower(model.apply), params, x)))
+
+
+def test_the_program_is_the_same_each_time_and_for_any_number_of_lanes():
+    def program(lanes):
+        traced = jax.make_jaxpr(jax.grad(scalar(fl.lower(gates_apart, lanes=lanes))))(LSTM, XS)
+        return fingerprint([traced]).digest
+
+    assert len({program(lanes) for lanes in (1, 1, 1, 4, None)}) == 1
