@@ -31,7 +31,9 @@ class _Recurrent(nnx.Module):
         self.logits = nnx.Linear(hidden, vocab_size, rngs=rngs)
 
     def __call__(self, x: Any) -> Any:
-        return self.logits(self.lstm_1(self.lstm_0(self.embed(x))))
+        first: Any = self.lstm_0(self.embed(x))
+        second: Any = self.lstm_1(first)
+        return self.logits(second)
 
 
 def _with_nnx(vocab_size: int, hidden: int, length: int) -> Written:
