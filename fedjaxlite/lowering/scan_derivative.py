@@ -154,7 +154,10 @@ def _delta(scan: Scan, v: Any, factors: Leaves, changes: Mapping[Any, Any]) -> A
     for term in injection.stills:
         if term in changes:
             terms.append(jnp.broadcast_to(jnp.broadcast_to(changes[term], v.aval.shape)[None], shape))
-    terms.extend(jnp.broadcast_to(changes[term], shape) for term in injection.slices if term in changes)
+    for term in injection.slices:
+        if term in changes:  # which may be a number a step
+            ones = (1,) * (v.aval.ndim - term.aval.ndim)
+            terms.append(jnp.broadcast_to(changes[term].reshape(shape[0], *ones, *term.aval.shape), shape))
     delta = sum(terms[1:], terms[0])
     missing = _varying(v.aval) - _varying(jax.typeof(delta))
     return jax.lax.pcast(delta, tuple(sorted(missing)), to="varying") if missing else delta

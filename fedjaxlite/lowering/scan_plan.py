@@ -21,7 +21,7 @@ from fedjaxlite.lowering.interpreter import Rule, evaluate
 _CHEAP = """
     add sub mul div neg max min exp log tanh logistic sqrt rsqrt integer_pow square select_n eq ne ge gt le lt
     and or not convert_element_type broadcast_in_dim reshape transpose squeeze expand_dims concatenate slice split
-    pad rev gather iota reduce_sum reduce_max copy name abs sign sin cos erf pow exp2 expm1 log1p clamp
+    pad rev gather iota reduce_sum reduce_max copy name abs sign sin cos erf pow exp2 expm1 log1p clamp pvary
 """
 CHEAP = frozenset(_CHEAP.split())
 """Elementwise and moving operations: quickly computed, and the same for all steps at once as for each of them."""

@@ -12,6 +12,7 @@ from fedjaxlite.lowering.interpreter import bind
 from fedjaxlite.lowering.scan_plan import Plan, Product, aval
 
 Leaves = list[Any]
+_OPTIONS = ("precision", "preferred_element_type", "out_sharding")
 
 
 class Marks(NamedTuple):
@@ -134,7 +135,7 @@ def _marked_product(product: Product) -> Callable[..., Array]:
     @multiply.defjvp
     def _(primals: tuple[Any, ...], tangents: tuple[Any, ...]) -> tuple[Array, Array]:
         factor, matrix, turn = primals
-        options = {name: value for name, value in eqn.params.items() if name in ("precision", "preferred_element_type")}
+        options = {name: value for name, value in eqn.params.items() if name in _OPTIONS}
         left, right = _ordered(product, tangents[0], turn)
         d_out = lax.dot_general(left, right, numbers, **options)
         # The plain product, not `multiply`: second derivatives are to see the matrix.
