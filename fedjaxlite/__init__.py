@@ -55,9 +55,9 @@ from fedjaxlite.protocol.algorithm import Algorithm as Algorithm
 from fedjaxlite.protocol.algorithm import ClientOutput as ClientOutput
 from fedjaxlite.protocol.parameter_parts import partition_params as partition_params
 from fedjaxlite.protocol.server_step import apply_delta as apply_delta
+from fedjaxlite.rehearsal.plan import plan as plan
 from fedjaxlite.sampling import Cohort as Cohort
 from fedjaxlite.sampling import Sampler as Sampler
-from fedjaxlite.training.plan import plan as plan
 from fedjaxlite.training.train import train as train
 from fedjaxlite.training.warm_start import warm_start as warm_start
 from fedjaxlite.variables import Variables as Variables

@@ -157,6 +157,18 @@ print(f"largest difference between {len(models)} layouts after a round: {largest
 print(fl.plan(composed(), params, train, num_rounds=1000, lanes_options=LANES, budget_seconds=10))
 
 # %% [markdown]
+# With a target the plan is for an accelerator that is not here. The very program of a round is compiled for it and not
+# run: the plan tells whether it fits, what it does in a round, and the least time that this can take. It needs the
+# target's compiler, and says so where it is not installed.
+
+# %%
+for target in ("h100", "tpu-v5e-8"):
+    try:
+        print(fl.plan(composed(), params, train, num_rounds=1000, target=target), end="\n\n")
+    except ModuleNotFoundError as lacking:
+        print(lacking)
+
+# %% [markdown]
 # ## Memory
 #
 # Updates are added up as clients finish, so there is never an array of all of them. XLA's own analysis of the compiled

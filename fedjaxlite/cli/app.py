@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from fedjaxlite.cli import settings as options
-from fedjaxlite.cli.settings import Settings, takes_settings
+from fedjaxlite.cli.settings import MACHINE, Settings, takes_settings
 
 app = typer.Typer(
     name="fedjaxlite",
@@ -67,14 +67,41 @@ def run(ctx: typer.Context, settings: Settings) -> None:
         commands.run(_merged(ctx, settings))
 
 
-@app.command(epilog="**Example**\n\nfedjaxlite plan --dataset mnist --model cnn --partition shards:2")
+_PLAN_EXAMPLES = "\n\n".join(
+    [
+        "**Examples**",
+        "fedjaxlite plan --dataset mnist --model cnn --partition shards:2",
+        "fedjaxlite plan --model cnn --target h100",
+        "fedjaxlite plan --model cnn --cohort 64 --target tpu-v5e-8",
+    ]
+)
+
+
+@app.command(epilog=_PLAN_EXAMPLES)
 @takes_settings
-def plan(ctx: typer.Context, settings: Settings) -> None:
-    """Tells what `run` with the same options will cost: traffic, steps, memory, time, and the best --lanes."""
+def plan(
+    ctx: typer.Context,
+    settings: Settings,
+    *,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            help="Compile for these accelerators, which need not be here, and run nothing: h100, 8xh100, tpu-v5e-8, "
+            "v5e:2x4 ...; an unknown name lists all. Needs fedjaxlite[rehearse-gpu] or [rehearse-tpu].",
+            metavar="NAME",
+            rich_help_panel=MACHINE,
+        ),
+    ] = None,
+) -> None:
+    """Tells what `run` with the same options will cost: traffic, steps, memory, time, and the best --lanes.
+
+    With --target it compiles the round for an accelerator that is not at hand, and tells whether it fits there, and the
+    least time that it can take.
+    """
     from fedjaxlite.cli import commands
 
     with told_plainly(settings.debug):
-        commands.plan(_merged(ctx, settings))
+        commands.plan(_merged(ctx, settings), target)
 
 
 @app.command()

@@ -15,8 +15,10 @@ from fedjaxlite.cli import build, private_run
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.datasets.folders import cache_folder
 from fedjaxlite.observers.progress import duration, size
+from fedjaxlite.rehearsal.absent import devices_of
+from fedjaxlite.rehearsal.plan import plan as make_plan
+from fedjaxlite.rehearsal.targets import target_named
 from fedjaxlite.training import run_config
-from fedjaxlite.training.plan import plan as make_plan
 from fedjaxlite.training.run_folder import RunFolder, prepare
 from fedjaxlite.training.train import History, train
 
@@ -75,11 +77,30 @@ def _go_on(out: Path) -> str:
     return f"go on by: fedjaxlite run --resume {shlex.quote(str(out))}"
 
 
-def plan(settings: Settings) -> None:
-    """Prints what a run will cost."""
+def plan(settings: Settings, target: str | None = None) -> None:
+    """Prints what a run will cost, here or on a target that is not here."""
+    if target is not None:
+        _rehearse(settings, target)
+        return
     settings = _with_machine(settings)
     job = build.job(settings)
     typer.echo(str(make_plan(job.rounds, job.params, job.population, num_rounds=settings.rounds)))
+
+
+def _rehearse(settings: Settings, target: str) -> None:
+    known = target_named(target)  # before any data are read
+    if not os.environ.get("JAX_PLATFORMS"):
+        # Nothing runs: JAX need not look for accelerators, nor complain of what a compiler alone leaves missing.
+        with contextlib.suppress(RuntimeError):
+            jax.config.update("jax_platforms", "cpu")
+    devices = devices_of(known)
+    if settings.devices is not None and settings.devices > len(devices):
+        raise ValueError(f"--devices is {settings.devices}, and --target {known.name} has {len(devices)}.")
+    job = build.job(settings._replace(devices=1))
+    execution = job.rounds.execution._replace(devices=devices[: settings.devices])
+    asked = job.rounds
+    run = fl.rounds(asked.algorithm, sampler=asked.sampler, aggregator=asked.aggregator, execution=execution)
+    typer.echo(str(make_plan(run, job.params, job.population, num_rounds=settings.rounds, target=known.name)))
 
 
 def _with_machine(settings: Settings) -> Settings:

@@ -234,8 +234,9 @@ class Settings(NamedTuple):
     debug: Annotated[bool, _option(OUTPUT, "Show the traceback of an error.", "--debug")] = False
 
 
-def takes_settings(function: Callable[[typer.Context, Settings], None]) -> Callable[..., None]:
-    """Gives a command the options of Settings: Typer reads them from the signature."""
+def takes_settings(function: Callable[..., None]) -> Callable[..., None]:
+    """Gives a command the options of Settings, before its own: Typer reads them from the signature."""
+    own = list(inspect.signature(function).parameters.values())[2:]
     hints = get_type_hints(Settings, include_extras=True)
     kind = inspect.Parameter.KEYWORD_ONLY
     parameters = [
@@ -244,10 +245,12 @@ def takes_settings(function: Callable[[typer.Context, Settings], None]) -> Calla
             inspect.Parameter(name, kind, default=default, annotation=hints[name])
             for name, default in Settings._field_defaults.items()
         ),
+        *own,
     ]
 
     def command(ctx: typer.Context, **options: Any) -> None:
-        function(ctx, Settings(**options))
+        further = {parameter.name: options.pop(parameter.name) for parameter in own}
+        function(ctx, Settings(**options), **further)
 
     wrapped: Any = command
     wrapped.__signature__ = inspect.Signature(parameters)

@@ -18,6 +18,8 @@ Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
 Count = Callable[[Any, Any], jax.Array]  # (num_examples, work) -> steps
 # Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
 SHUFFLE, LOCAL, ENCODE = 0, 1, 2
+STEP_SCOPE = "local_step"
+"""What operations of a local step are called by in compiled programs and profiles."""
 
 
 class Wave(NamedTuple):
@@ -275,7 +277,8 @@ def _loop(
 
     def guarded(index: jax.Array, carry: PyTree) -> PyTree:
         index = jnp.asarray(index, jnp.int32)  # a Python int where jit is disabled
-        new = body(index, carry)
+        with jax.named_scope(STEP_SCOPE):
+            new = body(index, carry)
         checks.same_structure(
             new,
             template,

@@ -101,7 +101,9 @@ def resolve(execution: Execution, capacity: int) -> Layout:
     return Layout(min(lanes, capacity), devices, mesh, execution)
 
 
-def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: int) -> Layout:
+def with_lanes(
+    layout: Layout, model: PyTree, population: Population, capacity: int, *, memory: int | None = None
+) -> Layout:
     """The layout with a number of lanes, chosen where it was left open.
 
     On a CPU one lane is fastest as soon as a few models do not fit into the first cache of a core (32 kB); below that
@@ -113,6 +115,7 @@ def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: 
       model: what each lane trains a copy of; arrays, or their shapes.
       population: the data, or their shapes.
       capacity: the most clients in a cohort.
+      memory: bytes of each device; None asks them.
 
     Returns:
       the layout, with lanes of at least 1.
@@ -124,7 +127,7 @@ def with_lanes(layout: Layout, model: PyTree, population: Population, capacity: 
         rows = jax.tree.leaves(dict(population.features))[0].shape[0]
         room, most = 2**15, 8 if population.max_size * population.num_clients > 2 * rows else 64
     else:
-        room, most = _device_memory(layout) // 64, 64
+        room, most = (memory or _device_memory(layout)) // 64, 64
     fit = max(1, min(most, room // max(model_bytes, 1), -(-capacity // layout.num_devices)))
     return layout._replace(lanes=1 << (fit.bit_length() - 1))
 

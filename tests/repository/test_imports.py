@@ -27,7 +27,7 @@ FLOORS = (
     ("data", "losses", "wire"),
     ("execution", "local", "partition", "plots"),
     ("datasets", "evaluation", "observers"),
-    ("training",),
+    ("training", "rehearsal"),
     ("algorithms", "privacy"),
     ("reproduce", "testing", "benchmarks"),
     ("cli",),

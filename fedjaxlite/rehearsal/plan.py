@@ -14,6 +14,9 @@ from fedjaxlite.execution.composition import Rounds, rounds
 from fedjaxlite.execution.layout import Layout, place, resolve, spans_processes
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.progress import duration, size
+from fedjaxlite.rehearsal.rehearse import Rehearsal, lanes_asked, rehearse
+from fedjaxlite.rehearsal.roofline import time_of
+from fedjaxlite.rehearsal.steps import client_steps, sizes_of
 
 PyTree = Any
 
@@ -49,9 +52,10 @@ class Plan(NamedTuple):
       state_bytes: what a run carries from round to round, all client states included: the size of a checkpoint.
       data_bytes: the packed population; every device holds a copy.
       devices: D, and of what kind.
-      probes: one for each number of lanes that was tried.
-      lanes: the fastest of them, for `fl.Execution(lanes=...)`.
+      probes: one for each number of lanes that was tried; none under a target.
+      lanes: the fastest of them, for `fl.Execution(lanes=...)`; under a target `Rehearsal.lanes`.
       probe_seconds: what the plan itself took.
+      rehearsal: the round compiled for a target, a `rehearsal.rehearse.Rehearsal`; None without one.
     """
 
     num_params: int
@@ -67,10 +71,10 @@ class Plan(NamedTuple):
     probes: tuple[Probe, ...]
     lanes: int
     probe_seconds: float
+    rehearsal: Rehearsal | None = None
 
     def __str__(self) -> str:
         """A table of what a client sends, what a round costs, and what each number of lanes measured."""
-        best = next(probe for probe in self.probes if probe.lanes == self.lanes)
         rows = [
             ("model", f"{self.num_params:,} parameters"),
             ("clients", f"{self.num_clients:,}, {self.expected_cohort:g} a round"),
@@ -82,22 +86,11 @@ class Plan(NamedTuple):
             ("devices", self.devices),
         ]
         lines = [f"{name:<18} {value}" for name, value in rows]
-        lines += ["", f"{'lanes':>5}  {'s a round':>10}  {'rounds/s':>9}  {'compile':>8}  {'temporary memory':>16}"]
-        for probe in self.probes:
-            memory = "unknown" if probe.temp_bytes is None else size(probe.temp_bytes)
-            mark = "  fastest" if probe.lanes == self.lanes else ""
-            rate = 1 / max(probe.seconds_per_round, 1e-9)
-            lines.append(
-                f"{probe.lanes:>5}  {probe.seconds_per_round:>10.4f}  {rate:>9.1f}  "
-                f"{duration(probe.compile_seconds):>8}  {memory:>16}{mark}"
-            )
+        lines += ["", *(_table(self) if self.rehearsal is None else str(self.rehearsal).splitlines())]
+        seconds = _seconds(self)
         if self.num_rounds is not None:
             up, down = (b * self.expected_cohort * self.num_rounds for b in (self.bytes_up, self.bytes_down))
-            total = duration(best.compile_seconds + best.seconds_per_round * self.num_rounds)
-            lines += [
-                "",
-                f"{self.num_rounds:,} rounds: about {total}, without evaluation; {size(up)} up, {size(down)} down",
-            ]
+            lines += ["", f"{self.num_rounds:,} rounds: {seconds}{size(up)} up, {size(down)} down"]
         return "\n".join(lines)
 
 
@@ -109,11 +102,15 @@ def plan(
     num_rounds: int | None = None,
     lanes_options: Sequence[int] | None = None,
     budget_seconds: float = 20.0,
+    target: str | None = None,
 ) -> Plan:
     """Tells what a run will cost: traffic, work and memory by arithmetic, time and lanes by a short probe.
 
     Numbers of lanes are tried from few to many, until one is clearly slower than the best before it or the budget is
     spent; at least one is always tried. Nothing of the probe goes into the run.
+
+    With a target nothing is run: the very program of a round is compiled for accelerators that need not be here, and
+    the plan tells whether it fits into their memory, what it does in a round, and the least time that this can take.
 
     Args:
       run: the composed run, from `fl.rounds`.
@@ -121,14 +118,19 @@ def plan(
       population: what it will train on.
       num_rounds: rounds to give totals for.
       lanes_options: numbers of lanes to try; None tries 1, 2, 4, 8 on a CPU and 1, 4, 16, 64, 256 elsewhere, up to
-        the clients of a device.
-      budget_seconds: no further number of lanes is tried after so many seconds.
+        the clients of a device. With a target they are compiled, all of them; None takes the number that the run
+        would choose there and, where that does not fit, looks for the largest that does.
+      budget_seconds: no further number of lanes is probed after so many seconds.
+      target: accelerators to compile for, such as "h100", "8xh100", "tpu-v5e-8" or "v5e:2x4"; the error on a name that
+        is not known lists all. Needs the compiler alone: `fedjaxlite[rehearse-gpu]` or `fedjaxlite[rehearse-tpu]`.
+        params and population may then be shapes, of sizes that this machine could not hold.
 
     Returns:
       a Plan; `print` it.
 
     Raises:
       TypeError, ValueError: for arguments out of range, and whatever `run.init` refuses.
+      ModuleNotFoundError: for a target whose compiler is not installed.
 
     Example:
       >>> import fedjaxlite as fl, jax.numpy as jnp, optax
@@ -147,6 +149,12 @@ def plan(
     if num_rounds is not None:
         checks.positive_int(num_rounds=num_rounds)
     checks.positive(budget_seconds=budget_seconds)
+    if target is not None:
+        rehearsal = rehearse(run, params, population, target=target, lanes_options=lanes_options)
+        where = f"{rehearsal.num_devices} x {rehearsal.target.chip.title}, compiled for and not run on"
+        return _plan(run, params, population, num_rounds, rehearsal.state_bytes, where, rehearsal.lanes)._replace(
+            probe_seconds=time.perf_counter() - begin, rehearsal=rehearsal
+        )
     layout = resolve(run.execution, run.sampler.capacity)
     # Processes that probe together have clocks of their own, and have to decide alike.
     agreed = _of_the_first if spans_processes(layout) else float
@@ -164,6 +172,23 @@ def plan(
             break  # so many lanes do not fit into memory
         if probes[-1].seconds_per_round > 1.2 * min(p.seconds_per_round for p in probes):
             break
+    where = f"{layout.num_devices} x {layout.devices[0].device_kind}"
+    fastest = min(probes, key=lambda probe: probe.seconds_per_round).lanes
+    return _plan(run, params, population, num_rounds, _num_bytes(state), where, fastest)._replace(
+        probes=tuple(probes), probe_seconds=time.perf_counter() - begin
+    )
+
+
+def _plan(
+    run: Rounds,
+    params: PyTree,
+    population: Population,
+    num_rounds: int | None,
+    state_bytes: int,
+    where: str,
+    lanes: int,
+) -> Plan:
+    """What follows by arithmetic, wherever the run goes."""
     traffic = run.traffic(params, population)
     return Plan(
         num_params=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
@@ -173,22 +198,41 @@ def plan(
         bytes_up=traffic.up,
         bytes_down=traffic.down,
         local_steps=_local_steps(run, population),
-        state_bytes=_num_bytes(state),
+        state_bytes=state_bytes,
         data_bytes=_num_bytes(population),
-        devices=f"{layout.num_devices} x {layout.devices[0].device_kind}",
-        probes=tuple(probes),
-        lanes=min(probes, key=lambda probe: probe.seconds_per_round).lanes,
-        probe_seconds=time.perf_counter() - begin,
+        devices=where,
+        probes=(),
+        lanes=lanes,
+        probe_seconds=0.0,
     )
+
+
+def _table(costs: Plan) -> list[str]:
+    lines = [f"{'lanes':>5}  {'s a round':>10}  {'rounds/s':>9}  {'compile':>8}  {'temporary memory':>16}"]
+    for probe in costs.probes:
+        memory = "unknown" if probe.temp_bytes is None else size(probe.temp_bytes)
+        mark = "  fastest" if probe.lanes == costs.lanes else ""
+        rate = 1 / max(probe.seconds_per_round, 1e-9)
+        lines.append(
+            f"{probe.lanes:>5}  {probe.seconds_per_round:>10.4f}  {rate:>9.1f}  "
+            f"{duration(probe.compile_seconds):>8}  {memory:>16}{mark}"
+        )
+    return lines
+
+
+def _seconds(costs: Plan) -> str:
+    """What all rounds take together, in words."""
+    number = costs.num_rounds or 0
+    if costs.rehearsal is None:
+        best = next(probe for probe in costs.probes if probe.lanes == costs.lanes)
+        return f"about {duration(best.compile_seconds + best.seconds_per_round * number)}, without evaluation; "
+    fitting = [trial for trial in costs.rehearsal.fitting if trial.lanes == costs.lanes and trial.roofline]
+    return f"at least {time_of(fitting[0].roofline.seconds * number)}; " if fitting and fitting[0].roofline else ""
 
 
 def _options(asked: Sequence[int] | None, layout: Layout, capacity: int) -> list[int]:
     if asked is not None:
-        if not len(asked):
-            raise ValueError("`lanes_options` is empty; give at least one number of lanes, or None.")
-        for lanes in asked:
-            checks.positive_int(lanes_options=lanes)
-        return sorted({int(lanes) for lanes in asked})
+        return lanes_asked(asked)
     usual = (1, 2, 4, 8) if layout.platform == "cpu" else (1, 4, 16, 64, 256)
     return [lanes for lanes in usual if lanes <= max(1, -(-capacity // layout.num_devices))]
 
@@ -220,15 +264,10 @@ def _probe(
 
 def _local_steps(run: Rounds, population: Population) -> float | None:
     """The expected number of local steps of a cohort, from the clients' sizes."""
-    hparams = run.algorithm.hparams
-    batch_size, epochs, steps = (hparams.get(name) for name in ("batch_size", "epochs", "steps"))
-    sizes: np.ndarray = np.diff(np.asarray(population.offsets))
-    if "batch_size" not in hparams or not isinstance(epochs or steps, int):
+    steps = client_steps(run.algorithm.hparams, sizes_of(population)[0])
+    if steps is None:
         return None
-    per_epoch = np.ones_like(sizes) if batch_size is None else -(-sizes // batch_size)
-    counts = epochs * per_epoch if epochs is not None else np.full(sizes.shape, steps)
-    expected = run.sampler.accounting.expected_size(population.num_clients)
-    return float(np.where(sizes > 0, counts, 0).mean() * expected)
+    return float(steps.mean() * run.sampler.accounting.expected_size(population.num_clients))
 
 
 def _num_bytes(tree: PyTree) -> int:

@@ -7,7 +7,7 @@ import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.training.plan import plan
+from fedjaxlite.rehearsal.plan import plan
 
 PARAMS = {"w": np.zeros((3,), np.float32)}
 
@@ -60,7 +60,7 @@ def test_the_budget_ends_the_probe_after_one() -> None:
     [({"batch_size": None}, 4.0), ({"epochs": None, "steps": 7}, 14.0)],
 )
 def test_steps_follow_from_the_hyperparameters(options, steps) -> None:
-    from fedjaxlite.training.plan import _local_steps
+    from fedjaxlite.rehearsal.plan import _local_steps
 
     run = make(**options)
     assert _local_steps(run, people()) == pytest.approx(steps)

@@ -1,0 +1,135 @@
+"""Steps one after another: how long the schedule of a round is, from the sizes of the clients alone."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.layout import Layout
+from fedjaxlite.execution.schedule import balanced, owned
+from fedjaxlite.sampling import Cohort, Sampler
+
+_COHORTS = 8
+
+
+class Length(NamedTuple):
+    """How long a round is on its busiest device, on average over cohorts that were drawn.
+
+    Attributes:
+      steps: local steps one after another.
+      waves: turns of all lanes.
+      even: steps where all lanes of all devices shared the cohort's steps evenly.
+      cohorts: how many cohorts were drawn; 1 where every round has the same.
+      exact: whether the clients' sizes are known; else every client has the mean size.
+    """
+
+    steps: float
+    waves: float
+    even: float
+    cohorts: int
+    exact: bool
+
+
+def sizes_of(population: Population) -> tuple[np.ndarray, bool]:
+    """Examples of each client, `[N]`, and whether they are known; else every client has the mean size, rounded up."""
+    if not isinstance(population.offsets, jax.ShapeDtypeStruct):
+        return np.diff(np.asarray(population.offsets)), True
+    rows = jax.tree.leaves(dict(population.features))[0].shape[0]
+    return np.full(population.num_clients, -(-rows // population.num_clients)), False
+
+
+def client_steps(hparams: Mapping[str, Any], sizes: np.ndarray) -> np.ndarray | None:
+    """Local steps of clients of these sizes, `[N]`.
+
+    None where the algorithm's hyperparameters do not say: it has no "batch_size" with "epochs" or "steps".
+    """
+    batch_size, epochs, steps = (hparams.get(name) for name in ("batch_size", "epochs", "steps"))
+    if "batch_size" not in hparams or not isinstance(epochs or steps, int):
+        return None
+    per_epoch = np.ones_like(sizes) if batch_size is None else -(-sizes // batch_size)
+    counts = epochs * per_epoch if epochs is not None else np.full(sizes.shape, steps)
+    return np.where(sizes > 0, counts, 0)
+
+
+def length_of(
+    hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout, *, tied: bool
+) -> Length | None:
+    """How many steps a round takes one after another.
+
+    Args:
+      hparams: the algorithm's.
+      sampler: who takes part.
+      population: the data; their sizes are what matters, and may be shapes.
+      layout: lanes and devices.
+      tied: whether clients keep states, so that each is trained where its state is.
+
+    Returns:
+      a Length, or None where the number of local steps is not known.
+    """
+    sizes, exact = sizes_of(population)
+    steps = client_steps(hparams, sizes)
+    if steps is None:
+        return None
+    # The sampler may read sizes, and no features: these may be larger than this machine.
+    people = Population({}, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), int(sizes.max()))
+    number = 1 if sampler.accounting.kind == "full" else min(_COHORTS, sampler.num_rounds or _COHORTS)
+    found = [steps_in_turn(_cohort(sampler, people, i), sizes, steps, layout, tied=tied) for i in range(number)]
+    turns, waves, even = (float(np.mean(column)) for column in zip(*found, strict=True))
+    return Length(turns, waves, even, number, exact)
+
+
+def steps_in_turn(
+    cohort: Cohort, sizes: np.ndarray, steps: np.ndarray, layout: Layout, *, tied: bool
+) -> tuple[int, int, float]:
+    """One round's schedule: (steps one after another on the busiest device, its waves, an even share of the steps).
+
+    Args:
+      cohort: of a sampler.
+      sizes: `[N]` examples of each client.
+      steps: `[N]` local steps of each client that does all of its work.
+      layout: lanes and devices.
+      tied: whether clients are trained where their states are.
+    """
+    ids, share = np.asarray(cohort.ids), np.asarray(cohort.work)
+    active = np.asarray(cohort.selected & cohort.reported)
+    todo = np.where(share < 1, np.maximum(np.ceil(share * steps[ids] - 1e-4), 1), steps[ids])
+    todo = np.where(active & (steps[ids] > 0), todo, 0).astype(int)
+    lanes, num_devices = layout.lanes, layout.num_devices
+    even = todo.sum() / (lanes * num_devices)
+    if layout.execution.max_steps is not None:  # all waves are as long as the largest client
+        waves = -(-len(ids) // lanes)
+        return waves * int(steps.max()), waves, float(even)
+    work = jnp.asarray(sizes[ids] * share, jnp.float32)
+    orders = [np.asarray(part) for part in _schedules(work, jnp.asarray(active), ids, len(sizes), layout, tied)]
+    longest = (0, 0)
+    for order, start, size in zip(*orders, strict=True):
+        own = todo[order[start : start + size]]
+        firsts = [int(own[i : i + lanes].max()) for i in range(0, len(own), lanes)]
+        longest = max(longest, (sum(firsts), len(firsts)))
+    return longest[0], longest[1], float(even)
+
+
+def _schedules(work: jax.Array, active: jax.Array, ids: Any, clients: int, layout: Layout, tied: bool) -> Any:
+    """The engine's own schedule of every device."""
+    num_devices = layout.num_devices
+    devices = jnp.arange(num_devices, dtype=jnp.int32)
+    if tied and num_devices > 1:
+        owner = jnp.asarray(ids // -(-clients // num_devices))
+        plan = lambda device: owned(work, active, owner, device=device)  # noqa: E731
+    else:
+        plan = lambda device: balanced(  # noqa: E731
+            work, active, lanes=layout.lanes, device=device, num_devices=num_devices
+        )
+    return jax.jit(jax.vmap(plan))(devices)
+
+
+def _cohort(sampler: Sampler, people: Population, number: int) -> Cohort:
+    draw = jax.jit(lambda offsets: sampler.sample(jax.random.key(0), number, _with_offsets(people, offsets)))
+    return draw(people.offsets)
+
+
+def _with_offsets(people: Population, offsets: Any) -> Population:
+    return Population({}, offsets, people.max_size)
