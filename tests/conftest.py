@@ -8,6 +8,7 @@ import gc
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -35,13 +36,15 @@ def _understood(flags: str) -> bool:
     return subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode == 0
 
 
-if "XLA_FLAGS" not in os.environ:
+ON_CPU = os.environ["JAX_PLATFORMS"].split(",")[0] == "cpu"
+if ON_CPU and "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = PLAIN_KERNELS if _understood(PLAIN_KERNELS) else PLAIN_CODE
 
 import hypothesis  # noqa: E402  (the environment above comes first)
 import jax  # noqa: E402
 
-jax.config.update("jax_num_cpu_devices", 4)
+if "JAX_NUM_CPU_DEVICES" not in os.environ:
+    jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 
@@ -55,9 +58,24 @@ hypothesis.settings.register_profile(
     deadline=None,
     max_examples=20,
     print_blob=True,
-    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    # Fixtures that hold a setting are the same for every example.
+    suppress_health_check=[hypothesis.HealthCheck.too_slow, hypothesis.HealthCheck.function_scoped_fixture],
 )
 hypothesis.settings.load_profile("fedjaxlite")
+
+
+@pytest.fixture
+def full_precision() -> Iterator[None]:
+    """For tests of algebra: float32 products in float32, where a GPU takes TF32 and a TPU bfloat16 by default."""
+    with jax.default_matmul_precision("highest"):
+        yield
+
+
+@pytest.fixture
+def standard_promotion() -> Iterator[None]:
+    """JAX's own default: a recurrent layer of nnx promotes what it meets to its float32 state, which strict refuses."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
 
 
 @pytest.fixture(scope="session")

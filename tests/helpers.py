@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import pytest
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
@@ -16,6 +17,17 @@ RAGGED = (1, 200, 7, 33, 2, 64, 10, 5, 21, 90, 16, 8)
 """Examples a client, from 1 to 200."""
 
 ONE = fl.Execution(lanes=1, devices=1)
+
+
+def available(devices: int) -> int:
+    """So many devices or, on a machine with one GPU, that one: what is tested holds for any number."""
+    return min(devices, jax.device_count())
+
+
+def needs_devices(devices: int) -> pytest.MarkDecorator:
+    """For tests of what happens between devices."""
+    here = jax.device_count()
+    return pytest.mark.skipif(here < devices, reason=f"needs {devices} devices of one kind; this machine has {here}")
 
 
 def linear_loss(params: Any, batch: Any, key: Any) -> jax.Array:

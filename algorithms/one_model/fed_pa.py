@@ -15,6 +15,7 @@ Perspective and Practical Algorithms", https://arxiv.org/abs/2010.05273, algorit
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -204,6 +205,7 @@ def posterior_delta(samples: Any, start: Any, *, rho: Any, count: Any = None) ->
     length = rows.shape[0]
     count = jnp.asarray(length if count is None else count, jnp.int32)
     rho = jnp.asarray(rho, jnp.float32)
+    dot = partial(jnp.dot, precision="highest")  # errors of one step are carried through all that follow
 
     # With C = r A_t after t samples: A_t = A_{t-1} + gamma u u', u the new sample minus the old mean. `rows` turns from
     # samples into v_t = A_{t-1}^-1 u, one at a time; `factors` holds gamma / (1 + gamma u'v), zero where none is yet.
@@ -212,13 +214,13 @@ def posterior_delta(samples: Any, start: Any, *, rho: Any, count: Any = None) ->
         number = (index + 1).astype(jnp.float32)
         gamma = rho * (number - 1.0) / number
         u = rows[index] - mean
-        v = u - (factors * (rows @ u)) @ rows
-        inflation = 1.0 + gamma * (u @ v)
+        v = u - dot(factors * dot(rows, u), rows)
+        inflation = 1.0 + gamma * dot(u, v)
         new = (
             rows.at[index].set(v),
             factors.at[index].set(gamma / inflation),
             mean + u / number,
-            delta - ((gamma * (u @ delta) + 1.0 / number) / inflation) * v,
+            delta - ((gamma * dot(u, delta) + 1.0 / number) / inflation) * v,
         )
         return jax.tree.map(lambda a, b: jnp.where(index < count, a, b), new, carry), None
 

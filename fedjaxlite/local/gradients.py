@@ -179,8 +179,9 @@ def value_and_grad(
       platform: that of the devices it runs on, for "auto": `data.wave.platform`; by default
         that of the arguments, as for `fedjaxlite.lower`.
       compute_dtype: a floating dtype such as `jnp.bfloat16`: wider trainable leaves and float features (except "y")
-        are cast to it for the loss. Gradients have the dtypes of the parameters, losses and metrics are summed in
-        float32, the state of `Variables` keeps its dtypes. Floats that reach the loss by closure, a frozen base under
+        are cast to it for the loss, and so are wider operands of its matrix products, unless these ask for a
+        `precision`. Gradients have the dtypes of the parameters, losses and metrics are summed in float32, the state
+        of `Variables` keeps its dtypes. Other floats that reach the loss by closure, a frozen base under
         `partition_params` among them, are used as they are stored. None changes nothing.
       remat: True keeps fewer activations and computes them again in the backward pass; or a policy of
         `jax.checkpoint_policies` for one `jax.checkpoint` around the loss. Results are the same to rounding.

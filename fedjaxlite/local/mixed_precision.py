@@ -1,15 +1,17 @@
 """Losses computed in a narrow float type, with parameters, gradients and sums kept in float32."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import primitives as p
 
 from fedjaxlite import checks
 from fedjaxlite.losses import LossAux
+from fedjaxlite.lowering.interpreter import Rule, evaluate
 from fedjaxlite.variables import Variables, trainable, with_trainable
 
 PyTree = Any
@@ -81,6 +83,13 @@ def compute_in(loss_fn: Callable[..., Any], compute_dtype: Any) -> Callable[...,
       a function of the same signature. The trainable leaves and the float features except "y" are cast; the state of
       `Variables` goes in as it is and comes out in its own dtypes.
 
+    Guarantees:
+      Matrix products and convolutions of the loss, and so of its gradient, take operands of `compute_dtype`, those of
+      wider floats too that the loss brings along: the float32 zeros that a recurrent layer of nnx starts from would
+      make all its products float32. Their results have the dtype that they had. Left as they are: products that ask
+      for a precision (`precision="highest"`), those of narrow operands that ask for a wide result, what lies within
+      functions with a derivative rule of their own, and all where `jax.disable_jit` leaves no program to rewrite.
+
     Raises:
       TypeError: for a dtype that is not floating.
 
@@ -98,10 +107,44 @@ def compute_in(loss_fn: Callable[..., Any], compute_dtype: Any) -> Callable[...,
     @functools.wraps(loss_fn)
     def cast(params: PyTree, batch: Mapping[str, Any], key: Any) -> Any:
         features = {name: leaf if name in KEPT else narrowed(leaf, dtype) for name, leaf in batch.items()}
-        result = loss_fn(with_trainable(params, narrowed(trainable(params), dtype)), features, key)
+        result = products(with_trainable(params, narrowed(trainable(params), dtype)), features, key)
         return _with_old_state_dtypes(result, params)
 
+    products = _with_products_in(dtype, loss_fn)
     return cast
+
+
+def _with_products_in(dtype: jnp.dtype[Any], fn: Callable[..., Any]) -> Callable[..., Any]:
+    rules = {primitive: _product_rule(primitive, dtype) for primitive in (p.dot_general_p, p.conv_general_dilated_p)}
+
+    def narrow(*args: Any) -> Any:
+        if jax.config.values["jax_disable_jit"]:
+            return fn(*args)
+        closed, shape = jax.make_jaxpr(fn, return_shape=True)(*args)
+        results = evaluate(closed.jaxpr, closed.consts, jax.tree.leaves(args), rules)
+        return jax.tree.unflatten(jax.tree.structure(shape), results)
+
+    return narrow
+
+
+def _product_rule(primitive: Any, dtype: jnp.dtype[Any]) -> Rule:
+    """Operands in `dtype` where one is wider. The result is narrow first: so the products of the gradient are too."""
+
+    def rule(avals: Sequence[Any], params: Mapping[str, Any]) -> Callable[..., Any] | None:
+        dtypes = [aval.dtype for aval in avals]
+        floats = all(jnp.issubdtype(own, jnp.floating) for own in dtypes)
+        asked = params["precision"] not in (None, jax.lax.Precision.DEFAULT, (jax.lax.Precision.DEFAULT,) * 2)
+        if asked or not floats or all(own.itemsize <= dtype.itemsize for own in dtypes):
+            return None
+        wide = params["preferred_element_type"] or jnp.promote_types(*dtypes)
+
+        def product(*operands: Any) -> Any:
+            bind = primitive.get_bind_params({**params, "preferred_element_type": dtype})
+            return primitive.bind(*(leaf.astype(dtype) for leaf in operands), **bind).astype(wide)
+
+        return product
+
+    return rule
 
 
 def _with_old_state_dtypes(result: Any, params: PyTree) -> Any:

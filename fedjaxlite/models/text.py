@@ -161,5 +161,7 @@ def _look_up(table: jax.Array, ids: jax.Array) -> jax.Array:
     if table.shape[0] > _ONE_HOT_VOCAB:
         return jnp.where((ids >= 0)[..., None], jnp.take(table, ids, axis=0, mode="fill", fill_value=jnp.nan), jnp.nan)
     inside = (ids >= 0) & (ids < table.shape[0])
-    rows = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype) @ table
+    # A row that is looked up is the row itself: at the default precision of a GPU or TPU the product would round it.
+    hot = jax.nn.one_hot(ids, table.shape[0], dtype=table.dtype)
+    rows = jnp.matmul(hot, table, precision="highest")
     return jnp.where(inside[..., None], rows, jnp.nan)

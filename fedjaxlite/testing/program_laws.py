@@ -1,6 +1,7 @@
 """Laws of the program: jit, many rounds a dispatch, resuming, `vmap` over runs, derivatives through a round."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import jax
@@ -92,6 +93,7 @@ def check_derivatives(case: Case, *, rtol: float = 1e-3) -> None:
     bounded = REFERENCE._replace(max_steps=2**20)
     floats, rebuild = _float_leaves(case.params)
     v, u = _normal_like(floats, 0), _normal_like(floats, 1)
+    dot = partial(jnp.vdot, precision="highest")  # they pair what was computed, at whatever precision that was
 
     def after(execution: fl.Execution) -> Callable[[list[jax.Array]], jax.Array]:
         run = case.rounds(execution)
@@ -100,13 +102,13 @@ def check_derivatives(case: Case, *, rtol: float = 1e-3) -> None:
             key = jax.random.key(0)
             state = run.init(rebuild(leaves), case.population, key=key, noise_key=key)
             new, _ = _float_leaves(run.params(run.step(state, case.population)[0]))
-            return sum((jnp.vdot(a, b) for a, b in zip(new, u, strict=True)), jnp.float32(0))
+            return sum((dot(a, b) for a, b in zip(new, u, strict=True)), jnp.float32(0))
 
         return paired
 
     _, forward = jax.jit(lambda x: jax.jvp(after(REFERENCE), (x,), (v,)))(floats)
     gradient = jax.jit(jax.grad(after(bounded)))(floats)
-    reverse = sum(float(jnp.vdot(a, b)) for a, b in zip(gradient, v, strict=True))
+    reverse = sum(float(dot(a, b)) for a, b in zip(gradient, v, strict=True))
     size = float(fl.global_norm(gradient) * fl.global_norm(v))
     if not abs(float(forward) - reverse) <= rtol * size + 1e-6:
         raise AssertionError(

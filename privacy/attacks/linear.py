@@ -57,7 +57,8 @@ def invert_linear(kernel: Any, bias: Any) -> jax.Array:
     # In units of the largest entry: the squares of tiny updates would vanish.
     unit = _largest(bias)
     bias = bias / unit
-    return (kernel @ bias / unit) / jnp.maximum(jnp.sum(bias * bias), jnp.finfo(bias.dtype).tiny)
+    mean = jnp.matmul(kernel, bias, precision="highest")
+    return (mean / unit) / jnp.maximum(jnp.sum(bias * bias), jnp.finfo(bias.dtype).tiny)
 
 
 def linear_candidates(kernel: Any, bias: Any) -> Candidates:

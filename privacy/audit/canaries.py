@@ -92,8 +92,8 @@ def with_canaries(
     def server_update(state: AuditState, aggregate: fl.Aggregate, key: jax.Array) -> AuditState:
         def score(number: jax.Array) -> jax.Array:
             direction = _direction(jax.random.fold_in(directions, number), aggregate.value)
-            products = jax.tree.map(lambda d, v: jnp.vdot(d, v.astype(jnp.float32)), direction, aggregate.value)
-            return jnp.sum(jnp.stack(jax.tree.leaves(products)))
+            product = lambda d, v: jnp.vdot(d, v.astype(jnp.float32), precision="highest")  # noqa: E731
+            return jnp.sum(jnp.stack(jax.tree.leaves(jax.tree.map(product, direction, aggregate.value))))
 
         scores = jax.lax.map(score, jnp.arange(num_canaries), batch_size=min(num_canaries, 16))
         return AuditState(algorithm.server_update(state.server, aggregate, key), state.included, state.scores + scores)

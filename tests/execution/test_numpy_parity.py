@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +13,8 @@ import fedjaxlite as fl
 from fedjaxlite import algorithms
 from fedjaxlite.data.client_view import SHUFFLE
 from fedjaxlite.shuffle import shuffled
+
+pytestmark = pytest.mark.usefixtures("full_precision")
 
 SIZES = (1, 13, 8, 30, 5, 17, 2)
 FEATURES, HIDDEN, CLASSES = 6, 8, 4
@@ -102,7 +105,7 @@ def numpy_fed_avg(
     return params, losses
 
 
-@pytest.mark.parametrize("execution", [fl.Execution(lanes=3, devices=2)])
+@pytest.mark.parametrize("execution", [fl.Execution(lanes=3, devices=helpers.available(2))])
 def test_five_rounds_equal_numpy(execution: fl.Execution) -> None:
     population = data()
     algorithm = algorithms.fed_avg(loss_fn, client_optimizer=optax.sgd(RATE), batch_size=BATCH, epochs=EPOCHS)

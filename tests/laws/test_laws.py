@@ -16,7 +16,7 @@ from fedjaxlite import testing
 
 
 def layout(lanes: int, devices: int, mapping: str = "shard_map", **more: Any) -> fl.Execution:
-    return fl.Execution(lanes=lanes, devices=devices, mapping=mapping, **more)
+    return fl.Execution(lanes=lanes, devices=helpers.available(devices), mapping=mapping, **more)
 
 
 # Every number of lanes (the reference has one), one and all devices, both mappings; `-m slow` runs the whole product.
@@ -132,6 +132,7 @@ def plain_vmap_round(population: fl.Population, params: Any, rate: float, steps:
     return jax.tree.map(lambda leaf: leaf.mean(0), jax.vmap(client)(batch))
 
 
+@helpers.needs_devices(4)
 @pytest.mark.parametrize("mapping", ["shard_map", "pmap"])
 def test_clients_on_other_devices_do_not_enter_local_gradients(mapping: str) -> None:
     """Inside shard_map, JAX sums the gradient of a replicated argument over devices unless it is cast to varying."""
@@ -145,6 +146,7 @@ def test_clients_on_other_devices_do_not_enter_local_gradients(mapping: str) -> 
     assert helpers.max_difference(state.params, want) < 1e-6
 
 
+@helpers.needs_devices(4)
 def test_users_loops_and_gradients_run_on_several_devices() -> None:
     """A client update of one's own, with `jax.grad` and loops started from constants, inside the mapped round."""
 
@@ -166,6 +168,7 @@ def test_users_loops_and_gradients_run_on_several_devices() -> None:
     assert helpers.max_difference(state.params, want) < 1e-6
 
 
+@helpers.needs_devices(4)
 def test_deterministic_sums_are_gathered_and_added_in_order() -> None:
     case = plain()
     execution = layout(5, 4, deterministic=True)
@@ -214,6 +217,7 @@ def test_a_round_is_vmapped_over_client_rates_and_clip_norms() -> None:
     assert helpers.max_difference(*(jax.tree.map(lambda leaf, i=i: leaf[i], together) for i in range(2))) > 0.01
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_a_round_is_differentiated_with_respect_to_the_client_rate() -> None:
     population, params = helpers.regression((3, 5, 2)), helpers.linear_params()
 

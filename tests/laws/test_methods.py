@@ -19,6 +19,8 @@ import fedjaxlite as fl
 from fedjaxlite import algorithms, testing
 from fedjaxlite.training.identity import PARTS, programs
 
+pytestmark = pytest.mark.usefixtures("full_precision")
+
 BY_NAME = {method.name: method for method in METHODS}
 CELLS = covering.assigned(METHODS)
 TESTS = [law for law in LAWS if law != "layout"] + ["golden", "fingerprint"]

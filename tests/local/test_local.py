@@ -181,6 +181,7 @@ def deep_params(layers: int = 6) -> Any:
     return {"layers": made, "scanned": jnp.float32(rng.normal(size=(5, 1, 3)) / 2)}
 
 
+@pytest.mark.usefixtures("full_precision")
 class TestRemat:
     POLICIES = (True, jax.checkpoint_policies.nothing_saveable, jax.checkpoint_policies.dots_saveable)
 
@@ -253,6 +254,7 @@ class TestRemat:
             fed_avg(remat=remat)
 
 
+@pytest.mark.usefixtures("full_precision")
 class TestMicroBatches:
     @hypothesis.settings(max_examples=25)
     @hypothesis.given(

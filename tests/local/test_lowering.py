@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers
 import hypothesis
 import hypothesis.strategies as st
 import jax
@@ -12,6 +13,8 @@ from jax import lax
 
 import fedjaxlite as fl
 from fedjaxlite.lowering import Rewrites, should_lower
+
+pytestmark = pytest.mark.usefixtures("full_precision")  # two ways to the same number
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 TOLERANCE = 1e-5
@@ -303,6 +306,7 @@ def test_functions_with_their_own_derivative_are_left_untouched():
     close(jax.jvp(lower(forward), (x, kernel), (x, kernel)), jax.jvp(forward, (x, kernel), (x, kernel)))
 
 
+@helpers.needs_devices(4)
 def test_lowering_works_inside_shard_map_with_its_checks():
     mesh = jax.make_mesh((4,), ("clients",), axis_types=(jax.sharding.AxisType.Auto,))
     x = normal(0, (4, *X.shape))

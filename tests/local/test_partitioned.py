@@ -87,7 +87,7 @@ class TestPersonal:
             personal=is_b,
         )
         params = {**PARAMS, "scale": jnp.float32(2)}
-        layouts = (fl.Execution(lanes=2, devices=2),)
+        layouts = (fl.Execution(lanes=2, devices=helpers.available(2)),)
         case = testing.case(both, params, PEOPLE, layouts=layouts)
         for check in (testing.check_layout_invariance, testing.check_padding, testing.check_resume):
             check(case)

@@ -5,7 +5,7 @@ trajectory is held against the one recorded in the reference layout, whichever l
 from the method's name alone, so that golden values outlive other entries.
 
 Five layouts reach all paths of a round: one lane, or several that do not divide the cohort, each on one device and on
-four; and several on four by `pmap`. The whole product, which is run now and then, is every method with every
+four (or as many as there are); and several on four by `pmap`. The whole product, which is run now and then, is every method with every
 aggregator in every layout, one round a call and all rounds in one: ten programs each, about 40 minutes in all on one core.
 """
 
@@ -14,6 +14,8 @@ import zlib
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
+
+from helpers import available
 
 import fedjaxlite as fl
 from methods.method import Method
@@ -27,9 +29,9 @@ REFERENCE = fl.Execution(lanes=1, devices=1)
 LAYOUTS: dict[str, fl.Execution] = {
     "1 lane": REFERENCE,
     "3 lanes": fl.Execution(lanes=3, devices=1),
-    "1 lane on 4 by shard_map": fl.Execution(lanes=1, devices=4),
-    "3 lanes on 4 by shard_map": fl.Execution(lanes=3, devices=4),
-    "3 lanes on 4 by pmap": fl.Execution(lanes=3, devices=4, mapping="pmap"),
+    "1 lane on 4 by shard_map": fl.Execution(lanes=1, devices=available(4)),
+    "3 lanes on 4 by shard_map": fl.Execution(lanes=3, devices=available(4)),
+    "3 lanes on 4 by pmap": fl.Execution(lanes=3, devices=available(4), mapping="pmap"),
 }
 WAYS = ("step", "steps")
 """One round a call, or all rounds in one."""

@@ -2,6 +2,7 @@
 
 import functools
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -199,6 +200,7 @@ def test_adapters_are_pure_under_every_transformation(kind):
         )
 
 
+@helpers.needs_devices(2)
 @pytest.mark.parametrize("build", [lambda: _normed("nnx"), lambda: models.char_lstm(vocab_size=5, embed=2, hidden=3)])
 def test_adapters_under_shard_map(build):
     model = build()

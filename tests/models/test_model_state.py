@@ -56,11 +56,14 @@ def test_the_server_optimizer_does_not_see_the_state() -> None:
 
 
 def test_the_laws_hold_for_a_model_with_state() -> None:
-    case = testing.case(fed_avg(), START, PEOPLE, layouts=(fl.Execution(lanes=3, devices=2),), num_rounds=2)
+    case = testing.case(
+        fed_avg(), START, PEOPLE, layouts=(fl.Execution(lanes=3, devices=helpers.available(2)),), num_rounds=2
+    )
     for check in (testing.check_layout_invariance, testing.check_padding, testing.check_resume):
         check(case)
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_evaluation_uses_the_running_statistics_and_leaves_them() -> None:
     _, state, _ = helpers.one_run(fed_avg(), PEOPLE, START)
     got = fl.evaluate(running_mean_loss, PEOPLE, batch_size=7)(state.params)

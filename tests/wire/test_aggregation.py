@@ -323,7 +323,7 @@ def median(values: Any, weights: Any, present: Any) -> Any:
 class TestStacks:
     def test_a_median_over_devices_and_spare_slots(self) -> None:
         sampler = fl.sampling.replay([[3, 0, -1, 2]])
-        for execution in (helpers.ONE, fl.Execution(lanes=2, devices=2)):
+        for execution in (helpers.ONE, fl.Execution(lanes=2, devices=helpers.available(2))):
             run, state, info = helpers.one_run(
                 helpers.sender(helpers.first_value),
                 PEOPLE,

@@ -142,6 +142,7 @@ def test_these_checks_find_noise_that_is_shared_or_has_another_width(monkeypatch
         check_shape(shared["a"], stats.laplace(scale=1.0))
 
 
+@helpers.needs_devices(4)
 def test_noise_is_drawn_once_per_sum_on_any_number_of_devices() -> None:
     """Clients send zeros, so the model is the noise: of the same width and the very same on 1, 2 and 4 devices, the same
     on every one of them, and another one in the next round."""

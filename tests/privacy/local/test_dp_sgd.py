@@ -44,6 +44,7 @@ def test_without_noise_and_clip_it_is_gradient_descent() -> None:
     assert (int(private.num_steps), float(private.metrics["loss"])) == (3, pytest.approx(float(plain.metrics["loss"])))
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_every_example_counts_for_its_clipped_gradient() -> None:
     """One step, by numpy: the gradient of (x w + b - y)^2 of each example, cut to C, over the expected batch size."""
     data = view(PEOPLE, 3)

@@ -47,7 +47,9 @@ def summed(kind: str, lanes: int = 1, devices: int = 1) -> Any:
         "plain": (fl.quantize(bits=12),),
     }[kind]
     chain = fl.chain(fl.weighted_mean(weight_cap=9), CLIP, *codecs)
-    return fl.federated_sum(send, aggregator=chain, execution=fl.Execution(lanes=lanes, devices=devices))
+    return fl.federated_sum(
+        send, aggregator=chain, execution=fl.Execution(lanes=lanes, devices=helpers.available(devices))
+    )
 
 
 def open_sum(kind: str, who: fl.Cohort, people: fl.Population = PEOPLE, **layout: int) -> tuple[Any, Any]:
