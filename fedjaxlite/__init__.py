@@ -39,8 +39,8 @@ from fedjaxlite.execution.one_round import Traffic as Traffic
 from fedjaxlite.execution.round_state import RoundState as RoundState
 from fedjaxlite.keys import NoiseKeys as NoiseKeys
 from fedjaxlite.keys import noise_keys as noise_keys
-from fedjaxlite.local.gradients import BatchLoss as BatchLoss
-from fedjaxlite.local.gradients import batch_loss as batch_loss
+from fedjaxlite.local.batch_loss import BatchLoss as BatchLoss
+from fedjaxlite.local.batch_loss import batch_loss as batch_loss
 from fedjaxlite.local.gradients import value_and_grad as value_and_grad
 from fedjaxlite.local.local_sgd import LocalResult as LocalResult
 from fedjaxlite.local.local_sgd import full_gradient as full_gradient

@@ -1,6 +1,6 @@
 """A client's view of its own examples: batches of any size, any number of times, in lanes of ragged clients."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
@@ -9,17 +9,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjaxlite import checks
+from fedjaxlite.data.local_loop import run_steps
 from fedjaxlite.data.population import Population
 from fedjaxlite.platforms import default_platform, platform_of
 from fedjaxlite.shuffle import shuffled, unrolling
 
 PyTree = Any
 Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
-Count = Callable[[Any, Any], jax.Array]  # (num_examples, work) -> steps
 # Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
 SHUFFLE, LOCAL, ENCODE = 0, 1, 2
-STEP_SCOPE = "local_step"
-"""What operations of a local step are called by in compiled programs and profiles."""
 
 
 class Wave(NamedTuple):
@@ -33,6 +31,9 @@ class Wave(NamedTuple):
       max_steps: a static bound on local steps, or None for loops of dynamic length.
       platform: static, that of the devices that the lanes run on ("cpu", "gpu", "tpu" ...), which need not be those
         that JAX takes by default; None where it is not known.
+      mean_size: static, the examples of a client of the population in the mean, at least 1.
+      taken_apart: static, whether the client's program is traced to be taken apart at its loop; `ids`, `num_examples`
+        and `work` are then this client's own in all lanes.
     """
 
     ids: jax.Array
@@ -41,11 +42,19 @@ class Wave(NamedTuple):
     max_size: int
     max_steps: int | None = None
     platform: str | None = None
+    mean_size: int = 1
+    taken_apart: bool = False
 
     @property
     def num_lanes(self) -> int:
         """L: an int, static."""
         return self.ids.shape[0]
+
+
+def mean_size(population: Population) -> int:
+    """Examples of a client in the mean, as far as shapes tell: at least 1, at most those of the largest."""
+    rows = jax.tree.leaves(dict(population.features))[0].shape[0]
+    return max(1, min(population.max_size, round(rows / max(population.num_clients, 1))))
 
 
 @dataclass(frozen=True)
@@ -111,7 +120,8 @@ class ClientData:
             return offsets, population.offsets[ids + 1] - offsets
 
         offset, num_examples = sizes(self.id)
-        wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], max_size=population.max_size)
+        sizes_of_all = {"max_size": population.max_size, "mean_size": mean_size(population)}
+        wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], **sizes_of_all)
         return replace(self, features=population.features, offset=offset, num_examples=num_examples, wave=wave)
 
     def with_work(self, work: Any) -> "ClientData":
@@ -190,6 +200,18 @@ class Batches:
         Slots beyond the client's last example repeat its first ones: they are real rows, so that nothing that is
         computed on them can be infinite where the client's own examples are not, and they are masked in every loss.
         """
+        rows, mask = self._places(step, self._seed())
+        return {**self._read(rows, self.data.features), "mask": mask}, mask
+
+    def _seed(self) -> jax.Array | None:
+        """What the orders follow from, uint32 `[2]`; None where every batch is all of a client's examples."""
+        if not self.shuffle or self.data.wave.max_size <= self.batch_size:
+            return None
+        key = jax.random.fold_in(jax.random.fold_in(self.data.key, SHUFFLE), self.stream)
+        return jax.random.bits(key, (2,), jnp.uint32)
+
+    def _places(self, step: jax.Array, seed: jax.Array | None) -> tuple[jax.Array, jax.Array]:
+        """The rows of a step's batch in the packed features, int32 `[B]`, and its mask."""
         data, size = self.data, self.batch_size
         n = jnp.maximum(jnp.asarray(data.num_examples, jnp.int32), 1)
         step, steps_per_epoch = jnp.asarray(step, jnp.int32), self.steps_per_epoch
@@ -198,17 +220,19 @@ class Batches:
         place = position * size + jnp.arange(size, dtype=jnp.int32)
         mask = (place < data.num_examples) & (step < self.num_steps)
         place = jnp.where(place < n, place, jax.lax.rem(place, jnp.broadcast_to(n, place.shape)))
-        if self.shuffle and data.wave.max_size > size:  # else every batch is all of a client's examples, in any order
-            key = jax.random.fold_in(jax.random.fold_in(data.key, SHUFFLE), self.stream)
+        if seed is not None:
             unroll = unrolling(data.wave.platform or default_platform())
-            place = shuffled(jax.random.bits(key, (2,), jnp.uint32), epoch, place, n, unroll=unroll)
-        rows = data.offset + place
+            place = shuffled(seed, epoch, place, n, unroll=unroll)
+        return data.offset + place, mask
+
+    def _read(self, rows: jax.Array, names: Iterable[str]) -> dict[str, jax.Array]:
+        data = self.data
         read = lambda feature: feature.at[rows].get(mode="clip", wrap_negative_indices=False)  # noqa: E731
-        batch = {name: read(feature) for name, feature in data.features.items()}
+        batch = {name: read(data.features[name]) for name in names}
         if data.wave.max_steps is not None:
             # Where loops are static a client without examples runs too, on rows that may hold anything.
             batch = jax.tree.map(lambda leaf: jnp.where(data.num_examples > 0, leaf, jnp.zeros_like(leaf)), batch)
-        return {**batch, "mask": mask}, mask
+        return batch
 
     def scan(
         self, step: Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree], carry: PyTree
@@ -228,15 +252,31 @@ class Batches:
         """
         key = jax.random.fold_in(jax.random.fold_in(self.data.key, LOCAL), self.stream)
 
-        def body(index: jax.Array, carry: PyTree) -> PyTree:
-            batch, mask = self.batch(index)
-            return step(carry, batch, mask, jax.random.fold_in(key, index))
+        seed = self._seed()
+        # Labels and the like, one entry a row, are read ahead too.
+        ahead = [name for name, feature in self.data.features.items() if feature.ndim == 1]
+        behind = [name for name in self.data.features if name not in ahead]
 
-        return _loop(self.data, self._count, body, carry)
+        def draw(index: jax.Array) -> tuple[Any, ...]:
+            rows, mask = self._places(index, seed)
+            return rows, mask, self._read(rows, ahead), jax.random.fold_in(key, index)
+
+        def body(_: jax.Array, drawn: tuple[Any, ...], carry: PyTree) -> PyTree:
+            rows, mask, read, own = drawn
+            batch = {**self._read(rows, behind), **read}
+            batch = {name: batch[name] for name in self.data.features}
+            return step(carry, {**batch, "mask": mask}, mask, own)
+
+        return run_steps(self.data, self._count, draw, body, carry)
 
     def _count(self, num_examples: Any, work: Any) -> jax.Array:
         total = self.steps if self.epochs is None else self.epochs * _batches_of(num_examples, self.batch_size)
         return _share(total, num_examples, work)
+
+
+def num_repeats(data: ClientData, steps: Any) -> jax.Array:
+    """int32 scalar, how often `repeat(data, steps, ...)` runs its body for this client."""
+    return _share(steps, data.num_examples, data.work)
 
 
 def _batches_of(num_examples: Any, batch_size: int) -> jax.Array:
@@ -262,51 +302,8 @@ def repeat(data: ClientData, steps: Any, body: Callable[[jax.Array, PyTree], PyT
     if steps is None:
         raise TypeError("`steps` is None; expected an int of at least 1.")
     checks.numeric_leaves("carry", carry, keys=True)
-    return _loop(data, lambda num_examples, work: _share(steps, num_examples, work), body, carry)
-
-
-def _loop(
-    data: ClientData, count: Callable[[Any, Any], jax.Array], body: Callable[..., PyTree], carry: PyTree
-) -> PyTree:
-    """One trip count for all lanes: dynamic, or static under `max_steps` (which reverse-mode differentiation needs)."""
-    wave = data.wave
-    num_steps = count(data.num_examples, data.work)
-    carry = jax.tree.map(jnp.asarray, carry)
-    template = jax.eval_shape(lambda: carry)
-    alone = wave.num_lanes == 1 and wave.max_steps is None
-
-    def guarded(index: jax.Array, carry: PyTree) -> PyTree:
-        index = jnp.asarray(index, jnp.int32)  # a Python int where jit is disabled
-        with jax.named_scope(STEP_SCOPE):
-            new = body(index, carry)
-        checks.same_structure(
-            new,
-            template,
-            what="the carry that a local step returned",
-            than="the carry it was given",
-            remedy="Return a carry of the same structure, shapes and dtypes.",
-        )
-        # Alone in its wave, a client sets the trip count itself: no step is padding.
-        return new if alone else jax.tree.map(lambda a, b: jnp.where(index < num_steps, a, b), new, carry)
-
-    if wave.max_steps is None:
-        trips = jnp.max(count(wave.num_examples, wave.work))
-        return jax.lax.fori_loop(jnp.int32(0), trips, guarded, carry)
-    indices = jnp.arange(_static_trips(wave, count), dtype=jnp.int32)
-    return jax.lax.scan(lambda c, i: (guarded(i, c), None), carry, indices)[0]
-
-
-def _static_trips(wave: Wave, count: Count) -> int:
-    with jax.ensure_compile_time_eval():
-        needed = count(jnp.int32(wave.max_size), jnp.float32(1.0))
-    if checks.is_traced(needed):
-        return int(wave.max_steps or 0)
-    if int(needed) > int(wave.max_steps or 0):
-        raise ValueError(
-            f"`Execution(max_steps={wave.max_steps})` is less than the {int(needed)} local steps of the largest client "
-            f"({wave.max_size} examples). Raise max_steps, or train fewer epochs."
-        )
-    return int(needed)
+    count = lambda num_examples, work: _share(steps, num_examples, work)  # noqa: E731
+    return run_steps(data, count, lambda index: (), lambda index, _, carry: body(index, carry), carry)
 
 
 def _share(total: Any, num_examples: Any, work: Any) -> jax.Array:

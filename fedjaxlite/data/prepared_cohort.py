@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.extend.core import Literal
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
@@ -78,3 +79,31 @@ def draw(sampler: Sampler, key: Any, round_number: Any, data: Any) -> tuple[Popu
         return data.population, data.cohort, slots
     cohort = sampler.sample(key, round_number, data)
     return data, cohort, cohort.ids
+
+
+def all_alike(sampler: Sampler, data: Any) -> bool:
+    """Whether shapes alone tell that all clients have as many examples, and the sampler's program that all do all work.
+
+    What is known so before anything runs makes the number of local steps a constant of the compiled round.
+    """
+    if isinstance(data, PreparedCohort):
+        return False
+    rows = {leaf.shape[0] for leaf in jax.tree.leaves(dict(data.features))}
+    if rows != {data.num_clients * data.max_size}:
+        return False
+    key = jax.random.key(0, impl="threefry2x32")
+    program = jax.make_jaxpr(lambda key, number: sampler.sample(key, number, data).work)(key, jnp.int32(0)).jaxpr
+    return _is_one(program, program.outvars[0])
+
+
+def _is_one(program: Any, atom: Any) -> bool:
+    """Whether a value of a program is filled with the constant 1."""
+    if isinstance(atom, Literal):
+        return bool(np.all(np.asarray(atom.val) == 1))
+    made_by = next((equation for equation in program.eqns if atom in equation.outvars), None)
+    if made_by is None:
+        return False
+    inner = made_by.params.get("jaxpr") if made_by.primitive.name in ("jit", "pjit") else None
+    if inner is not None:
+        return _is_one(inner.jaxpr, inner.jaxpr.outvars[made_by.outvars.index(atom)])
+    return made_by.primitive.name == "broadcast_in_dim" and _is_one(program, made_by.invars[0])

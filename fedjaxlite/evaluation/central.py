@@ -12,7 +12,7 @@ import numpy as np
 from fedjaxlite import checks, losses
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
-from fedjaxlite.local.gradients import batch_loss
+from fedjaxlite.local.batch_loss import batch_loss
 from fedjaxlite.losses.outputs import output_shape
 from fedjaxlite.lowering import lower
 from fedjaxlite.models.types import Model

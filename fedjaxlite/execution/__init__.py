@@ -6,7 +6,7 @@
     ledger.py going_on.py   what noised a state, and steps by another composition
     one_round.py    the first state; one round: draw, pass, decode, server step; its bytes
     cohort_pass.py  one pass over a cohort: work, encode, guard, sum
-    schedule.py waves.py   who is trained beside whom, and the loop over waves of lanes
+    lanes/          who is trained beside whom, and the loops over lanes
     layout.py       lanes, devices, and how they are mapped
     part_programs.py   what clients, server and sampler compute, apart from all that: for fingerprints
     federated_sum.py   one sum over a cohort, for anything that is no training

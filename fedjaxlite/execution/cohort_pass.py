@@ -8,11 +8,12 @@ import jax
 import jax.numpy as jnp
 from jax.extend.core import Jaxpr
 
-from fedjaxlite.data.client_view import ENCODE, ClientData, Wave
+from fedjaxlite.data.client_view import ENCODE, ClientData, Wave, mean_size
 from fedjaxlite.data.population import Population
+from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
+from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
+from fedjaxlite.execution.lanes.waves import run_lanes
 from fedjaxlite.execution.layout import Layout, merge
-from fedjaxlite.execution.schedule import balanced, owned
-from fedjaxlite.execution.waves import Inputs, Part, run_waves
 from fedjaxlite.protocol.algorithm import ClientOutput
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Stacked, Wire
@@ -125,6 +126,7 @@ def run_pass(
     noise: jax.Array,
     device: Any,
     layout: Layout,
+    alike: bool = False,
 ) -> Pass:
     """Runs a cohort on this device's share of lanes and sums over devices; inside `over_devices`.
 
@@ -141,20 +143,24 @@ def run_pass(
       noise: the round's key for noise that clients draw.
       device: int32 scalar, this device's index.
       layout: lanes and devices.
+      alike: whether all clients are known to have as many examples and to do all of their work.
     """
     task = client_task(client_fn, aggregator, aggregator_state, fold)
     active = cohort.selected & cohort.reported
     sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
     work = sizes * cohort.work
     per_device = jax.tree.leaves(bank)[0].shape[0] if jax.tree.leaves(bank) else 0
-    if per_device and layout.num_devices > 1:
-        schedule = owned(work, active, cohort.ids // per_device, device=device)
-        bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1)
-    else:
-        schedule = balanced(work, active, lanes=layout.lanes, device=device, num_devices=layout.num_devices)
-        bank_rows = cohort.ids
-    inputs = Inputs(population, cohort, rows, bank_rows, key, noise)
-    summed, stacked, bank = run_waves(task, inputs, bank, schedule, layout)
+    tied = per_device > 0 and layout.num_devices > 1
+    bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1) if tied else cohort.ids
+
+    def scheduled(queues: bool) -> Schedule:
+        if tied:
+            return owned(work, active, cohort.ids // per_device, device=device)
+        split: dict[str, Any] = {"device": device, "num_devices": layout.num_devices}
+        return dealt(work, active, **split) if queues else balanced(work, active, lanes=layout.lanes, **split)
+
+    inputs = Inputs(population, cohort, rows, bank_rows, key, noise, alike)
+    summed, stacked, bank = run_lanes(task, inputs, bank, scheduled, layout)
     summed, stacked = merge((summed, _widen(stacked)), layout)
     total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
     info = _pass_info(summed, stacked, cohort, active, sizes)
@@ -207,20 +213,15 @@ def traced_once(client_fn: ClientFn) -> ClientFn:
     What clients share and what they keep has to go in as the second argument: a closure would be that of one trace.
     """
 
-    @partial(jax.jit, static_argnames=("max_size", "max_steps", "platform"), inline=True)
-    def flat(
-        own: Any, lanes: Any, state: PyTree, max_size: int, max_steps: int | None, platform: str | None
-    ) -> ClientOutput:
-        wave = Wave(**lanes, max_size=max_size, max_steps=max_steps, platform=platform)
+    @partial(jax.jit, static_argnames=("static",), inline=True)
+    def flat(own: Any, lanes: Any, state: PyTree, static: tuple[Any, ...]) -> ClientOutput:
+        wave = Wave(*lanes, *static)
         return _checked(client_fn(ClientData(**own, wave=wave), state))
 
     def call(data: ClientData, state: PyTree) -> ClientOutput:
-        wave = data.wave
-        lanes = {"ids": wave.ids, "num_examples": wave.num_examples, "work": wave.work}
         own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
         own |= {"features": dict(data.features), "key": data.key, "noise": data.noise}
-        static = {"max_size": wave.max_size, "max_steps": wave.max_steps, "platform": wave.platform}
-        return flat(own, lanes, state, **static)
+        return flat(own, tuple(data.wave[:3]), state, static=tuple(data.wave[3:]))
 
     return call
 
@@ -269,7 +270,9 @@ def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -
     def one_client(features: Any, state: PyTree, noise: jax.Array) -> ClientOutput:
         zero, lanes = jnp.int32(0), (layout.lanes or 2,)
         zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
-        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, layout.platform)
+        apart = layout.execution.max_steps is None
+        static: dict[str, Any] = {"platform": layout.platform, "mean_size": mean_size(population), "taken_apart": apart}
+        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, **static)
         key = jax.random.key(0, impl="threefry2x32")
         output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, noise), state)
         return jax.tree.map(jnp.asarray, output)

@@ -107,8 +107,9 @@ def with_lanes(
     """The layout with a number of lanes, chosen where it was left open.
 
     On a CPU one lane is fastest as soon as a few models do not fit into the first cache of a core (32 kB); below that
-    lanes share the cost of each operation, and as soon as one client is much larger than the mean, lanes that wait for
-    it cost more than they save. An accelerator is filled: up to 64 models, as its memory allows.
+    lanes share the cost of each operation, up to 64 of them, or 16 as soon as one client is much larger than the mean:
+    then more lanes cost more at each change of clients than they save. An accelerator is filled: up to 64 models, as
+    its memory allows, or as few as take no more turns, unless clients are ragged.
 
     Args:
       layout: of `resolve`.
@@ -123,13 +124,15 @@ def with_lanes(
     if layout.lanes:
         return layout
     model_bytes = sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(model))
+    share = -(-capacity // layout.num_devices)
+    rows = jax.tree.leaves(dict(population.features))[0].shape[0]
+    ragged = population.max_size * population.num_clients > 2 * rows
     if layout.platform == "cpu":
-        rows = jax.tree.leaves(dict(population.features))[0].shape[0]
-        room, most = 2**15, 8 if population.max_size * population.num_clients > 2 * rows else 64
-    else:
-        room, most = (memory or _device_memory(layout)) // 64, 64
-    fit = max(1, min(most, room // max(model_bytes, 1), -(-capacity // layout.num_devices)))
-    return layout._replace(lanes=1 << (fit.bit_length() - 1))
+        fit = max(1, min(16 if ragged else 64, 2**15 // max(model_bytes, 1), share))
+        return layout._replace(lanes=1 << (fit.bit_length() - 1))
+    fit = max(1, min(64, (memory or _device_memory(layout)) // 64 // max(model_bytes, 1), share))
+    # Clients of about one size go through as many lanes as have no empty one in the last turn.
+    return layout._replace(lanes=fit if ragged else -(-share // -(-share // fit)))
 
 
 def _device_memory(layout: Layout) -> int:

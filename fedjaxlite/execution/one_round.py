@@ -8,7 +8,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
-from fedjaxlite.data.prepared_cohort import draw
+from fedjaxlite.data.prepared_cohort import all_alike, draw
 from fedjaxlite.execution.cohort_pass import (
     ClientFn,
     ClientState,
@@ -241,6 +241,7 @@ def _one_round(
         noise=for_clients,
         device=device,
         layout=layout,
+        alike=all_alike(program.sampler, data),
     )
     aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
     checks.same_structure(

@@ -8,152 +8,15 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite import checks
+from fedjaxlite.local.batch_loss import BatchLoss, LossRows, as_rows, loss_rows, mean_loss, reduced
 from fedjaxlite.local.mixed_precision import compute_in
 from fedjaxlite.local.rematerialization import rematerialize
-from fedjaxlite.losses import LossAux
 from fedjaxlite.lowering import Rewrites, should_lower
 from fedjaxlite.lowering import lower as lower_with
 from fedjaxlite.platforms import platform_of
 from fedjaxlite.variables import trainable, with_trainable
 
 PyTree = Any
-
-
-class BatchLoss(NamedTuple):
-    """A batch's loss, reduced over its real examples.
-
-    Attributes:
-      loss: float32 scalar, the mean over real examples, weighted by `LossAux.example_weight` where the loss gives it.
-      weight: float32 scalar, the sum of the real examples' weights (their number without `example_weight`).
-      metrics: dict of float32 scalars, the mean of each of `LossAux.metrics` under the same weights.
-      state: the model's new non-trainable state, or None.
-    """
-
-    loss: jax.Array
-    weight: jax.Array
-    metrics: Mapping[str, jax.Array]
-    state: PyTree
-
-
-def batch_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> BatchLoss:
-    """Evaluates a per-example loss on a padded batch and reduces it over the real examples.
-
-    Args:
-      loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
-      params: the model.
-      batch: dict of `[B, ...]`.
-      mask: bool `[B]`, True for real examples.
-      key: a random key for the loss (dropout).
-
-    Returns:
-      a BatchLoss; all zeros for a batch of padding only.
-
-    Raises:
-      ValueError: if the loss is not one number per example; when traced, so before any training.
-    """
-    size = _batch_size(batch, mask)
-    losses, aux = _unpack(call_loss(loss_fn, params, batch, key), size)
-    weight = mask.astype(jnp.float32)
-    if aux.example_weight is not None:
-        weight = weight * aux.example_weight.astype(jnp.float32)
-    total = weight.sum()
-
-    def mean(values: jax.Array) -> jax.Array:
-        # `where` and not a product: a masked row may hold anything, NaN included.
-        return (jnp.where(mask, values.astype(jnp.float32), 0.0) * weight).sum() / jnp.where(total > 0, total, 1.0)
-
-    return BatchLoss(mean(losses), total, {name: mean(values) for name, values in aux.metrics.items()}, aux.state)
-
-
-def call_loss(loss_fn: Callable[..., Any], params: PyTree, batch: Mapping[str, Any], key: Any) -> Any:
-    """What a loss function returns; where it fails on what it was given, an error that says what that was.
-
-    Args:
-      loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
-      params: the model.
-      batch: dict of `[B, ...]`.
-      key: a random key, or None.
-
-    Raises:
-      ValueError: for a feature that the data do not have.
-      TypeError: for other parameters, or another batch, than the function takes.
-    """
-    checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
-    try:
-        return loss_fn(params, batch, key)
-    except KeyError as error:
-        name = error.args[0] if error.args else None
-        features = ", ".join(repr(feature) for feature in batch)
-        raise ValueError(
-            f"the loss function read {name!r}, which is no feature of the batch (it has {features}), nor in the "
-            "parameters. Rename the feature, or correct the loss."
-        ) from error
-    except (TypeError, AttributeError, IndexError) as error:
-        if _is_own(error):
-            raise
-        checks.numeric_leaves("params", params)
-        given = {name: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}" for name, leaf in batch.items()}
-        shapes = jax.tree.map(lambda leaf: f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}", params)
-        raise TypeError(
-            f"the loss function failed ({type(error).__name__}: {str(error).partition(chr(10))[0]}) on the parameters "
-            f"{shapes} and the batch {given}. Give parameters and data that it takes, or correct it."
-        ) from error
-
-
-def _is_own(error: BaseException) -> bool:
-    """Whether the library raised it, and has said what there is to say."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return trace is not None and str(trace.tb_frame.f_globals.get("__name__", "")).startswith("fedjaxlite.")
-
-
-def _batch_size(batch: Any, mask: Any) -> int:
-    """B, of a mask `[B]` and features `[B, ...]`."""
-    if not hasattr(mask, "dtype") or not jnp.issubdtype(mask.dtype, jnp.bool_) or len(mask.shape) != 1:
-        raise TypeError(f"`mask` is {checks.shown(mask)}; expected bool [B], True for real examples.")
-    if not isinstance(batch, Mapping):
-        raise TypeError(f"`batch` is {checks.shown(batch)}; expected a dict from feature names to arrays [B, ...].")
-    for name, leaf in batch.items():
-        checks.numeric_leaves(f"batch[{name!r}]", leaf)
-        if jnp.shape(leaf)[:1] != mask.shape:
-            raise ValueError(
-                f"`batch[{name!r}]` has shape {list(jnp.shape(leaf))}, and the mask {list(mask.shape)}; expected one "
-                "row an example in both."
-            )
-    return mask.shape[0]
-
-
-def _unpack(result: Any, batch_size: int) -> tuple[jax.Array, LossAux]:
-    """What a loss function returned, in the long form; refuses everything that is not one value per example."""
-    pair = isinstance(result, tuple) and len(result) == 2
-    losses: Any = result[0] if pair else result
-    aux: Any = result[1] if pair else LossAux()
-    if not isinstance(aux, LossAux):
-        raise TypeError(
-            f"the loss function returned a {type(aux).__name__} beside the losses; expected a fedjaxlite.LossAux. "
-            "Metrics go into LossAux(metrics={...}), a new model state into LossAux(state=...)."
-        )
-    values: dict[str, Any] = {"losses": losses, "LossAux.example_weight": aux.example_weight}
-    values.update({f"LossAux.metrics[{name!r}]": value for name, value in aux.metrics.items()})
-    for name, value in values.items():
-        if value is None and name == "losses":
-            raise TypeError(
-                f"the loss function returned None; expected the losses [{batch_size}], one value per example. Write "
-                "`return`."
-            )
-        if value is not None and not hasattr(value, "dtype"):
-            raise TypeError(
-                f"the loss function returned `{name}` {checks.shown(value)}; expected an array [{batch_size}], one "
-                "value per example."
-            )
-        if value is not None and jnp.shape(value) != (batch_size,):
-            raise ValueError(
-                f"the loss function returned `{name}` of shape {list(jnp.shape(value))} for a batch of {batch_size}; "
-                f"expected [{batch_size}], one value per example. Do not average over the batch: the library does it, "
-                "with padding masked."
-            )
-    return losses, aux
 
 
 def value_and_grad(
@@ -206,6 +69,34 @@ def value_and_grad(
       >>> float(loss.loss), float(grad)
       (5.0, -4.0)
     """
+    rows_of = rows_and_grad(
+        loss_fn,
+        lower=lower,
+        lanes=lanes,
+        platform=platform,
+        compute_dtype=compute_dtype,
+        remat=remat,
+        micro_batch_size=micro_batch_size,
+    )
+
+    def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+        rows, gradient = rows_of(params, batch, mask, key)
+        return reduced(rows), gradient
+
+    return evaluate
+
+
+def rows_and_grad(
+    loss_fn: Callable[..., Any],
+    *,
+    lower: bool | Literal["auto"] = "auto",
+    lanes: int | None = None,
+    platform: str | None = None,
+    compute_dtype: Any = None,
+    remat: bool | Callable[..., Any] = False,
+    micro_batch_size: int | None = None,
+) -> Callable[..., tuple[LossRows, PyTree]]:
+    """`value_and_grad` with the loss as rows, for loops that add them up and reduce them once, at their end."""
     checks.is_function_of("params", "batch", "key", loss_fn=loss_fn)
     if lanes is not None:
         lanes = checks.positive_int(lanes=lanes)
@@ -217,26 +108,31 @@ def value_and_grad(
     narrow = compute_in(loss_fn, compute_dtype)
     rematerialize(narrow, remat)  # refuses now what it refuses
 
-    def whole(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+    def whole(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[LossRows, PyTree]:
         rewrites = should_lower(on, lanes) if lower == "auto" else Rewrites(*(lower,) * 3)
         prepared = _prepared(narrow, rewrites, on, remat)
 
-        def mean_loss(part: PyTree) -> tuple[jax.Array, BatchLoss]:
-            reduced = batch_loss(prepared, with_trainable(params, part), batch, mask, key)
-            return reduced.loss, reduced
+        def mean(part: PyTree) -> tuple[jax.Array, LossRows]:
+            rows = loss_rows(prepared, with_trainable(params, part), batch, mask, key)
+            return mean_loss(rows), rows
 
         checks.float_leaves("params", trainable(params), remedy="What is not trained goes into `fl.Variables.state`.")
-        gradient, reduced = jax.grad(mean_loss, has_aux=True)(trainable(params))
-        return reduced, gradient
+        gradient, rows = jax.grad(mean, has_aux=True)(trainable(params))
+        return rows, gradient
+
+    def chunk(on: str, *args: Any) -> tuple[BatchLoss, PyTree]:
+        rows, gradient = whole(on, *args)
+        return reduced(rows), gradient
 
     # As a jitted function it is traced once, where a caller asks for its shapes before it loops over it.
     @partial(jax.jit, static_argnums=0, inline=True)
-    def traced(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+    def traced(on: str, params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[LossRows, PyTree]:
         if micro_batch_size is None or micro_batch_size >= mask.shape[0]:
             return whole(on, params, batch, mask, key)
-        return _in_chunks(partial(whole, on), micro_batch_size, params, batch, mask, key)
+        summed, gradient = _in_chunks(partial(chunk, on), micro_batch_size, params, batch, mask, key)
+        return as_rows(summed), gradient
 
-    def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[BatchLoss, PyTree]:
+    def evaluate(params: PyTree, batch: Mapping[str, Any], mask: Any, key: Any) -> tuple[LossRows, PyTree]:
         checks.numeric_leaves("params", params)  # before jit, whose error would not name it
         return traced(platform or platform_of((params, batch)), params, batch, mask, key)
 

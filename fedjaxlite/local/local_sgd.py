@@ -8,8 +8,9 @@ import jax.numpy as jnp
 import optax
 
 from fedjaxlite import checks
-from fedjaxlite.data.client_view import ClientData, repeat
-from fedjaxlite.local.gradients import BatchLoss, add_to, mean_of, no_sums, value_and_grad
+from fedjaxlite.data.client_view import ClientData, num_repeats, repeat
+from fedjaxlite.local.batch_loss import BatchLoss, LossRows, as_rows
+from fedjaxlite.local.gradients import add_to, mean_of, no_sums, rows_and_grad, value_and_grad
 from fedjaxlite.local.optimizer_check import check_optimizer
 from fedjaxlite.variables import trainable, with_state, with_trainable
 
@@ -101,46 +102,60 @@ def local_sgd(
 
     def run(params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None) -> LocalResult:
         start = params
-        gradient = value_and_grad(loss_fn, lanes=data.wave.num_lanes, platform=data.wave.platform, **options)
+        given: dict[str, Any] = {"lanes": data.wave.num_lanes, "platform": data.wave.platform, **options}
 
-        def update(carry: _Carry, reduced: BatchLoss, grads: PyTree) -> _Carry:
+        def update(carry: _Carry, rows: LossRows, grads: PyTree) -> _Carry:
             params = carry.params
             grads = grads if correct is None else correct(grads, params)
             updates, opt_state = client_optimizer.update(grads, carry.opt_state, trainable(params))
             params = with_trainable(params, optax.apply_updates(trainable(params), updates))
-            params = params if reduced.state is None else with_state(params, reduced.state)
-            add = lambda total, mean: total + mean * reduced.weight  # noqa: E731
-            sums = jax.tree.map(add, carry.sums, {"loss": reduced.loss, **reduced.metrics})
-            return _Carry(params, opt_state, sums, carry.weight + reduced.weight, carry.steps + 1)
+            params = params if rows.state is None else with_state(params, rows.state)
+            # Row by row: over the batch they are summed once, after the loop.
+            return _Carry(params, opt_state, jax.tree.map(jnp.add, carry.sums, _sums(rows)))
 
         if batch_size is None:
-            whole = lambda params: full_gradient(gradient, params, data, chunk_size=chunk_size)  # noqa: E731
+            gradient = value_and_grad(loss_fn, **given)
+
+            def whole(params: PyTree) -> tuple[LossRows, PyTree]:
+                reduced, grads = full_gradient(gradient, params, data, chunk_size=chunk_size)
+                return as_rows(reduced), grads
+
             carry = _first_carry(params, client_optimizer, jax.eval_shape(whole, params)[0])
             count = steps if epochs is None else epochs
             carry = repeat(data, count, lambda _, c: update(c, *whole(c.params)), carry)
+            num_steps = num_repeats(data, count)
         else:
+            of_batch = rows_and_grad(loss_fn, **given)
             plan = data.batches(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
-            shapes = jax.eval_shape(lambda: gradient(params, *plan.batch(jnp.int32(0)), data.key))[0]
+            shapes = jax.eval_shape(lambda: of_batch(params, *plan.batch(jnp.int32(0)), data.key))[0]
             carry = _first_carry(params, client_optimizer, shapes)
-            carry = plan.scan(lambda c, batch, mask, key: update(c, *gradient(c.params, batch, mask, key)), carry)
-        metrics = {name: total / jnp.where(carry.weight > 0, carry.weight, 1.0) for name, total in carry.sums.items()}
+            carry = plan.scan(lambda c, batch, mask, key: update(c, *of_batch(c.params, batch, mask, key)), carry)
+            num_steps = plan.num_steps
+        sums = {name: rows.sum() for name, rows in carry.sums.items()}
+        weight = sums.pop(_WEIGHT)
+        metrics = {name: total / jnp.where(weight > 0, weight, 1.0) for name, total in sums.items()}
         delta = jax.tree.map(jnp.subtract, start, carry.params)
-        return LocalResult(carry.params, delta, carry.steps, data.num_examples, metrics, carry.opt_state)
+        return LocalResult(carry.params, delta, num_steps, data.num_examples, metrics, carry.opt_state)
 
     return run
+
+
+_WEIGHT = ""  # no name that a loss could give a metric
 
 
 class _Carry(NamedTuple):
     params: PyTree
     opt_state: Any
     sums: dict[str, jax.Array]
-    weight: jax.Array
-    steps: jax.Array
 
 
-def _first_carry(params: PyTree, client_optimizer: Any, shapes: BatchLoss) -> _Carry:
-    sums = {"loss": jnp.float32(0.0), **{name: jnp.float32(0.0) for name in shapes.metrics}}
-    return _Carry(params, client_optimizer.init(trainable(params)), sums, jnp.float32(0.0), jnp.int32(0))
+def _sums(rows: LossRows) -> dict[str, jax.Array]:
+    return {"loss": rows.losses, **rows.metrics, _WEIGHT: rows.weight}
+
+
+def _first_carry(params: PyTree, client_optimizer: Any, shapes: LossRows) -> _Carry:
+    sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _sums(shapes))
+    return _Carry(params, client_optimizer.init(trainable(params)), sums)
 
 
 def full_gradient(

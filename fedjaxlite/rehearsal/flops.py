@@ -129,10 +129,17 @@ def _of_kind(equation: Any, count: int) -> Flops:
 
 
 class RoundWork(NamedTuple):
-    """FLOPs of one client, and of the server."""
+    """FLOPs of one client, and of the server.
+
+    Attributes:
+      client: of one client, for its steps and apart from them.
+      server: of the server.
+      one_loop: whether a client's program has one loop of local steps, so that lanes need not wait for each other.
+    """
 
     client: Work
     server: Work
+    one_loop: bool = False
 
     def on_device(self, steps: float, waves: float, lanes: int) -> Flops:
         """Those of a round on one device, whose lanes compute whether or not a client is in them.

@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from fedjaxlite.data.client_view import STEP_SCOPE
+from fedjaxlite.data.local_loop import STEP_SCOPE
 from fedjaxlite.rehearsal.hlo import COLLECTIVES, NO_KERNEL, Operation, Text, num_bytes
 
 _PRODUCTS = ("dot", "convolution", "ragged-dot", "scaled-dot")

@@ -12,6 +12,7 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds, rounds
+from fedjaxlite.execution.lanes.equations import has_one_loop
 from fedjaxlite.execution.layout import Layout, resolve, with_lanes
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.progress import size
@@ -239,14 +240,15 @@ def _trial(there: _There, lanes: int, state: RoundState, population: Population,
         return Trial(lanes, None, _told(str(error)), time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     tied = bool(jax.tree.leaves(state.clients))
-    length = length_of(run.algorithm.hparams, run.sampler, population, layout, tied=tied)
+    known = {"tied": tied, "one_loop": work.one_loop}
+    length = length_of(run.algorithm.hparams, run.sampler, population, layout, **known)
     return _read(compiled, there.target, layout, length, work)._replace(lanes=lanes, compile_seconds=seconds)
 
 
 def _read(compiled: Any, target: Target, layout: Layout, length: Length | None, work: RoundWork) -> Trial:
     text = hlo.read(compiled.as_text())
     loop, a_step, exchanged = step_loop(text), traffic_of_step(text), collectives_of(text)
-    steps, waves = (length.steps, length.waves) if length else (None, None)
+    steps, waves = (length.steps, length.turns) if length else (None, None)
     whole = traffic_of_round(text, steps, waves)
     flops = work.on_device(steps or 1.0, waves or 1.0, layout.lanes)
     num_bytes = float(sum(each.num_bytes for each in exchanged))
@@ -270,7 +272,7 @@ def _read(compiled: Any, target: Target, layout: Layout, length: Length | None, 
 def _round_work(run: Rounds, state: RoundState, population: Population) -> RoundWork:
     programs = run.parts(state, population)
     client, server = (work_of(programs[name][0].jaxpr) for name in ("client", "server"))
-    return RoundWork(client, server)
+    return RoundWork(client, server, has_one_loop(programs["client"][0].jaxpr))
 
 
 def _told(error: str) -> str:
@@ -333,7 +335,7 @@ def _on_time(found: Rehearsal, best: Trial, length: Length, line: Roofline) -> l
     told = ", ".join(f"{name} {time_of(seconds)}" for name, seconds in parts.items())
     cached = " (what a step touches fits into the cache: memory does not bind)" if line.cached else ""
     return [
-        f"  schedule     {_number(length.steps, 'step')} one after another in {_number(length.waves, 'wave')}, an even "
+        f"  schedule     {_number(length.steps, 'step')} one after another in {_number(length.turns, 'turn')}, an even "
         f"split is {_number(length.even)}{drawn}{of_sizes}",
         f"  FLOP         {count_of(best.flops.total)} a round in matrix products and convolutions, counted in the "
         f"traced program{once}",

@@ -7,9 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fedjaxlite.data.client_view import mean_size
+from fedjaxlite.data.local_loop import Block
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared_cohort import all_alike
+from fedjaxlite.execution.lanes import queues
+from fedjaxlite.execution.lanes.queues import Cut
+from fedjaxlite.execution.lanes.schedule import balanced, dealt, owned
 from fedjaxlite.execution.layout import Layout
-from fedjaxlite.execution.schedule import balanced, owned
 from fedjaxlite.sampling import Cohort, Sampler
 
 _COHORTS = 8
@@ -20,14 +25,14 @@ class Length(NamedTuple):
 
     Attributes:
       steps: local steps one after another.
-      waves: turns of all lanes.
+      turns: how often lanes end clients and begin others.
       even: steps where all lanes of all devices shared the cohort's steps evenly.
       cohorts: how many cohorts were drawn; 1 where every round has the same.
       exact: whether the clients' sizes are known; else every client has the mean size.
     """
 
     steps: float
-    waves: float
+    turns: float
     even: float
     cohorts: int
     exact: bool
@@ -55,7 +60,7 @@ def client_steps(hparams: Mapping[str, Any], sizes: np.ndarray) -> np.ndarray | 
 
 
 def length_of(
-    hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout, *, tied: bool
+    hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout, *, tied: bool, one_loop: bool
 ) -> Length | None:
     """How many steps a round takes one after another.
 
@@ -65,6 +70,7 @@ def length_of(
       population: the data; their sizes are what matters, and may be shapes.
       layout: lanes and devices.
       tied: whether clients keep states, so that each is trained where its state is.
+      one_loop: whether a client's program is taken apart at its loop, so that lanes need not wait for each other.
 
     Returns:
       a Length, or None where the number of local steps is not known.
@@ -76,21 +82,41 @@ def length_of(
     # The sampler may read sizes, and no features: these may be larger than this machine.
     people = Population({}, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), int(sizes.max()))
     number = 1 if sampler.accounting.kind == "full" else min(_COHORTS, sampler.num_rounds or _COHORTS)
-    found = [steps_in_turn(_cohort(sampler, people, i), sizes, steps, layout, tied=tied) for i in range(number)]
-    turns, waves, even = (float(np.mean(column)) for column in zip(*found, strict=True))
-    return Length(turns, waves, even, number, exact)
+    cut = _cut(hparams, sampler, population, layout) if one_loop else WAVES
+    found = [steps_in_turn(_cohort(sampler, people, i), sizes, steps, layout, cut, tied=tied) for i in range(number)]
+    steps_taken, turns, even = (float(np.mean(column)) for column in zip(*found, strict=True))
+    return Length(steps_taken, turns, even, number, exact)
+
+
+WAVES = Cut(Block(1, whole=False, exact=False), None, queues=False)
+"""Lanes that begin together, and as many steps as the longest has."""
+
+
+def _cut(hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout) -> Cut:
+    sizes = np.array([population.max_size, mean_size(population)])
+    steps = client_steps(hparams, sizes)
+    largest, mean = (None, None) if steps is None else map(int, steps)
+    return queues.cut_for(
+        largest=largest,
+        mean=mean,
+        alike=all_alike(sampler, population),
+        turns=sampler.capacity / (layout.lanes * layout.num_devices),
+        lanes=layout.lanes,
+        platform=layout.platform,
+    )
 
 
 def steps_in_turn(
-    cohort: Cohort, sizes: np.ndarray, steps: np.ndarray, layout: Layout, *, tied: bool
+    cohort: Cohort, sizes: np.ndarray, steps: np.ndarray, layout: Layout, cut: Cut, *, tied: bool
 ) -> tuple[int, int, float]:
-    """One round's schedule: (steps one after another on the busiest device, its waves, an even share of the steps).
+    """One round's schedule: (steps one after another on the busiest device, its changes, an even share of the steps).
 
     Args:
       cohort: of a sampler.
       sizes: `[N]` examples of each client.
       steps: `[N]` local steps of each client that does all of its work.
       layout: lanes and devices.
+      cut: how the clients' loops are run.
       tied: whether clients are trained where their states are.
     """
     ids, share = np.asarray(cohort.ids), np.asarray(cohort.work)
@@ -103,27 +129,25 @@ def steps_in_turn(
         waves = -(-len(ids) // lanes)
         return waves * int(steps.max()), waves, float(even)
     work = jnp.asarray(sizes[ids] * share, jnp.float32)
-    orders = [np.asarray(part) for part in _schedules(work, jnp.asarray(active), ids, len(sizes), layout, tied)]
+    owners = ids // -(-len(sizes) // num_devices) if tied and num_devices > 1 else None
+    orders = [np.asarray(part) for part in _schedules(work, jnp.asarray(active), owners, layout, cut)]
     longest = (0, 0)
     for order, start, size in zip(*orders, strict=True):
         own = todo[order[start : start + size]]
-        firsts = [int(own[i : i + lanes].max()) for i in range(0, len(own), lanes)]
-        longest = max(longest, (sum(firsts), len(firsts)))
+        longest = max(longest, queues.steps_in_turn(own, lanes=lanes, cut=cut))
     return longest[0], longest[1], float(even)
 
 
-def _schedules(work: jax.Array, active: jax.Array, ids: Any, clients: int, layout: Layout, tied: bool) -> Any:
+def _schedules(work: jax.Array, active: jax.Array, owners: Any, layout: Layout, cut: Cut) -> Any:
     """The engine's own schedule of every device."""
-    num_devices = layout.num_devices
-    devices = jnp.arange(num_devices, dtype=jnp.int32)
-    if tied and num_devices > 1:
-        owner = jnp.asarray(ids // -(-clients // num_devices))
-        plan = lambda device: owned(work, active, owner, device=device)  # noqa: E731
-    else:
-        plan = lambda device: balanced(  # noqa: E731
-            work, active, lanes=layout.lanes, device=device, num_devices=num_devices
-        )
-    return jax.jit(jax.vmap(plan))(devices)
+
+    def of(device: jax.Array) -> Any:
+        if owners is not None:
+            return owned(work, active, jnp.asarray(owners), device=device)
+        split: dict[str, Any] = {"device": device, "num_devices": layout.num_devices}
+        return dealt(work, active, **split) if cut.queues else balanced(work, active, lanes=layout.lanes, **split)
+
+    return jax.jit(jax.vmap(of))(jnp.arange(layout.num_devices, dtype=jnp.int32))
 
 
 def _cohort(sampler: Sampler, people: Population, number: int) -> Cohort:

@@ -21,8 +21,6 @@ from fedjaxlite.rehearsal.targets import target_named
 
 pytestmark = [pytest.mark.accelerators, pytest.mark.covering]
 
-TRIPS_ARE_KNOWN = False
-
 
 class Workload(NamedTuple):
     """As `fedjaxlite bench` has it, with as many lanes as an accelerator takes.
@@ -51,10 +49,10 @@ def _ragged() -> np.ndarray:
 
 WORKLOADS = {
     "W1": lambda: Workload(
-        models.mlp(features=(200, 200, 10), input_shape=(28, 28, 1)), np.full(20, 600), (28, 28, 1), 10, 20, 23
+        models.mlp(features=(200, 200, 10), input_shape=(28, 28, 1)), np.full(20, 600), (28, 28, 1), 10, 20, 18
     ),
-    "W2": lambda: Workload(models.cnn(), np.full(40, 200), (28, 28, 1), 20, 16, 43),
-    "W3": lambda: Workload(models.logistic(num_classes=10, input_shape=(60,)), _ragged(), (60,), 10, 64, 12),
+    "W2": lambda: Workload(models.cnn(), np.full(40, 200), (28, 28, 1), 20, 16, 37),
+    "W3": lambda: Workload(models.logistic(num_classes=10, input_shape=(60,)), _ragged(), (60,), 10, 64, 9),
 }
 
 
@@ -70,7 +68,7 @@ def test_kernels_of_a_local_step(name: str, record_property: Any) -> None:
         f"count {own.trips or 'unknown'}; a plain scan {limit.kernels}, trip count {limit.trips or 'unknown'}",
     )
     assert own.kernels <= work.ceiling
-    assert own.trips is not None or not TRIPS_ARE_KNOWN
+    assert own.trips is not None
 
 
 def _round(work: Workload) -> hlo.Text:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedjaxlite as fl
+from fedjaxlite.execution.lanes.schedule import balanced, owned
 from fedjaxlite.execution.layout import resolve, with_lanes
-from fedjaxlite.execution.schedule import balanced, owned
 
 PEOPLE = helpers.regression((4, 9, 1, 6, 2))
 PARAMS = helpers.linear_params()
@@ -69,7 +69,7 @@ class TestLayouts:
             (600, [10] * 90, 90, 8),  # 13 models in 32 kB
             (30, [10] * 300, 300, 64),
             (600, [1] * 80 + [100] * 10, 90, 8),
-            (30, [1] * 280 + [100] * 20, 300, 8),  # a client much larger than the mean: the others would wait
+            (30, [1] * 280 + [100] * 20, 300, 16),  # a client much larger than the mean
             (30, [10] * 300, 20, 4),  # 5 clients a device
             (200_000, [10] * 90, 90, 1),
         ],
@@ -95,6 +95,10 @@ class TestLayouts:
         for limit, lanes in ((2**36, 64), (2**30, 16), (2**20, 1), (None, 64)):
             found = with_lanes(layout._replace(devices=(Accelerator(limit),)), megabyte, PEOPLE, 100)
             assert found.lanes == lanes
+
+        alike = helpers.regression((4, 4, 4, 4))
+        for capacity, lanes in ((20, 20), (65, 33), (128, 64)):
+            assert with_lanes(layout._replace(devices=(Accelerator(2**36),)), megabyte, alike, capacity).lanes == lanes
 
     def test_client_states_live_with_their_owners_and_change_where_a_client_took_part(self) -> None:
         sampler = fl.sampling.replay([[4, 1], [1, -1]])

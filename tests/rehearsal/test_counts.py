@@ -84,11 +84,22 @@ def people(sizes) -> fl.Population:
 SIZES = (3, 12, 5, 40, 7, 1, 22, 9)
 
 
-def length(lanes=2, devices=1, sizes=SIZES, sampler=None, hparams=None, max_steps=None, tied=False, population=None):
+def length(
+    lanes=2,
+    devices=1,
+    sizes=SIZES,
+    sampler=None,
+    hparams=None,
+    max_steps=None,
+    tied=False,
+    population=None,
+    one_loop=False,
+):
     sampler = sampling.full(len(sizes)) if sampler is None else sampler
     layout = resolve(fl.Execution(lanes=lanes, devices=devices, max_steps=max_steps), sampler.capacity)
     hparams = {"batch_size": 5, "epochs": 2} if hparams is None else hparams
-    return length_of(hparams, sampler, people(sizes) if population is None else population, layout, tied=tied)
+    population = people(sizes) if population is None else population
+    return length_of(hparams, sampler, population, layout, tied=tied, one_loop=one_loop)
 
 
 STEPS = [2 * -(-size // 5) for size in SIZES]
@@ -99,8 +110,15 @@ def test_a_wave_is_as_long_as_its_largest_client(lanes) -> None:
     found = length(lanes)
     ordered = sorted(STEPS, reverse=True)
     assert found.steps == sum(ordered[i] for i in range(0, len(ordered), lanes))
-    assert (found.waves, found.cohorts, found.exact) == (-(-len(SIZES) // lanes), 1, True)
+    assert (found.turns, found.cohorts, found.exact) == (-(-len(SIZES) // lanes), 1, True)
     assert found.even == sum(STEPS) / lanes
+
+
+def test_lanes_that_need_not_wait_take_fewer_steps() -> None:
+    sizes = [200, 40, 40, 40, 40, 5, 5, 5]
+    waves, queues = length(lanes=4, sizes=sizes), length(lanes=4, sizes=sizes, one_loop=True)
+    assert (waves.steps, queues.steps) == (80 + 16, 80)
+    assert queues.even == waves.even
 
 
 @pytest.mark.parametrize("devices", [2, 4])
@@ -121,7 +139,7 @@ def test_random_cohorts_are_drawn_and_averaged() -> None:
     found = length(lanes=1, sampler=sampling.uniform(3))
     assert found.cohorts == 8
     assert 3 * min(STEPS) <= found.steps <= sum(sorted(STEPS)[-3:])
-    assert found.waves == 3
+    assert found.turns == 3
 
 
 def test_stragglers_take_a_part_of_their_steps() -> None:

@@ -61,14 +61,14 @@ def test_a_plan_with_a_target_compiles_and_runs_nothing() -> None:
     (trial,) = found.trials
     assert (costs.lanes, costs.probes, found.num_devices) == (2, (), 1)
     assert trial.length is not None
-    assert (trial.length.steps, trial.length.waves) == (4 + 2 + 1, 3)
+    assert (trial.length.steps, trial.length.turns) == (4 + 2 + 1, 3)
     # Forward and by the weights: the gradient by the examples is nobody's.
     assert trial.flops.default == 7 * 2 * 2 * (2 * 5 * 6 * 4)
     assert trial.memory is not None
     assert trial.over(found.target) == 0
     told = str(costs)
     assert "1 x NVIDIA H100 80GB HBM3, compiled for and not run on" in told
-    assert "7 steps one after another in 3 waves, an even split is 6" in told
+    assert "7 steps one after another in 3 turns, an even split is 6" in told
     assert "by XLA's own account" in told
     assert "10 rounds: at least" in told
     assert "not known to the compiler" in told

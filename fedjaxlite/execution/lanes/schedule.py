@@ -1,7 +1,7 @@
-"""From a cohort to waves of lanes: who is trained beside whom, and on which device.
+"""From a cohort to lanes: who is trained beside whom, and on which device.
 
-Clients are sorted by their work, so that a wave holds clients of nearly one size and almost no step is padding. Each
-device gets a contiguous piece of the sorted list with its share of the work (any device may train any client), or the
+Clients are sorted by their work, so that lanes that begin together hold clients of nearly one size. For waves each
+device gets a contiguous piece of the sorted list with its share of the work, for queues every D-th client; or the
 clients whose states it owns.
 """
 
@@ -18,7 +18,7 @@ class Schedule(NamedTuple):
     """One device's part of a round.
 
     Attributes:
-      order: int32 `[K]`, slots of the cohort; this device trains `order[start : start + size]`, L at a time.
+      order: int32 `[K]` or fewer, slots of the cohort; this device trains `order[start : start + size]`.
       start: int32 scalar.
       size: int32 scalar.
     """
@@ -58,6 +58,29 @@ def balanced(work: jax.Array, active: jax.Array, *, lanes: int, device: Any, num
     mine = jnp.sum(owner == device, dtype=jnp.int32)
     start = jnp.minimum(before * lanes, total)
     return Schedule(order, start, jnp.minimum(mine * lanes, total - start))
+
+
+def dealt(work: jax.Array, active: jax.Array, *, device: Any, num_devices: int) -> Schedule:
+    """Deals a cohort to devices like cards, the largest clients first and every other time backwards; for queues.
+
+    Args:
+      work: float32 `[K]`.
+      active: bool `[K]`, the clients to train.
+      device: int32 scalar, this device's index.
+      num_devices: D.
+
+    Returns:
+      this device's Schedule, with an order of `[ceil(K / D)]`. The devices' clients cover every active one once; the
+      work of two devices differs by no more than the largest client's.
+    """
+    order = jnp.argsort(-jnp.where(active, work, -1.0), stable=True).astype(jnp.int32)
+    total = jnp.sum(active, dtype=jnp.int32)
+    if num_devices == 1:
+        return Schedule(order, jnp.int32(0), total)
+    deal = jnp.arange(-(-order.shape[0] // num_devices), dtype=jnp.int32)
+    place = deal * num_devices + jnp.where(deal % 2 == 0, device, num_devices - 1 - device)
+    mine = order.at[place].get(mode="clip", wrap_negative_indices=False)
+    return Schedule(mine, jnp.int32(0), jnp.sum(place < total, dtype=jnp.int32))
 
 
 def owned(work: jax.Array, active: jax.Array, owner: jax.Array, *, device: Any) -> Schedule:

@@ -1,0 +1,196 @@
+"""What lanes read of a cohort, and where the results of its clients go."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fedjaxlite.data.client_view import ClientData, Wave, mean_size
+from fedjaxlite.data.population import Population
+from fedjaxlite.execution.lanes.client_program import LaneArgs
+from fedjaxlite.execution.lanes.schedule import Schedule
+from fedjaxlite.execution.layout import Layout
+from fedjaxlite.sampling import Cohort
+
+PyTree = Any
+
+
+class Part(NamedTuple):
+    """What one client contributes.
+
+    Attributes:
+      summed: pytree that is added over clients.
+      stacked: pytree that is kept apart, one row per slot of the cohort.
+      state: pytree, what the client keeps.
+    """
+
+    summed: PyTree
+    stacked: PyTree
+    state: PyTree
+
+
+Task = Callable[[ClientData, PyTree, jax.Array, jax.Array, jax.Array], Part]
+
+
+class Inputs(NamedTuple):
+    """What the lanes read.
+
+    Attributes:
+      population: the data.
+      cohort: who takes part.
+      rows: int32 `[K]`, where each slot's client stands in the population.
+      bank_rows: int32 `[K]`, where each slot's state stands in this device's bank.
+      key: the round's client key.
+      noise: the round's key for noise that clients draw.
+      alike: static, whether all clients are known to have as many examples and to do all of their work.
+    """
+
+    population: Population
+    cohort: Cohort
+    rows: jax.Array
+    bank_rows: jax.Array
+    key: jax.Array
+    noise: jax.Array
+    alike: bool = False
+
+
+class Results(NamedTuple):
+    """What a device's clients have given so far.
+
+    Attributes:
+      summed: pytree, the sum over clients.
+      stacked: pytree of `[K, ...]`, this device's rows filled and zeros elsewhere.
+      bank: pytree with a leading axis of this device's clients, what they keep.
+    """
+
+    summed: PyTree
+    stacked: PyTree
+    bank: PyTree
+
+
+def everyone(inputs: Inputs, schedule: Schedule) -> LaneArgs:
+    """What lanes take of every client in the schedule's order, `[K]` on every leaf, without what it keeps."""
+    population, cohort = inputs.population, inputs.cohort
+    row = read(inputs.rows, schedule.order)
+    offset = read(population.offsets, row)
+    of = lambda table: read(table, schedule.order)  # noqa: E731
+    num_examples = read(population.offsets, row + 1) - offset
+    alive = jnp.ones_like(schedule.order, bool)
+    return LaneArgs(offset, num_examples, of(cohort.work), of(cohort.ids), of(cohort.scale), schedule.order, (), alive)
+
+
+class Turn(NamedTuple):
+    """The clients that lanes train next; `[L]` on every leaf.
+
+    Attributes:
+      slot: int32, their places in the cohort.
+      alive: bool, whether there is one.
+      told: what is known of it ahead.
+      state: what it keeps.
+    """
+
+    slot: jax.Array
+    alive: jax.Array
+    told: tuple[Any, ...]
+    state: PyTree
+
+
+def turn_at(inputs: Inputs, schedule: Schedule, table: tuple[Any, ...], place: jax.Array, bank: PyTree) -> Turn:
+    """The clients at these places of the schedule, int32 `[L]`; past its end, nobody."""
+    alive = place < schedule.size
+    # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
+    here = jnp.where(alive, schedule.start + place, 0)
+    slot = read(schedule.order, here)
+    banked = read(inputs.bank_rows, slot)
+    of_bank = jax.tree.map(lambda leaf: read(leaf, banked), bank)
+    return Turn(slot, alive, jax.tree.map(lambda leaf: read(leaf, here), table), of_bank)
+
+
+def in_order(inputs: Inputs, schedule: Schedule, place: jax.Array, bank: PyTree) -> LaneArgs:
+    """What lanes take that train the clients at these places of the schedule, int32 `[L]`; past its end, nobody."""
+    population, cohort = inputs.population, inputs.cohort
+    alive = place < schedule.size
+    # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
+    slot = read(schedule.order, jnp.where(alive, schedule.start + place, 0))
+    row = read(inputs.rows, slot)
+    offset = read(population.offsets, row)
+    num_examples = jnp.where(alive, read(population.offsets, row + 1) - offset, 0)
+    work = jnp.where(alive, read(cohort.work, slot), 1.0)
+    banked = read(inputs.bank_rows, slot)
+    states = jax.tree.map(lambda leaf: read(leaf, banked), bank)
+    return LaneArgs(offset, num_examples, work, read(cohort.ids, slot), read(cohort.scale, slot), slot, states, alive)
+
+
+def one_client(task: Task, inputs: Inputs, layout: Layout, lanes: LaneArgs | None) -> Callable[[LaneArgs], Part]:
+    """The work of one client as a function of what a lane takes.
+
+    Args:
+      task: `task(data, state, alive, scale, slot) -> Part`.
+      inputs: what the lanes read.
+      layout: for how many lanes, and where.
+      lanes: what all lanes take, `[L]`, for a client that loops along with them; None for one that is taken apart.
+    """
+    population = inputs.population
+    static: dict[str, Any] = {
+        "platform": layout.platform,
+        "mean_size": mean_size(population),
+        "taken_apart": lanes is None,
+    }
+
+    def work(own: LaneArgs) -> Part:
+        key, noise = (jax.random.fold_in(root, own.client) for root in (inputs.key, inputs.noise))
+        of_all = lanes or jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (layout.lanes,)), own._replace(state=()))
+        shared = (of_all.client, of_all.num_examples, of_all.work)
+        wave = Wave(*shared, population.max_size, layout.execution.max_steps, **static)
+        data = ClientData(population.features, own.offset, own.num_examples, own.client, own.work, key, wave, noise)
+        return task(data, own.state, own.alive, own.scale, own.slot)
+
+    return work
+
+
+def nothing_yet(part: Part, capacity: int, bank: PyTree) -> Results:
+    """Results before the first client; `part` holds the shapes of one client's."""
+    summed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.summed)
+    stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), part.stacked)
+    return Results(summed, stacked, bank)
+
+
+def with_parts(results: Results, parts: Part, slot: jax.Array, done: jax.Array, inputs: Inputs) -> Results:
+    """The results with those of the lanes that are done; parts, slots and `done` have a leading axis `[L]`."""
+    capacity = inputs.cohort.ids.shape[0]
+    summed = jax.tree.map(lambda total, new: total + _over_lanes(new), results.summed, parts.summed)
+    # Rows of other lanes go to an index past the end, which drops them.
+    to_slot = jnp.where(done, slot, capacity)
+    stacked = jax.tree.map(lambda all_, new: _write(all_, to_slot, new), results.stacked, parts.stacked)
+    rows = read(inputs.bank_rows, slot)
+    bank = jax.tree.map(
+        lambda all_, new: _write(all_, jnp.where(done, rows, all_.shape[0]), new), results.bank, parts.state
+    )
+    return Results(summed, stacked, bank)
+
+
+def over_lanes(fn: Callable[..., Any], layout: Layout) -> Callable[..., Any]:
+    """`jax.vmap(fn)` over the lanes; one lane needs none: the compiler sees plain operations."""
+    if layout.lanes > 1:
+        return jax.vmap(fn)
+
+    def alone(*args: Any) -> Any:
+        found = fn(*jax.tree.map(lambda leaf: leaf[0], args))
+        return jax.tree.map(lambda leaf: jnp.asarray(leaf)[None], found)
+
+    return alone
+
+
+def read(table: jax.Array, index: jax.Array) -> jax.Array:
+    """Rows of a table."""
+    # Indices count from the front: without the wrapping of negative ones, half of the loop's operations are gone.
+    return table.at[index].get(mode="clip", wrap_negative_indices=False)
+
+
+def _write(table: jax.Array, index: jax.Array, new: jax.Array) -> jax.Array:
+    return table.at[index].set(new, mode="drop", wrap_negative_indices=False)
+
+
+def _over_lanes(leaf: jax.Array) -> jax.Array:
+    return leaf[0] if leaf.shape[0] == 1 else leaf.sum(0, dtype=leaf.dtype)
