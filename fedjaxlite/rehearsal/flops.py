@@ -134,12 +134,13 @@ class RoundWork(NamedTuple):
     Attributes:
       client: of one client, for its steps and apart from them.
       server: of the server.
-      one_loop: whether a client's program has one loop of local steps, so that lanes need not wait for each other.
+      change_cost: what a client costs apart from its one loop of local steps, in steps; None where it has no such loop,
+        so that lanes wait for each other.
     """
 
     client: Work
     server: Work
-    one_loop: bool = False
+    change_cost: int | None = None
 
     def on_device(self, steps: float, waves: float, lanes: int) -> Flops:
         """Those of a round on one device, whose lanes compute whether or not a client is in them.

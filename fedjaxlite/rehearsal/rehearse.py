@@ -12,7 +12,7 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds, rounds
-from fedjaxlite.execution.lanes.equations import has_one_loop
+from fedjaxlite.execution.lanes.equations import change_cost, has_one_loop
 from fedjaxlite.execution.layout import Layout, resolve, with_lanes
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.progress import size
@@ -240,7 +240,7 @@ def _trial(there: _There, lanes: int, state: RoundState, population: Population,
         return Trial(lanes, None, _told(str(error)), time.perf_counter() - begin)
     seconds = time.perf_counter() - begin
     tied = bool(jax.tree.leaves(state.clients))
-    known = {"tied": tied, "one_loop": work.one_loop}
+    known: dict[str, Any] = {"tied": tied, "change_cost": work.change_cost}
     length = length_of(run.algorithm.hparams, run.sampler, population, layout, **known)
     return _read(compiled, there.target, layout, length, work)._replace(lanes=lanes, compile_seconds=seconds)
 
@@ -272,7 +272,8 @@ def _read(compiled: Any, target: Target, layout: Layout, length: Length | None, 
 def _round_work(run: Rounds, state: RoundState, population: Population) -> RoundWork:
     programs = run.parts(state, population)
     client, server = (work_of(programs[name][0].jaxpr) for name in ("client", "server"))
-    return RoundWork(client, server, has_one_loop(programs["client"][0].jaxpr))
+    program = programs["client"][0].jaxpr
+    return RoundWork(client, server, change_cost(program) if has_one_loop(program) else None)
 
 
 def _told(error: str) -> str:

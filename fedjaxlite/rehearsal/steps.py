@@ -60,7 +60,13 @@ def client_steps(hparams: Mapping[str, Any], sizes: np.ndarray) -> np.ndarray | 
 
 
 def length_of(
-    hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout, *, tied: bool, one_loop: bool
+    hparams: Mapping[str, Any],
+    sampler: Sampler,
+    population: Population,
+    layout: Layout,
+    *,
+    tied: bool,
+    change_cost: int | None,
 ) -> Length | None:
     """How many steps a round takes one after another.
 
@@ -70,7 +76,7 @@ def length_of(
       population: the data; their sizes are what matters, and may be shapes.
       layout: lanes and devices.
       tied: whether clients keep states, so that each is trained where its state is.
-      one_loop: whether a client's program is taken apart at its loop, so that lanes need not wait for each other.
+      change_cost: what a client costs apart from its loop, in steps; None where its program is not taken apart.
 
     Returns:
       a Length, or None where the number of local steps is not known.
@@ -82,7 +88,7 @@ def length_of(
     # The sampler may read sizes, and no features: these may be larger than this machine.
     people = Population({}, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), int(sizes.max()))
     number = 1 if sampler.accounting.kind == "full" else min(_COHORTS, sampler.num_rounds or _COHORTS)
-    cut = _cut(hparams, sampler, population, layout) if one_loop else WAVES
+    cut = WAVES if change_cost is None else _cut(hparams, sampler, population, layout, change_cost)
     found = [steps_in_turn(_cohort(sampler, people, i), sizes, steps, layout, cut, tied=tied) for i in range(number)]
     steps_taken, turns, even = (float(np.mean(column)) for column in zip(*found, strict=True))
     return Length(steps_taken, turns, even, number, exact)
@@ -92,7 +98,7 @@ WAVES = Cut(Block(1, whole=False, exact=False), None, queues=False)
 """Lanes that begin together, and as many steps as the longest has."""
 
 
-def _cut(hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout) -> Cut:
+def _cut(hparams: Mapping[str, Any], sampler: Sampler, population: Population, layout: Layout, change_cost: int) -> Cut:
     sizes = np.array([population.max_size, mean_size(population)])
     steps = client_steps(hparams, sizes)
     largest, mean = (None, None) if steps is None else map(int, steps)
@@ -103,6 +109,7 @@ def _cut(hparams: Mapping[str, Any], sampler: Sampler, population: Population, l
         turns=sampler.capacity / (layout.lanes * layout.num_devices),
         lanes=layout.lanes,
         platform=layout.platform,
+        change_cost=change_cost,
     )
 
 

@@ -112,3 +112,14 @@ def test_a_key_that_no_step_reads_is_not_drawn() -> None:
     begun = program.begin(program.ahead(args_of(0)), args_of(0).state)
     drawn = program.draw(begun.kept, jnp.int32(0))
     assert not any(jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) for leaf in drawn)
+
+
+def test_what_costs_more_than_steps_is_a_dear_change() -> None:
+    def masked(data: ClientData, state: Any) -> Any:
+        total = one_loop(data, state)[0]
+        return jax.lax.fori_loop(0, 20, lambda i, x: jnp.sin(x) * 2 + i.astype(jnp.float32), jnp.full((4000,), total))
+
+    plain, dear = (take_apart(work(update), args_of(0)).program for update in (one_loop, masked))
+    assert plain is not None
+    assert dear is not None
+    assert plain.change_cost <= 16 < dear.change_cost

@@ -23,9 +23,8 @@ STEPS = st.lists(st.integers(0, 60), min_size=1, max_size=40)
 @settings(max_examples=60, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=8, max_size=8), st.booleans(), st.sampled_from([1, 4]))
 def test_the_host_counts_as_the_program_does(left: list[int], more: bool, size: int) -> None:
-    block = Block(size, whole=size > 1, exact=False)
-    found = int(until_change(jnp.int32(left), jnp.bool_(more), block))
-    queue = Cut(block, None, queues=True)
+    queue = Cut(Block(size, whole=size > 1, exact=False), None, queues=True)
+    found = int(until_change(jnp.int32(left), jnp.bool_(more), queue))
     steps, changes = steps_in_turn(np.array(sorted(left, reverse=True)), lanes=8, cut=queue)
     assert (steps, changes) == (-(-max(left) // size) * size, 1)
     assert found in range(steps + 1)
@@ -73,6 +72,16 @@ def test_five_hundred_ragged_clients(platform: str, lanes: int) -> None:
         f"{platform}, {lanes} lanes: {steps} steps in turn; an even split is {even:.1f}, the largest client {largest}"
     )
     assert steps <= max(1.15 * even, 1.05 * largest)
+
+
+def test_the_dearer_a_change_the_longer_lanes_wait() -> None:
+    ordered = np.sort(-(-lognormal_clients() // 10))[::-1]
+    found = [steps_in_turn(ordered, lanes=8, cut=Cut(ONE_BY_ONE, None, True, cost)) for cost in (1, 4, 16, 64)]
+    waves = steps_in_turn(ordered, lanes=8, cut=Cut(ONE_BY_ONE, None, False))
+    steps, changes = zip(*found, strict=True)
+    assert list(changes) == sorted(changes, reverse=True)
+    assert changes[-1] <= waves[1] + 1
+    assert max(steps) <= waves[0]
 
 
 def ragged(sizes: list[int]) -> fl.Population:

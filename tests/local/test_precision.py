@@ -1,7 +1,7 @@
 """In which precision products are computed: what `compute_dtype` asks for, what the default gives, what stays exact."""
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -204,7 +204,12 @@ def without_products(params: Any, batch: Any, key: Any) -> jax.Array:
     return (jnp.sum(batch["x"] * params["w"][None], -1) + params["b"] - batch["y"]) ** 2
 
 
-@pytest.mark.parametrize("name", [method.name for method in METHODS])
+def some_often(names: Iterable[str], every: int) -> list[Any]:
+    """All names; but for each so many the tests are slow ones."""
+    return [pytest.param(n, marks=[] if i % every == 0 else pytest.mark.slow) for i, n in enumerate(names)]
+
+
+@pytest.mark.parametrize("name", some_often((method.name for method in METHODS), 6))
 def test_methods_leave_no_product_of_their_own_to_the_default(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What lies beside the loss, such as the server's step or a matrix that is inverted, is the method's promise."""
     monkeypatch.setattr(helpers, "linear_loss", without_products)
@@ -227,7 +232,7 @@ def _traced(
     return jax.make_jaxpr(first_round)(params, people, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", some_often(CHAINS, 3))
 def test_rounds_and_codecs_leave_no_product_to_the_default(name: str) -> None:
     """Sums over clients, rotations, correlated noise: what they promise holds wherever they run."""
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}

@@ -93,13 +93,13 @@ def length(
     max_steps=None,
     tied=False,
     population=None,
-    one_loop=False,
+    change_cost=None,
 ):
     sampler = sampling.full(len(sizes)) if sampler is None else sampler
     layout = resolve(fl.Execution(lanes=lanes, devices=devices, max_steps=max_steps), sampler.capacity)
     hparams = {"batch_size": 5, "epochs": 2} if hparams is None else hparams
     population = people(sizes) if population is None else population
-    return length_of(hparams, sampler, population, layout, tied=tied, one_loop=one_loop)
+    return length_of(hparams, sampler, population, layout, tied=tied, change_cost=change_cost)
 
 
 STEPS = [2 * -(-size // 5) for size in SIZES]
@@ -116,7 +116,7 @@ def test_a_wave_is_as_long_as_its_largest_client(lanes) -> None:
 
 def test_lanes_that_need_not_wait_take_fewer_steps() -> None:
     sizes = [200, 40, 40, 40, 40, 5, 5, 5]
-    waves, queues = length(lanes=4, sizes=sizes), length(lanes=4, sizes=sizes, one_loop=True)
+    waves, queues = length(lanes=4, sizes=sizes), length(lanes=4, sizes=sizes, change_cost=1)
     assert (waves.steps, queues.steps) == (80 + 16, 80)
     assert queues.even == waves.even
 

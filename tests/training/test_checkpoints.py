@@ -79,11 +79,12 @@ def lines_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-def test_a_run_killed_three_times_ends_with_the_same_bits(tmp_path: Path) -> None:
+@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path: Path, times: int) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     uninterrupted = None
     moments = random.Random(0)
-    for kill in range(3):
+    for kill in range(times):
         process = start(broken)
         # After some rounds more than before, and then anywhere: in a round, a record, an evaluation or a checkpoint.
         wanted = NUM_ROUNDS * (kill + 1) // 5

@@ -14,6 +14,7 @@ from jax.extend.core import Jaxpr, JaxprEqn, Var
 from fedjaxlite.data.local_loop import LOCAL_STEPS, known_steps
 from fedjaxlite.execution.lanes.client_loop import Loop, loop_of
 from fedjaxlite.execution.lanes.equations import (
+    change_cost,
     depending,
     has_one_loop,
     holds_loop,
@@ -81,6 +82,7 @@ class ClientProgram(NamedTuple):
       step: `step(kept, step, drawn, carry) -> carry`.
       end: `end(alive, kept, carry) -> ` what the whole program gives.
       steps_of: `steps_of(num_examples, work) -> int`, the steps of such a client; None where these do not tell.
+      change_cost: what begin and end cost, in steps.
     """
 
     ahead: Callable[[LaneArgs], tuple[Any, ...]]
@@ -89,6 +91,7 @@ class ClientProgram(NamedTuple):
     step: Callable[[tuple[Any, ...], Any, tuple[Any, ...], tuple[Any, ...]], tuple[Any, ...]]
     end: Callable[[Any, tuple[Any, ...], tuple[Any, ...]], PyTree]
     steps_of: Callable[[int, float], int | None]
+    change_cost: int
 
 
 class TakenApart(NamedTuple):
@@ -169,7 +172,7 @@ def _parts(
         run(halves.ends, here)
         return jax.tree.unflatten(structure, [read(here, atom) for atom in flat.outvars])
 
-    return ClientProgram(ahead, begin, draw, step, end, _steps_of(flat, inner.num_steps, places))
+    return ClientProgram(ahead, begin, draw, step, end, _steps_of(flat, inner.num_steps, places), change_cost(flat))
 
 
 class _Halves(NamedTuple):

@@ -1,5 +1,6 @@
 """Equations of traced programs: which of them rest on which, how they are run, and where the loop of local steps is."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -25,6 +26,30 @@ def inlined(program: Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[
             results = bind(equation, operands, {})
         values.update(zip(equation.outvars, results, strict=True))
     return [read(values, atom) for atom in program.outvars]
+
+
+def change_cost(program: Jaxpr) -> int:
+    """What a client's program costs apart from its one loop, in steps of the loop: a power of two, at least 1.
+
+    By entries that are computed, where four multiplications and additions of a matrix product count as one: only
+    whether it is far from one step is asked, as it is where messages are masked or rotated.
+    """
+    equations = list(at_top(program))
+    once = sum(map(_effort, equations))
+    a_step = sum(_effort(equation) for equation in equations if is_named(equation, LOCAL_STEPS))
+    return 1 << max(0, round(math.log2(max(once - a_step, 1.0) / max(a_step, 1.0))))
+
+
+def _effort(equation: JaxprEqn) -> float:
+    inner = [sum(map(_effort, program.eqns)) for program in _programs_in(equation)]
+    if inner:  # a loop of unknown length counts once
+        return equation.params.get("length", 1) * sum(inner)
+    entries = float(sum(getattr(v.aval, "size", 1) for v in equation.outvars))
+    if equation.primitive is p.dot_general_p:
+        (contracted, _), _ = equation.params["dimension_numbers"]
+        left: Any = equation.invars[0].aval
+        return entries * math.prod(left.shape[axis] for axis in contracted) / 2
+    return entries
 
 
 def is_named(equation: JaxprEqn, name: str) -> bool:

@@ -1,8 +1,9 @@
 """Lanes that begin their next client as they are done: no lane waits for the largest client of a wave.
 
 The order is the schedule's, the largest first; a lane that is free takes the next client. Ending clients and beginning
-others costs about as much as some steps, so lanes that are done wait until as much was lost by waiting: then all of
-them go on at once. The loop costs at most twice what it would if it had known the future (ski rental).
+others costs as much as some steps: one where messages are plain, dozens where they are masked. So lanes that are done
+wait until as much was lost by waiting; then all of them go on at once. The loop costs at most twice what it would if it
+had known the future (ski rental).
 """
 
 from collections.abc import Callable
@@ -21,8 +22,6 @@ from fedjaxlite.execution.layout import Layout
 from fedjaxlite.keys import is_random_key
 
 PyTree = Any
-# What ending clients and beginning others costs, in steps of all lanes.
-_CHANGE = 1
 # Steps that are drawn and run as one block where all clients take as many.
 _MOST_STATIC = 1024
 
@@ -34,11 +33,13 @@ class Cut(NamedTuple):
       block: how they are cut.
       trips: the steps of every client, where all are known to take as many; else None.
       queues: whether lanes take their next client as they are done.
+      change_cost: what ending clients and beginning others costs, in steps.
     """
 
     block: Block
     trips: int | None
     queues: bool
+    change_cost: int = 1
 
 
 def cut_of(program: ClientProgram, inputs: Inputs, layout: Layout) -> Cut:
@@ -51,11 +52,19 @@ def cut_of(program: ClientProgram, inputs: Inputs, layout: Layout) -> Cut:
         turns=inputs.cohort.ids.shape[0] / (layout.lanes * layout.num_devices),
         lanes=layout.lanes,
         platform=layout.platform,
+        change_cost=program.change_cost,
     )
 
 
 def cut_for(
-    *, largest: int | None, mean: float | None, alike: bool, turns: float, lanes: int, platform: str | None
+    *,
+    largest: int | None,
+    mean: float | None,
+    alike: bool,
+    turns: float,
+    lanes: int,
+    platform: str | None,
+    change_cost: int = 1,
 ) -> Cut:
     """How the loops of clients are run.
 
@@ -66,6 +75,7 @@ def cut_for(
       turns: clients that a lane trains one after the other.
       lanes: L.
       platform: "cpu", "gpu", "tpu" ...
+      change_cost: what ending clients and beginning others costs, in steps.
     """
     alone = lanes == 1
     if alike and largest:
@@ -73,7 +83,8 @@ def cut_for(
             return Cut(Block(largest, whole=True, exact=True), largest, queues=False)
         return Cut(block_of(platform, largest=largest, mean=largest, alone=alone), largest, queues=False)
     block = block_of(platform, largest=largest, mean=mean, turns=turns, alone=alone)
-    return Cut(block, None, queues=not alone and turns > 1 and (largest is None or largest != mean))
+    queues = not alone and turns > 1 and (largest is None or largest != mean)
+    return Cut(block, None, queues, change_cost)
 
 
 def run_some(program: ClientProgram, block: Block, layout: Layout, begun: Begun, first: jax.Array, trips: Any) -> Any:
@@ -151,7 +162,7 @@ def run_queues(
         lanes = jax.tree.map(partial(_where, fresh), new, lanes)
         waiting = waiting + jnp.sum(fresh, dtype=jnp.int32)
         left = jnp.where(lanes.busy, lanes.begun.num_steps - lanes.next_step, 0)
-        trips = until_change(left, waiting < size, cut.block)
+        trips = until_change(left, waiting < size, cut)
         carry = run_some(program, cut.block, layout, lanes.begun, lanes.next_step, trips)
         done = lanes.busy & (left <= trips)
         parts = jax.vmap(program.end)(done, lanes.begun.kept, carry)
@@ -174,29 +185,30 @@ def _next_places(waiting: jax.Array, busy: jax.Array) -> jax.Array:
     return waiting + jnp.cumsum(free, dtype=jnp.int32) - free.astype(jnp.int32)
 
 
-def until_change(left: jax.Array, more: jax.Array, block: Block) -> jax.Array:
+def until_change(left: jax.Array, more: jax.Array, cut: Cut) -> jax.Array:
     """Steps until the next change.
 
     Args:
       left: int32 `[L]`, the steps that each lane has left.
       more: bool, whether clients wait.
-      block: how loops are cut.
+      cut: how loops are run.
 
     Returns:
       int32: as many as the lane with most has left, or fewer where clients wait and the lanes that are done by then
       have lost as much as a change costs.
     """
-    return _until_change(jnp, left, more, block)
+    return _until_change(jnp, left, more, cut)
 
 
-def _until_change(xp: Any, left: Any, more: Any, block: Block) -> Any:
+def _until_change(xp: Any, left: Any, more: Any, cut: Cut) -> Any:
     most = xp.max(left)
     count = xp.arange(1, left.shape[0] + 1, dtype=xp.int32)
     # With k lanes done at t, k t - (their steps) were lost; the loss at t is the largest of these over k.
-    reached = xp.min((_CHANGE * left.shape[0] + xp.cumsum(xp.sort(left), dtype=xp.int32)) // count)
+    reached = xp.min((cut.change_cost * left.shape[0] + xp.cumsum(xp.sort(left), dtype=xp.int32)) // count)
     trips = xp.where(more, xp.minimum(most, reached), most)
     trips = xp.maximum(trips, xp.minimum(most, 1))
-    return -(-trips // block.size) * block.size if block.whole else trips
+    size = cut.block.size
+    return -(-trips // size) * size if cut.block.whole else trips
 
 
 def steps_in_turn(num_steps: np.ndarray, *, lanes: int, cut: Cut) -> tuple[int, int]:
@@ -221,7 +233,7 @@ def steps_in_turn(num_steps: np.ndarray, *, lanes: int, cut: Cut) -> tuple[int, 
         left[fresh], busy[fresh] = num_steps[waiting : waiting + len(fresh)], True
         waiting += len(fresh)
         remaining = np.where(busy, left, 0)
-        trips = int(_until_change(np, remaining.astype(np.int32), waiting < len(num_steps), cut.block))
+        trips = int(_until_change(np, remaining.astype(np.int32), waiting < len(num_steps), cut))
         steps, changes, left = steps + trips, changes + 1, left - trips
         busy &= left > 0
     return steps, changes
