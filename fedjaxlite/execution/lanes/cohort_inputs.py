@@ -86,17 +86,17 @@ class Turn(NamedTuple):
     Attributes:
       slot: int32, their places in the cohort.
       alive: bool, whether there is one.
-      told: what is known of it ahead.
+      told: what a table of the whole cohort says of it.
       state: what it keeps.
     """
 
     slot: jax.Array
     alive: jax.Array
-    told: tuple[Any, ...]
+    told: Any
     state: PyTree
 
 
-def turn_at(inputs: Inputs, schedule: Schedule, table: tuple[Any, ...], place: jax.Array, bank: PyTree) -> Turn:
+def turn_at(inputs: Inputs, schedule: Schedule, table: PyTree, place: jax.Array, bank: PyTree) -> Turn:
     """The clients at these places of the schedule, int32 `[L]`; past its end, nobody."""
     alive = place < schedule.size
     # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
@@ -107,19 +107,12 @@ def turn_at(inputs: Inputs, schedule: Schedule, table: tuple[Any, ...], place: j
     return Turn(slot, alive, jax.tree.map(lambda leaf: read(leaf, here), table), of_bank)
 
 
-def in_order(inputs: Inputs, schedule: Schedule, place: jax.Array, bank: PyTree) -> LaneArgs:
-    """What lanes take that train the clients at these places of the schedule, int32 `[L]`; past its end, nobody."""
-    population, cohort = inputs.population, inputs.cohort
-    alive = place < schedule.size
-    # An empty lane reads the largest active client: backwards, even a masked NaN of an absent one would spread.
-    slot = read(schedule.order, jnp.where(alive, schedule.start + place, 0))
-    row = read(inputs.rows, slot)
-    offset = read(population.offsets, row)
-    num_examples = jnp.where(alive, read(population.offsets, row + 1) - offset, 0)
-    work = jnp.where(alive, read(cohort.work, slot), 1.0)
-    banked = read(inputs.bank_rows, slot)
-    states = jax.tree.map(lambda leaf: read(leaf, banked), bank)
-    return LaneArgs(offset, num_examples, work, read(cohort.ids, slot), read(cohort.scale, slot), slot, states, alive)
+def in_order(inputs: Inputs, schedule: Schedule, table: LaneArgs, place: jax.Array, bank: PyTree) -> LaneArgs:
+    """What lanes take that train the clients at these places, int32 `[L]`; `table` is that of `everyone`."""
+    now = turn_at(inputs, schedule, table, place, bank)
+    num_examples = jnp.where(now.alive, now.told.num_examples, 0)
+    work = jnp.where(now.alive, now.told.work, 1.0)
+    return now.told._replace(num_examples=num_examples, work=work, state=now.state, alive=now.alive)
 
 
 def one_client(task: Task, inputs: Inputs, layout: Layout, lanes: LaneArgs | None) -> Callable[[LaneArgs], Part]:

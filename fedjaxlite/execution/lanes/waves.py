@@ -49,7 +49,9 @@ def run_lanes(
       the Results of this device's clients.
     """
     schedule = scheduled(False)
-    lanes = jax.eval_shape(lambda: in_order(inputs, schedule, jnp.arange(layout.lanes, dtype=jnp.int32), bank))
+    all_of_them = everyone(inputs, schedule)
+    at = partial(in_order, inputs, schedule, all_of_them)
+    lanes = jax.eval_shape(lambda: at(jnp.arange(layout.lanes, dtype=jnp.int32), bank))
     one = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), lanes)
     whole = one_client(task, inputs, layout, None)
     static = layout.execution.max_steps is not None or jax.config.values["jax_disable_jit"]
@@ -58,14 +60,16 @@ def run_lanes(
     if program is None:
 
         def together(place: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
-            args = in_order(inputs, schedule, place, bank)
+            args = at(place, bank)
             work = found.whole or one_client(task, inputs, layout, args)
             return over_lanes(work, layout)(args), args.slot, args.alive
 
         return _waves(together, inputs, results, schedule, layout)
     cut = cut_of(program, inputs, layout)
-    schedule = scheduled(True) if cut.queues else schedule
-    table = jax.vmap(program.ahead)(everyone(inputs, schedule))
+    if cut.queues:
+        schedule = scheduled(True)
+        all_of_them = everyone(inputs, schedule)
+    table = jax.vmap(program.ahead)(all_of_them)
     turn = partial(turn_at, inputs, schedule, table)
     if cut.queues:
         return run_queues(program, cut, turn, inputs, results, schedule.size, layout)
