@@ -15,6 +15,9 @@ from jax.extend.core import get_opaque_trace_state
 
 from fedjaxlite import checks
 
+OF_NO_CLIENT = np.uint32(2**32 - 1)
+"""What a round's client key is folded with for what all clients share: no client has this id."""
+
 
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)

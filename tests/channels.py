@@ -48,7 +48,8 @@ def as_channel(chain: fl.Aggregator, wire: fl.Wire) -> Channel:
     def encode_all(state: Any, updates: PyTree, scalars: Any, weights: Any) -> fl.Message:
         def encode(update: Any, own: Any, weight: Any, i: Any) -> fl.Message:
             info = fl.ClientInfo(i, weight, jax.random.key(i), jnp.bool_(True))
-            return chain.encode(state, own_state, fl.Message(update, jnp.int32(1), own), info)[0]
+            message, _ = chain.encode(state, own_state, fl.Message(update, jnp.int32(1), own), info)
+            return chain.read(state, message, info)
 
         ids = jnp.arange(weights.shape[0], dtype=jnp.int32)
         messages = jax.vmap(encode)(updates, scalars, weights, ids)

@@ -153,5 +153,5 @@ def evaluate_personalized(
 
 
 def _report(info: Any, population: Population) -> ClientReport:
-    own = {name: np.asarray(v) for name, v in info.clients.items() if name not in ("id", "num_examples", "in_sum")}
+    own = {name: np.asarray(info.clients[name]) for name in info.metrics}  # without what the engine tells of clients
     return ClientReport(np.diff(np.asarray(population.offsets)), own)

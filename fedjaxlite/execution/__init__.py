@@ -4,8 +4,9 @@
     round_state.py  what a run carries from round to round
     first_keys.py   the random streams of a run: what follows from its key, and what has to be a secret
     ledger.py going_on.py   what noised a state, and steps by another composition
-    one_round.py    the first state; one round: draw, pass, decode, server step; its bytes
-    cohort_pass.py  one pass over a cohort: work, encode, guard, sum
+    one_round.py    the first state; one round: draw, pass, decode, server step
+    cohort_pass.py  one pass over a cohort: work, encode, read, guard, sum
+    bytes_sent.py   the ledger of bytes, of one client and of each
     lanes/          who is trained beside whom, and the loops over lanes
     layout.py       lanes, devices, and how they are mapped
     part_programs.py   what clients, server and sampler compute, apart from all that: for fingerprints

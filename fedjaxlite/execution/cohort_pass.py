@@ -10,6 +10,7 @@ from jax.extend.core import Jaxpr
 
 from fedjaxlite.data.client_view import ENCODE, ClientData, Wave, mean_size
 from fedjaxlite.data.population import Population
+from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
 from fedjaxlite.execution.lanes.waves import run_lanes
@@ -19,6 +20,7 @@ from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Stacked, Wire
 from fedjaxlite.wire.chain import chain
 from fedjaxlite.wire.head import are_scalars, wire_of
+from fedjaxlite.wire.packing.forms import num_bytes
 
 PyTree = Any
 ClientFn = Callable[[ClientData, PyTree], ClientOutput]
@@ -46,8 +48,9 @@ class PassInfo(NamedTuple):
       num_examples: int32, examples of the clients in the sum.
       overflow: int32, sampled clients that found no slot in the cohort.
       metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples.
-      clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", and the
-        algorithm's own `ClientOutput.info`.
+      clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", "bytes_up" and
+        "bytes_down" (uint32; a client that dropped out has downloaded, and one that is late has sent for nothing), and
+        the algorithm's own `ClientOutput.info`.
       aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
     """
 
@@ -61,8 +64,12 @@ class PassInfo(NamedTuple):
     aggregator: Mapping[str, Any] = {}
 
 
-def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str) -> Any:
-    """The work of one lane: the client's update, guarded against NaN, encoded, and zeroed where no client is.
+def client_task(
+    client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, sizes: Callable[[int], None]
+) -> Any:
+    """The work of one lane: the client's update, guarded against NaN, encoded, read, and zeroed where no client is.
+
+    `sizes` is told the bytes of a message when the task is traced.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
     noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
@@ -77,7 +84,9 @@ def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: A
         message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
         key = jax.random.fold_in(data.key, ENCODE)
         client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
-        element, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
+        message, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
+        sizes(num_bytes(message))
+        element = aggregator.read(aggregator_state, message, client)
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
         new_state = jax.tree.map(
             lambda new, old: jnp.where(ok, new, old), ClientState(output.client_state, codec_state), state
@@ -87,7 +96,8 @@ def client_task(client_fn: ClientFn, aggregator: Aggregator, aggregator_state: A
             "nonfinite": (alive & ~finite).astype(jnp.int32),
             "examples": jnp.where(ok, data.num_examples, 0),
         }
-        own = {name: jnp.asarray(value) for name, value in output.info.items()}
+        told = {**output.info, **aggregator.tell(aggregator_state, message)}
+        own = {name: jnp.asarray(value) for name, value in told.items()}
         rows = {"in_sum": ok, "info": own}
         if fold == "stack":
             return Part(counts, {**rows, "message": element}, new_state)
@@ -127,6 +137,8 @@ def run_pass(
     device: Any,
     layout: Layout,
     alike: bool = False,
+    downloaded: int = 0,
+    more: Callable[[PyTree], jax.Array] | None = None,
 ) -> Pass:
     """Runs a cohort on this device's share of lanes and sums over devices; inside `over_devices`.
 
@@ -144,11 +156,14 @@ def run_pass(
       device: int32 scalar, this device's index.
       layout: lanes and devices.
       alike: whether all clients are known to have as many examples and to do all of their work.
+      downloaded: bytes of what is broadcast to one client.
+      more: `more(state) -> uint32`, what a client with this state downloads beside it.
     """
-    task = client_task(client_fn, aggregator, aggregator_state, fold)
+    sizes: list[int] = []  # known once the task is traced, and for clients that never run it: late ones
+    task = client_task(client_fn, aggregator, aggregator_state, fold, sizes.append)
     active = cohort.selected & cohort.reported
-    sizes = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
-    work = sizes * cohort.work
+    examples = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
+    work = examples * cohort.work
     per_device = jax.tree.leaves(bank)[0].shape[0] if jax.tree.leaves(bank) else 0
     tied = per_device > 0 and layout.num_devices > 1
     bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1) if tied else cohort.ids
@@ -160,10 +175,15 @@ def run_pass(
         return dealt(work, active, **split) if queues else balanced(work, active, lanes=layout.lanes, **split)
 
     inputs = Inputs(population, cohort, rows, bank_rows, key, noise, alike)
+    mine = cohort.ids // per_device == device if tied else None
+    own = beside_the_broadcast(more, bank.algorithm, bank_rows, mine)
     summed, stacked, bank = run_lanes(task, inputs, bank, scheduled, layout)
+    if own is not None:
+        stacked = {**stacked, "more": own}
     summed, stacked = merge((summed, _widen(stacked)), layout)
     total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
-    info = _pass_info(summed, stacked, cohort, active, sizes)
+    up, down = aggregator.overhead(aggregator_state, cohort.ids.shape[0])
+    info = _pass_info(summed, stacked, cohort, active, examples, Traffic(sizes[-1] + up, downloaded + down))
     return Pass(total, summed["in_sum"], bank, info)
 
 
@@ -172,7 +192,9 @@ def _widen(stacked: PyTree) -> PyTree:
     return jax.tree.map(lambda x: x.astype(jnp.int32) if x.dtype == jnp.bool_ else x, stacked)
 
 
-def _pass_info(counts: Any, rows: Any, cohort: Cohort, active: jax.Array, sizes: jax.Array) -> PassInfo:
+def _pass_info(
+    counts: Any, rows: Any, cohort: Cohort, active: jax.Array, sizes: jax.Array, traffic: Traffic
+) -> PassInfo:
     in_sum = rows["in_sum"] > 0
     weight = jnp.where(in_sum, sizes, 0.0)
     total = jnp.maximum(weight.sum(), 1.0)
@@ -185,6 +207,7 @@ def _pass_info(counts: Any, rows: Any, cohort: Cohort, active: jax.Array, sizes:
         "id": jnp.where(cohort.selected, cohort.ids, -1),
         "num_examples": jnp.where(cohort.selected, sizes, 0.0).astype(jnp.int32),
         "in_sum": in_sum,
+        **of_cohort(traffic, cohort, rows.get("more")),
     }
     return PassInfo(
         num_selected=jnp.sum(cohort.selected, dtype=jnp.int32),

@@ -12,13 +12,12 @@ from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared_cohort import PreparedCohort
 from fedjaxlite.execution import going_on
+from fedjaxlite.execution.bytes_sent import Traffic, broadcast
 from fedjaxlite.execution.cohort_pass import PassInfo, as_chain
 from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, placed_shapes, resolve
 from fedjaxlite.execution.ledger import Ledger
 from fedjaxlite.execution.one_round import (
     Program,
-    Traffic,
-    broadcast,
     client_of,
     first_state,
     run_rounds,

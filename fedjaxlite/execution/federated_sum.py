@@ -22,10 +22,11 @@ from fedjaxlite.execution.cohort_pass import (
     wire_of_output,
 )
 from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, resolve, spans_processes, with_lanes
-from fedjaxlite.keys import NoiseKeys, as_key, entropy_key, is_tracing
+from fedjaxlite.keys import OF_NO_CLIENT, NoiseKeys, as_key, entropy_key, is_tracing
 from fedjaxlite.protocol.algorithm import Aggregate, ClientOutput
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, Wire
+from fedjaxlite.wire.packing.forms import num_bytes
 
 PyTree = Any
 
@@ -186,7 +187,7 @@ def _once(
     # A sum without noise or masks has no use for what it draws here.
     source = jax.random.fold_in(key if noise is None else noise, population.num_clients)
     for_server, for_clients, to_begin = jax.random.split(source, 3)
-    state = aggregator.begin(state, cohort, to_begin)
+    state = aggregator.begin(state, cohort, to_begin, jax.random.fold_in(key, OF_NO_CLIENT))
     result = run_pass(
         lambda data, state: parts.client(data, (shared, state)),
         aggregator=aggregator,
@@ -200,6 +201,7 @@ def _once(
         noise=for_clients,
         device=device,
         layout=layout,
+        downloaded=num_bytes(shared),
     )
     aggregate, state = aggregator.decode(state, result.total, for_server)
     if aggregator.public_count is None:

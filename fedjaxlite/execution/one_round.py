@@ -1,14 +1,15 @@
 """The program behind `rounds`: its first state, one round of it on one device, and what it sends."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared_cohort import all_alike, draw
+from fedjaxlite.execution.bytes_sent import Traffic, broadcast, downloaded, traffic_on
 from fedjaxlite.execution.cohort_pass import (
     ClientFn,
     ClientState,
@@ -23,24 +24,12 @@ from fedjaxlite.execution.first_keys import first_keys
 from fedjaxlite.execution.layout import Layout, place, with_lanes
 from fedjaxlite.execution.ledger import Composition, Ledger, Segment, segment_of
 from fedjaxlite.execution.round_state import Keys, RoundState
-from fedjaxlite.keys import as_key, is_tracing
+from fedjaxlite.keys import OF_NO_CLIENT, as_key, is_tracing
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
 
 PyTree = Any
-
-
-class Traffic(NamedTuple):
-    """Bytes of one client in one round, derived from the shapes of what crosses the wire.
-
-    Attributes:
-      up: int, the encoded message: value, weights and scalars.
-      down: int, what is broadcast.
-    """
-
-    up: int
-    down: int
 
 
 class Program(NamedTuple):
@@ -67,11 +56,6 @@ _POPULATION = "a Population, such as fl.Population.from_arrays(arrays, client_id
 def client_of(algorithm: Algorithm) -> ClientFn:
     """The client's half of an algorithm, traced once by all that use this function."""
     return traced_once(lambda data, both: algorithm.client_update(both[0], both[1], data, data.key))
-
-
-def broadcast(algorithm: Algorithm, server_state: Any) -> PyTree:
-    """What a client downloads."""
-    return (algorithm.broadcast or algorithm.params)(server_state)
 
 
 class Templates(NamedTuple):
@@ -227,7 +211,8 @@ def _one_round(
     layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
     this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
     for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
-    opened = aggregator.begin(state.aggregator_state, cohort, to_begin)
+    public = jax.random.fold_in(this_round(state.keys.client), OF_NO_CLIENT)
+    opened = aggregator.begin(state.aggregator_state, cohort, to_begin, public)
     result = run_pass(
         lambda data, client_state: program.client(data, (shared, client_state)),
         aggregator=aggregator,
@@ -242,6 +227,8 @@ def _one_round(
         device=device,
         layout=layout,
         alike=all_alike(program.sampler, data),
+        downloaded=downloaded(algorithm, shared),
+        more=None if algorithm.download is None else partial(algorithm.download, shared),
     )
     aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
     checks.same_structure(
@@ -266,19 +253,5 @@ def _one_round(
 
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:
-    """Bytes up and down of one client in one round, from shapes and the codecs' bits per entry."""
+    """Bytes up and down of one client in one round, from shapes."""
     return traffic_on(templates(program, params, population).wire, program.algorithm, params)
-
-
-def traffic_on(wire: Wire, algorithm: Algorithm, params: PyTree) -> Traffic:
-    """The same, where the wire at the end of the chain is known already."""
-    entries = sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
-    value = -(-entries * wire.bits // 8) if wire.bits else _num_bytes(wire.value)
-    server_state = jax.eval_shape(algorithm.init, params)
-    down = jax.eval_shape(lambda s: broadcast(algorithm, s), server_state)
-    resident = jax.eval_shape(algorithm.resident, down)
-    return Traffic(up=value + _num_bytes((wire.weight, wire.scalars)), down=_num_bytes(down) - _num_bytes(resident))
-
-
-def _num_bytes(tree: PyTree) -> int:
-    return sum(int(np.prod(leaf.shape)) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

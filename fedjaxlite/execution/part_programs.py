@@ -10,9 +10,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite.data.population import Population
+from fedjaxlite.execution.bytes_sent import broadcast
 from fedjaxlite.execution.cohort_pass import one_client_of
 from fedjaxlite.execution.layout import with_lanes
-from fedjaxlite.execution.one_round import Program, broadcast
+from fedjaxlite.execution.one_round import Program
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Aggregate
 from fedjaxlite.wire.aggregator import ClientInfo, Message, Stacked
@@ -32,7 +33,7 @@ def part_programs(
 
     Returns:
       `{name: (ClosedJaxpr, ...)}` with "sampler" (a round's cohort, and what the aggregator opens it with), "client"
-      (local work, and its message as it is encoded) and "server" (decoding, and the server's step).
+      (local work, and its message, encoded and read) and "server" (decoding, and the server's step).
     """
     algorithm, aggregator = program.algorithm, program.aggregator
     state, population = jax.tree.map(_shape, (state, population))
@@ -50,7 +51,8 @@ def part_programs(
         output = one_client_of(program.client, population, layout)(features, (shared, own.algorithm), key)
         message = Message(output.update, output.weight, dict(output.scalars))
         told = ClientInfo(jnp.int32(0), jnp.float32(1), key, jnp.bool_(True), jnp.int32(0), key)
-        return aggregator.encode(opened, own.codec, message, told), output.client_state, dict(output.info)
+        sent, own_state = aggregator.encode(opened, own.codec, message, told)
+        return aggregator.read(opened, sent, told), own_state, output.client_state, dict(output.info)
 
     def begin(aggregator_state: Any, cohort: Any, key: Any) -> Any:
         return aggregator.begin(aggregator_state, cohort, key)
@@ -65,7 +67,7 @@ def part_programs(
     drawn, cohort = jax.make_jaxpr(sampler, return_shape=True)(state.keys.sample, number, population)
     begun, opened = jax.make_jaxpr(begin, return_shape=True)(state.aggregator_state, cohort, key)
     for_clients = state.keys.client
-    sent, ((element, _), _, _) = jax.make_jaxpr(client, return_shape=True)(
+    sent, (element, *_) = jax.make_jaxpr(client, return_shape=True)(
         dict(population.features), shared, own, opened, for_clients
     )
     if any(codec.role == "stack" for codec in aggregator.parts):

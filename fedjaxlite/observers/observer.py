@@ -5,8 +5,8 @@ from typing import Any, NamedTuple, cast
 
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
+from fedjaxlite.execution.bytes_sent import Traffic
 from fedjaxlite.execution.composition import Rounds
-from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.records import Record
 from fedjaxlite.wire.aggregator import Wire

@@ -15,7 +15,6 @@ import jax
 import numpy as np
 
 from fedjaxlite.execution.cohort_pass import PassInfo
-from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.files import replace_text
 
 __all__ = ["read"]  # what users need of it: the file of a run, as a list of records
@@ -34,7 +33,6 @@ def of_dispatch(
     *,
     first: int,
     num_rounds: int,
-    traffic: Traffic,
     seconds: float,
     noised: bool = False,
     noised_locally: bool = False,
@@ -45,7 +43,6 @@ def of_dispatch(
       infos: what `rounds.step` returned, or `rounds.steps` with a leading axis of rounds.
       first: the number of the first of them, from 1.
       num_rounds: how many.
-      traffic: bytes of one client in one round.
       seconds: wall time of the whole dispatch, shared equally.
       noised: the chain holds a mechanism of privacy.
       noised_locally: the local training adds noise of its own, for single examples.
@@ -60,6 +57,7 @@ def of_dispatch(
       number so that the true one need not leave the server. With `noised_locally` alone, it lists what was measured on
       the clients; how many of them there are is told.
     """
+    sent = {name: _per_round(infos.clients, name, num_rounds) for name in ("bytes_up", "bytes_down")}
     infos = infos._replace(clients={})
     rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
     records = []
@@ -83,8 +81,7 @@ def of_dispatch(
             "examples": int(rows.num_examples[i]),
             **metrics,
             **told,
-            "bytes_up": traffic.up * reported,
-            "bytes_down": traffic.down * selected,
+            **{name: int(of_rounds[i]) for name, of_rounds in sent.items()},
             "seconds": seconds / num_rounds,
         }
         if noised:
@@ -246,3 +243,8 @@ def append_to(path: str | os.PathLike[str]) -> Log:
             file.close()
 
     return Log(write, close)
+
+
+def _per_round(clients: Mapping[str, Any], name: str, num_rounds: int) -> np.ndarray:
+    """The sum over a round's clients, int64 `[num_rounds]`."""
+    return np.asarray(here(clients[name])).reshape(num_rounds, -1).sum(1, dtype=np.int64)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 AXIS = {
     "round": "round",
     "bytes": "sent so far, up and down, by all clients",
+    "bytes_up": "sent so far by all clients",
+    "bytes_down": "received so far by all clients",
     "seconds": "training time so far",
 }
 MARK = " (simulation only)"
@@ -41,8 +43,9 @@ def curves(
       runs: `{label: records}` with `history.records` (or the History), `{label: [records, records, ...]}` with one
         entry a seed, or `{label: array}` with floats `[rounds]` or `[seeds, rounds]`. Without labels, one run.
       metric: a name in the records; the label of the axis for arrays.
-      over: "round"; "bytes", all that clients sent and received so far; or "seconds", the time of training so far,
-        without evaluation but with compilation. The last two need records, and are means over seeds too.
+      over: "round"; "bytes", all that clients sent and received so far, or one way of it, "bytes_up" or "bytes_down";
+        or "seconds", the time of training so far, without evaluation but with compilation. All but the first need
+        records, and are means over seeds too.
       every: rounds between the entries of arrays, of which the first is that of round `every`.
       title: above the axes.
       legend: whether to draw a legend; without one, that of the axes stays as it is.
@@ -77,6 +80,7 @@ def accuracy_against_bytes(
     runs: Any,
     *,
     metric: str = "test_accuracy",
+    over: str = "bytes",
     title: str = "",
     legend: bool = True,
     axes: Any = None,
@@ -88,6 +92,7 @@ def accuracy_against_bytes(
       runs: `{label: records}` or `{label: [records, ...]}`, as in `curves`; bytes are those of "bytes_up" and
         "bytes_down" of all rounds so far, those without an evaluation too.
       metric: a name in the records.
+      over: "bytes", or one way of them, "bytes_up" or "bytes_down".
       title: above the axes.
       legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
@@ -106,7 +111,8 @@ def accuracy_against_bytes(
       >>> figure.axes[0].lines[0].get_xydata().tolist()
       [[40.0, 0.25], [80.0, 0.5]]
     """
-    return curves(runs, metric=metric, over="bytes", title=title, legend=legend, axes=axes, path=path)
+    over = checks.one_of(("bytes", "bytes_up", "bytes_down"), over=over)
+    return curves(runs, metric=metric, over=over, title=title, legend=legend, axes=axes, path=path)
 
 
 def draw(axis: Any, lines: list[series.Line], legend: bool = True) -> None:
@@ -152,4 +158,4 @@ def describe(axis: Any, over: str, metric: str, unseen: Collection[str] = ()) ->
         return
     from matplotlib.ticker import EngFormatter
 
-    axis.xaxis.set_major_formatter(EngFormatter(unit="B" if over == "bytes" else "s"))
+    axis.xaxis.set_major_formatter(EngFormatter(unit="s" if over == "seconds" else "B"))

@@ -8,8 +8,13 @@ import numpy as np
 
 from fedjaxlite import checks
 
-OVER = ("round", "bytes", "seconds")
-_FIELDS = {"bytes": ("bytes_up", "bytes_down"), "seconds": ("seconds",)}
+OVER = ("round", "bytes", "bytes_up", "bytes_down", "seconds")
+_FIELDS = {
+    "bytes": ("bytes_up", "bytes_down"),
+    "bytes_up": ("bytes_up",),
+    "bytes_down": ("bytes_down",),
+    "seconds": ("seconds",),
+}
 
 
 class Line(NamedTuple):

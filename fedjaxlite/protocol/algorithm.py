@@ -88,6 +88,8 @@ class Algorithm(NamedTuple):
       client_params: `client_params(shared, client_state) -> params`, a client's personalized model.
       resident: `resident(shared) -> pytree`, the part of `shared` that clients have already (a frozen base), which is
         not counted as download.
+      download: `download(shared, client_state) -> uint32`, bytes that this client downloads beside what is broadcast:
+        what it missed since it was last there. Added mod 2^32, so it may take away too. None: nothing.
       scalar_bounds: the largest absolute value of each of `ClientOutput.scalars`; needed by codecs to integers.
       name: for records and messages.
       hparams: the hyperparameters, for printing and for the record of a run. One named "num_clients" is held against
@@ -104,6 +106,7 @@ class Algorithm(NamedTuple):
     init_client: Callable[[PyTree], PyTree] = _no_client_state
     client_params: Callable[[PyTree, PyTree], PyTree] = _shared
     resident: Callable[[PyTree], PyTree] = _nothing
+    download: Callable[[PyTree, PyTree], Any] | None = None
     scalar_bounds: Mapping[str, float] = {}
     name: str = "algorithm"
     hparams: Mapping[str, Any] = {}

@@ -187,7 +187,9 @@ def with_deadline(
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)
         first = _rank(seconds, cohort.ids) < (sampler.capacity if reports is None else reports)
         in_time = (seconds <= deadline) & first
-        return cohort._replace(reported=cohort.reported & in_time)
+        late = cohort.reported & ~in_time
+        late = late if cohort.late is None else cohort.late | late
+        return cohort._replace(reported=cohort.reported & in_time, late=late)
 
     accounting = sampler.accounting.noting(
         "Late clients are cut by order of arrival, so a client's report may depend on others.", amplification=False

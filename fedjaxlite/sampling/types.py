@@ -26,6 +26,8 @@ class Cohort(NamedTuple):
       work: float32 `[C]` in (0, 1], the share of its local steps that a client gets to do; 1 in spare slots.
       scale: float32 `[C]`, multiplies the client's weight in the aggregate (importance sampling); 1 in spare slots.
       overflow: int32 `[]`, how many sampled clients found no slot. Always 0 unless `Sampler.may_overflow`.
+      late: bool `[C]`, clients that sent a message after the round was closed: bytes that were sent for nothing. None
+        where nobody can be late.
     """
 
     ids: Any
@@ -34,6 +36,7 @@ class Cohort(NamedTuple):
     work: Any
     scale: Any
     overflow: Any
+    late: Any = None
 
 
 class Accounting(NamedTuple):

@@ -11,8 +11,8 @@ import jax
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
+from fedjaxlite.execution.bytes_sent import traffic_on
 from fedjaxlite.execution.composition import Rounds
-from fedjaxlite.execution.one_round import traffic_on
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers import records
 from fedjaxlite.observers.observer import History, LastRound, Observer, Start, Stop
@@ -185,7 +185,6 @@ def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[
         infos,
         first=done + 1,
         num_rounds=length,
-        traffic=start.traffic,
         seconds=seconds,
         noised=start.wire is not None and start.wire.noised,
         noised_locally=bool(run.rounds.algorithm.mechanisms),

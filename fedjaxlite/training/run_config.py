@@ -12,9 +12,9 @@ from typing import Any
 import jax
 
 from fedjaxlite.data.population import Population
+from fedjaxlite.execution.bytes_sent import Traffic
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.layout import resolve, with_lanes
-from fedjaxlite.execution.one_round import Traffic
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.files import replace_text
 from fedjaxlite.training import identity

@@ -13,11 +13,14 @@ class Message(NamedTuple):
       value: pytree; `ClientOutput.update` when it enters the chain.
       weight: scalar, or a tree prefix of `value`.
       scalars: dict of scalars.
+      aside: what a codec sends beside its value and no later codec may change (norms, indices): `()`, or whatever a
+        codec's `encode` puts there, and finds there again in `read`. A chain keeps one for each of its codecs.
     """
 
     value: PyTree
     weight: Any
     scalars: Mapping[str, Any]
+    aside: PyTree = ()
 
 
 class ClientInfo(NamedTuple):
@@ -56,6 +59,21 @@ class Bounds(NamedTuple):
     l1: Any = None
 
 
+class Code(NamedTuple):
+    """How many bits a leaf of a message holds: what an entropy is measured against.
+
+    Attributes:
+      bits: int, of one symbol.
+      entries: int, how many symbols are packed in the leaf, by `packing.bits.pack`.
+      ideal: the bits that an ideal code of the whole leaf would take, where they follow from its shape alone (a set of
+        k of d indices: log2 of d over k); None where they depend on the symbols.
+    """
+
+    bits: int
+    entries: int
+    ideal: float | None = None
+
+
 class Wire(NamedTuple):
     """What a chain knows about the messages on their way: shapes and facts, known when the chain is built.
 
@@ -79,6 +97,17 @@ class Wire(NamedTuple):
       num_clients: int, N, or None if unknown.
       participation: the sampler's `Accounting`, or None for a sum that no sampler draws.
       fold: "sum", or "stack" when a codec needs every message apart.
+      apart: the name of the first codec whose messages are decoded one by one, since the sum of its codes is not the
+        code of a sum; None where sums are all that is decoded.
+      mask_ahead: a mask follows in the chain, so integers stay whole words; set by the chain.
+      stack_ahead: what follows needs every message apart, so nothing is summed at the server; set by the chain.
+      aside: structs of what travels beside `value`, one entry for each codec.
+      codes: a `Code` for each leaf of `value`, in their order; None for a leaf of plain numbers. Empty: all plain.
+      aside_saved: bytes that an ideal code of what is sent beside would save, where that follows from shapes (a set of
+        k of d indices); they count for the entropy alone.
+      head: the structs of a client's update, weight and scalars, as they enter the chain; None before a chain.
+      overhead: `(up, down)`, bytes of one client in one round beside its message and the model; see
+        `Aggregator.overhead`.
 
     One client who weighs 1 changes the sum by at most `bounds.l2`, as it stands at the end of the chain.
     """
@@ -101,6 +130,14 @@ class Wire(NamedTuple):
     num_clients: int | None = None
     participation: Any = None
     fold: str = "sum"
+    apart: str | None = None
+    mask_ahead: bool = False
+    stack_ahead: bool = False
+    aside: PyTree = ()
+    codes: tuple[Code | None, ...] = ()
+    aside_saved: float = 0.0
+    head: Message | None = None
+    overhead: tuple[int, int] = (0, 0)
 
 
 class Stacked(NamedTuple):
@@ -134,6 +171,11 @@ def _return(state: Any, total: Any, key: Any) -> tuple[Any, Any]:
     return total, state
 
 
+def _as_sent(state: Any, message: Message, client: ClientInfo) -> Message:
+    del state, client
+    return message
+
+
 def _same_bounds(state: Any, bounds: Bounds) -> tuple[Any, Bounds]:
     return state, bounds
 
@@ -148,13 +190,34 @@ def _tell_nothing(state: Any) -> Mapping[str, Any]:
     return {}
 
 
+NO_CLIENT_STATE, KEEP_TOTAL, AS_SENT = _no_client_state, _return, _as_sent
+"""What a codec without a state at clients, without a part in decoding, and without one in reading has there."""
+
+
+def _tell_nothing_of(state: Any, message: Message) -> Mapping[str, Any]:
+    del state, message
+    return {}
+
+
+def _nothing_beside(state: Any, capacity: int) -> tuple[int, int]:
+    del state, capacity
+    return 0, 0
+
+
 class Aggregator(NamedTuple):
     """A codec: pure functions, of which `encode` runs on the client and the others on the server.
+
+        client   encode     its message, as it crosses the wire
+        server   read       of one message: what is summed
+                 decode     of the sum
 
     Attributes:
       init: `init(wire) -> (state, wire)`, once, when the rounds are built; refuses wires that it cannot take.
       encode: `encode(state, client_state, message, client) -> (message, client_state)`, vmapped over clients. Never
         sees a value that depends on the rest of the cohort.
+      read: `read(state, message, client) -> message`, what the server makes of one client's message before the sum;
+        the default sums what was sent. A codec that packs integers unpacks them here. One with `sum_safe=False`
+        undoes its encode altogether. `client` has no key: of a client, the server knows its id.
       decode: `decode(state, total, key) -> (total, state)`, once a round; in a chain from the last codec to the first.
         Linear in the total, since the total is a weighted sum. The state it returns has the structure of init's.
       init_client: `init_client(value_template) -> client_state`, what the codec keeps at each client (error feedback).
@@ -166,11 +229,22 @@ class Aggregator(NamedTuple):
       hparams: for printing and for the record of a run.
       begin: `begin(state, cohort, key) -> state`, once a round on the server before anyone encodes; what it returns is
         the state that this round's prepare, encode and decode see, of any structure. Only masks may use the cohort.
+        A chain's takes a fourth argument, the `public_key` of codecs that ask for one; by default it is `key`.
       metrics: `metrics(state) -> {name: scalar}`, what the codec tells of itself after a round (an adaptive clip norm);
         a real server sees it too.
       public_count: the number of clients that an algorithm is told of instead of those in the sum; set by a mean with a
         fixed denominator, so that nothing the server does depends on a count that it should not know.
       num_rounds: how many rounds the codec is made for, or None for any number (noise planned for a whole run).
+      sum_safe: whether decoding a sum gives the sum of what decoding each message gives. Only then can the codec work
+        behind a mask, or before noise on a sum. If not, `read` decodes each message, and `decode`
+        gets the sum of what it made of them.
+      overhead: `overhead(state, capacity) -> (up, down)`, bytes of one client in one round beside its message and the
+        model: what it downloads to encode (a shared seed, a basis), the keys and shares of a secure sum. From shapes
+        alone; `state` is the codec's, before or after `begin`.
+      public_seed: whether `begin` draws what everyone may know, a seed that clients and server share. In a run its key
+        then follows from the run's `key`, so that a run repeats whose noise or masks come from the operating system.
+      tell: `tell(state, message) -> {name: scalar}`, what is measured of one client's message as it is sent, for
+        `PassInfo.clients`. Simulation only.
     """
 
     init: Callable[[Wire], tuple[Any, Wire]] = _stateless
@@ -182,7 +256,12 @@ class Aggregator(NamedTuple):
     name: str = "codec"
     parts: tuple["Aggregator", ...] = ()
     hparams: Mapping[str, Any] = {}
-    begin: Callable[[Any, Any, Any], Any] = _begin_nothing
+    begin: Callable[..., Any] = _begin_nothing
     metrics: Callable[[Any], Mapping[str, Any]] = _tell_nothing
     public_count: Any = None
     num_rounds: int | None = None
+    read: Callable[[Any, Message, ClientInfo], Message] = _as_sent
+    sum_safe: bool = True
+    overhead: Callable[[Any, int], tuple[int, int]] = _nothing_beside
+    public_seed: bool = False
+    tell: Callable[[Any, Message], Mapping[str, Any]] = _tell_nothing_of

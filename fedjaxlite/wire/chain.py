@@ -9,9 +9,20 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.protocol.algorithm import Aggregate
-from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Message, Wire
+from fedjaxlite.wire.aggregator import (
+    AS_SENT,
+    KEEP_TOTAL,
+    NO_CLIENT_STATE,
+    Aggregator,
+    Bounds,
+    ClientInfo,
+    Message,
+    Wire,
+)
 
 PyTree = Any
+SUM_SAFE = ("quic_fl", "thc", "sign_vote", "noisy_sign", "rand_k", "count_sketch", "power_sgd")
+"""The codecs of fl.compression that survive a sum, for messages; a test holds it against the codecs themselves."""
 
 
 def chain(*codecs: Aggregator) -> Aggregator:
@@ -39,27 +50,13 @@ def chain(*codecs: Aggregator) -> Aggregator:
     checks.one_instance(Aggregator, kind, **{f"chain[{i}]": codec for i, codec in enumerate(codecs)})
     flat = tuple(part for codec in codecs for part in (codec.parts or (codec,)))
     _check_order(flat)
-    masks = next((i for i, codec in enumerate(flat) if codec.role == "mask"), len(flat))
+    masks, first = _num_unmasked(flat), first_apart(flat)
     stacking = any(codec.role == "stack" for codec in flat)
     public_count = flat[0].public_count
 
-    def init(wire: Wire) -> tuple[Any, Wire]:
-        states = []
-        for codec in flat:
-            state, wire = codec.init(wire)
-            states.append(state)
-        return tuple(states), wire
-
-    def prepare(states: Any, bounds: Bounds) -> tuple[Any, Bounds]:
-        prepared = []
-        for codec, state in zip(flat, states, strict=True):
-            state, bounds = codec.prepare(state, bounds)
-            prepared.append(state)
-        return tuple(prepared), bounds
-
     def encode(states: Any, client_states: Any, message: Message, client: ClientInfo) -> tuple[Message, Any]:
-        states, _ = prepare(states, Bounds())
-        new_states = []
+        states, _ = _prepare_all(flat, states, Bounds())
+        new_states, asides = [], []
         for i, (codec, state, client_state) in enumerate(zip(flat, states, client_states, strict=True)):
             if i == masks and not stacking:
                 message = multiply(message)
@@ -67,15 +64,24 @@ def chain(*codecs: Aggregator) -> Aggregator:
             info = client._replace(key=jax.random.fold_in(client.key, i), noise=noise)
             message, client_state = codec.encode(state, client_state, message, info)
             new_states.append(client_state)
-        if masks == len(flat) and not stacking:
-            message = multiply(message)
-        return message, tuple(new_states)
+            asides.append(message.aside)
+            message = message._replace(aside=())
+        return message._replace(aside=_together(asides)), tuple(new_states)
+
+    def read(states: Any, message: Message, client: ClientInfo) -> Message:
+        if masks < len(flat):
+            return message
+        states, _ = _prepare_all(flat, states, Bounds())
+        message = _read_all(flat, first, states, message, client)
+        return message if stacking else multiply(message)
 
     def decode(states: Any, total: Any, key: Any) -> tuple[Aggregate, Any]:
-        states, _ = prepare(states, Bounds())
+        states, _ = _prepare_all(flat, states, Bounds())
         new_states = list(states)
         for i in reversed(range(len(flat))):
-            total, new_states[i] = flat[i].decode(states[i], total, jax.random.fold_in(key, i))
+            read_already = i > first or (i == first and flat[i].sum_safe)
+            if not read_already or flat[i].role == "stack":
+                total, new_states[i] = flat[i].decode(states[i], total, jax.random.fold_in(key, i))
         count = jnp.int32(-1) if public_count is None else jnp.round(public_count).astype(jnp.int32)
         return Aggregate(total.value, total.weight, count, total.scalars), tuple(new_states)
 
@@ -86,22 +92,110 @@ def chain(*codecs: Aggregator) -> Aggregator:
     name = names if len(flat) == 1 else f"chain({names})"
     hparams = {codec.name: codec.hparams for codec in flat}
     return Aggregator(
-        *(init, encode, decode, init_client, prepare, "chain", name, flat, hparams),
+        *(partial(_init_all, flat), encode, decode, init_client, partial(_prepare_all, flat), "chain", name),
+        *(flat, hparams),
         begin=partial(_begin_all, flat),
         metrics=partial(_metrics_of_all, flat),
         public_count=public_count,
         num_rounds=min((codec.num_rounds for codec in flat if codec.num_rounds is not None), default=None),
+        read=read,
+        sum_safe=all(codec.sum_safe for codec in flat),
+        overhead=partial(_overhead_of_all, flat),
+        tell=partial(_tell_all, flat),
     )
 
 
-def _begin_all(codecs: tuple[Aggregator, ...], states: Any, cohort: Any, key: Any) -> tuple[Any, ...]:
-    pairs = enumerate(zip(codecs, states, strict=True))
-    return tuple(codec.begin(state, cohort, jax.random.fold_in(key, i)) for i, (codec, state) in pairs)
+def first_apart(codecs: tuple[Aggregator, ...]) -> int:
+    """The first codec whose messages are decoded one by one, as are those of all codecs behind it.
+
+    Before a stack, which needs messages apart, that is the first one that can be read.
+    """
+    stacking = any(codec.role == "stack" for codec in codecs)
+    apart = (i for i, codec in enumerate(codecs) if not codec.sum_safe or (stacking and codec.read is not AS_SENT))
+    return next(apart, len(codecs))
+
+
+def _num_unmasked(codecs: tuple[Aggregator, ...]) -> int:
+    return next((i for i, codec in enumerate(codecs) if codec.role == "mask"), len(codecs))
+
+
+def _init_all(codecs: tuple[Aggregator, ...], wire: Wire) -> tuple[Any, Wire]:
+    states, asides, first = [], [], first_apart(codecs)
+    stacking = any(codec.role == "stack" for codec in codecs)
+    wire = wire._replace(mask_ahead=_num_unmasked(codecs) < len(codecs), stack_ahead=stacking)
+    shapes = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)  # noqa: E731
+    wire = wire._replace(head=shapes(Message(wire.value, wire.weight, dict(wire.scalars))))
+    update = summed = wire.value
+    for i, codec in enumerate(codecs):
+        if i == first:
+            summed = wire.value
+        _check_own_state(codec, wire, update)
+        if codec.role == "stack" and i > first:
+            # It sees what was read of each message, not what was sent.
+            state, told = codec.init(wire._replace(value=summed, group="float"))
+            wire = wire._replace(fold=told.fold)
+        else:
+            state, wire = codec.init(wire._replace(aside=()))
+        if not codec.sum_safe and wire.apart is None:
+            wire = wire._replace(apart=codec.name)
+        states.append(state)
+        asides.append(() if codec.role == "stack" else wire.aside)
+    overhead = _overhead_of_all(codecs, tuple(states), wire.capacity)
+    return tuple(states), wire._replace(aside=_together(asides), overhead=overhead)
+
+
+def _prepare_all(codecs: tuple[Aggregator, ...], states: Any, bounds: Bounds) -> tuple[Any, Bounds]:
+    prepared = []
+    for codec, state in zip(codecs, states, strict=True):
+        state, bounds = codec.prepare(state, bounds)
+        prepared.append(state)
+    return tuple(prepared), bounds
+
+
+def _read_all(codecs: tuple[Aggregator, ...], first: int, states: Any, message: Message, client: ClientInfo) -> Message:
+    """One message, as far as it can be read by itself: to its integers, or to the value that `first` was given."""
+    client = client._replace(key=None, noise=None)
+    asides = message.aside or ((),) * len(codecs)
+    readers = [i for i, codec in enumerate(codecs) if codec.read is not AS_SENT]
+    # In a sum of codes the last codec that packs unpacks them, and no other has a say before the sum.
+    last = [i for i in readers if i >= first] if first < len(codecs) else readers[-1:]
+    for i in reversed(last):
+        codec, state = codecs[i], states[i]
+        message = codec.read(state, message._replace(aside=asides[i]), client)._replace(aside=())
+        if i >= first and codec.sum_safe:
+            alone, _ = codec.decode(state, message._replace(weight=jax.tree.map(jnp.ones_like, message.weight)), None)
+            message = alone._replace(weight=message.weight)
+    return message._replace(aside=())
+
+
+def _together(asides: list[Any]) -> tuple[Any, ...]:
+    nothing = all(isinstance(aside, tuple) and not aside for aside in asides)
+    return () if nothing else tuple(asides)
+
+
+def _overhead_of_all(codecs: tuple[Aggregator, ...], states: Any, capacity: int) -> tuple[int, int]:
+    found = [codec.overhead(state, capacity) for codec, state in zip(codecs, states, strict=True)]
+    return sum(up for up, _ in found), sum(down for _, down in found)
+
+
+def _begin_all(
+    codecs: tuple[Aggregator, ...], states: Any, cohort: Any, key: Any, public_key: Any = None
+) -> tuple[Any, ...]:
+    begun = []
+    for i, (codec, state) in enumerate(zip(codecs, states, strict=True)):
+        own = key if public_key is None or not codec.public_seed else public_key
+        begun.append(codec.begin(state, cohort, jax.random.fold_in(own, i)))
+    return tuple(begun)
 
 
 def _metrics_of_all(codecs: tuple[Aggregator, ...], states: Any) -> dict[str, Any]:
     told = [(codec.name, codec.metrics(state)) for codec, state in zip(codecs, states, strict=True)]
     return {f"{name}_{key}": value for name, own in told for key, value in own.items()}
+
+
+def _tell_all(codecs: tuple[Aggregator, ...], states: Any, message: Message) -> dict[str, Any]:
+    told = [codec.tell(state, message) for codec, state in zip(codecs, states, strict=True)]
+    return {name: value for own in told for name, value in own.items()}
 
 
 def _check_order(codecs: tuple[Aggregator, ...]) -> None:
@@ -126,6 +220,37 @@ def _check_order(codecs: tuple[Aggregator, ...]) -> None:
                 f"chain({names}) has {codec.name} behind {codecs[i - 1].name}, which needs every message apart. "
                 f"Put {codec.name} before it, or leave it out."
             )
+    _check_sums(codecs, names)
+
+
+def _check_sums(codecs: tuple[Aggregator, ...], names: str) -> None:
+    """Refuses what needs a sum where messages are decoded one by one."""
+    apart = next((codec for codec in codecs if not codec.sum_safe), None)
+    mask = next((codec for codec in codecs if codec.role == "mask"), None)
+    if apart and mask:
+        raise ValueError(
+            f"chain({names}) has {apart.name} before the mask {mask.name}; the server decodes {apart.name} message by "
+            "message, and behind a mask it has their sum alone. Use a codec that survives a sum: fl.quantize, or of "
+            f"fl.compression {', '.join(SUM_SAFE)}."
+        )
+    first = first_apart(codecs)
+    for codec in codecs[first:]:
+        if codec.role == "value" and codec.read is AS_SENT and codec.decode is not KEEP_TOTAL:
+            why = "which needs every message apart" if codecs[first].sum_safe else "decoded message by message"
+            raise ValueError(
+                f"chain({names}) has {codec.name} behind {codecs[first].name}, {why}; {codec.name} works on the sum of "
+                f"messages as they are sent. Put {codec.name} before it, or leave it out."
+            )
+
+
+def _check_own_state(codec: Aggregator, wire: Wire, update: Any) -> None:
+    """Refuses what keeps a state at clients behind what changes the structure of the update."""
+    shapes = lambda tree: (jax.tree.structure(tree), [leaf.shape for leaf in jax.tree.leaves(tree)])  # noqa: E731
+    if codec.init_client is not NO_CLIENT_STATE and shapes(wire.value) != shapes(update):
+        raise ValueError(
+            f"`{codec.name}` keeps a state like the update at each client, and stands behind a codec that changes the "
+            f"update's shapes. Put `{codec.name}` before that codec, or around it."
+        )
 
 
 def map_prefix(fn: Callable[[Any, Any], Any], weight: Any, value: PyTree) -> PyTree:
@@ -150,6 +275,7 @@ def multiply(message: Message) -> Message:
 
     value = map_prefix(times, weight, message.value)
     if not message.scalars:
-        return Message(value, weight, {})
+        return message._replace(value=value, weight=weight, scalars={})
     one = jax.tree.leaves(weight)[0]  # scalars are refused beside a tree of weights
-    return Message(value, weight, {name: one.astype(s.dtype) * s for name, s in message.scalars.items()})
+    scalars = {name: one.astype(s.dtype) * s for name, s in message.scalars.items()}
+    return message._replace(value=value, weight=weight, scalars=scalars)

@@ -91,8 +91,12 @@ def needs_floats(name: str, wire: Wire) -> None:
     if wire.group != "float" or not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
             f"`{name}` needs float leaves, got {leaf.dtype}{list(leaf.shape)} at {checks.path_str(path)} "
-            f"({'integers mod 2^32' if wire.group == 'mod32' else 'not floats'}); put `{name}` before `quantize`."
+            f"({'integers mod 2^32' if wire.group == 'mod32' else 'not floats'}); put `{name}` before {_packer(wire)}."
         )
+
+
+def _packer(wire: Wire) -> str:
+    return "`quantize`" if wire.apart is None else f"`{wire.apart}`"
 
 
 def global_norm(tree: PyTree) -> jax.Array:

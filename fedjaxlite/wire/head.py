@@ -54,11 +54,11 @@ def wire_of(
       >>> state, end = chain.init(wire_of(updates[0], capacity=2))
       >>> end.bounds.l2
       5.0
-      >>> def encode(i):
+      >>> def sent(i):
       ...     client = fl.ClientInfo(id=i, weight=1.0, key=jax.random.key(i), alive=True)
       ...     message, own = fl.Message(updates[i], weights[i], {}), chain.init_client(updates[i])
-      ...     return chain.encode(state, own, message, client)[0]
-      >>> total = jax.tree.map(jnp.add, encode(0), encode(1))
+      ...     return chain.read(state, chain.encode(state, own, message, client)[0], client)
+      >>> total = jax.tree.map(jnp.add, sent(0), sent(1))
       >>> chain.decode(state, total, jax.random.key(2))[0].value.tolist()
       [3.0, 4.0]
     """

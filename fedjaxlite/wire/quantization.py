@@ -7,8 +7,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite import checks
-from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Message, Wire
+from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Code, Message, Wire
 from fedjaxlite.wire.clips import needs_floats
+from fedjaxlite.wire.packing.bits import pack, packed_size, unpack
+from fedjaxlite.wire.packing.forms import Form, form_of, from_leaves
 
 
 class _Range(NamedTuple):
@@ -18,18 +20,21 @@ class _Range(NamedTuple):
       linf: the bound on an entry, this round.
       scalars: each scalar's own bound.
       stretch: how much longer rounding can make a whole update, by its norms, in units of `linf`.
+      form: static, the update's structure; None where a mask follows, which takes whole words.
     """
 
     linf: Any
     scalars: dict[str, Any]
     stretch: Bounds
+    form: Form | None = None
 
 
 def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
     """Rounds every entry to an integer of so many bits, summed in the integers mod 2^32.
 
     The range is the wire's bound on an entry, so a clip stands before it; the levels are symmetric around zero, so
-    absent clients add exactly zero. Scalars are quantized to their declared bounds.
+    absent clients add exactly zero. Scalars are quantized to their declared bounds, and stay words of 32 bits. Entries
+    are packed in so many bits each, leaf by leaf; before a mask they are whole words, which masks fill.
 
     Args:
       bits: 2 to 24 (float32 has no more); an entry takes the integers from -(2^(bits-1) - 1) to 2^(bits-1) - 1.
@@ -64,13 +69,15 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
             jnp.asarray(wire.bounds.linf, jnp.float32),
             {name: jnp.float32(wire.scalar_bounds[name]) for name in wire.scalars},
             jax.tree.map(jnp.float32, stretch),
+            None if wire.mask_ahead else form_of(wire),
         )
-        value, weight, scalars = jax.tree.map(
-            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), (wire.value, wire.weight, wire.scalars)
-        )
-        return state, wire._replace(
-            value=value, weight=weight, scalars=scalars, group="mod32", bits=bits, bounds=_widen(wire.bounds, stretch)
-        )
+        words = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), tree)  # noqa: E731
+        told = wire._replace(scalars=words(wire.scalars), group="mod32", bounds=_widen(wire.bounds, stretch))
+        if wire.mask_ahead:  # the chain multiplies by weights before the mask, so they are in the group too
+            return state, told._replace(value=words(wire.value), weight=words(wire.weight), bits=32)
+        codes = tuple(Code(bits, math.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
+        packed = lambda leaf: jax.ShapeDtypeStruct((packed_size(math.prod(leaf.shape), bits),), jnp.uint8)  # noqa: E731
+        return state, told._replace(value=jax.tree.map(packed, wire.value), bits=bits, codes=codes)
 
     def prepare(state: _Range, bounds: Bounds) -> tuple[_Range, Bounds]:
         return state._replace(linf=jnp.asarray(bounds.linf, jnp.float32)), _widen(bounds, state.stretch)
@@ -83,8 +90,19 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
         for i, (leaf, bound) in enumerate(entries):
             key = jax.random.fold_in(client.key, i) if rounding == "stochastic" else None
             integers.append(_to_levels(jnp.asarray(leaf, jnp.float32), bound, levels, key))
-        value = jax.tree.unflatten(treedef, integers[: len(leaves)])
-        return Message(value, message.weight, dict(zip(scalars, integers[len(leaves) :], strict=True))), client_state
+        of_value, of_scalars = integers[: len(leaves)], integers[len(leaves) :]
+        if state.form is not None:
+            of_value = [pack(leaf.reshape(-1), bits) for leaf in of_value]
+        value = jax.tree.unflatten(treedef, of_value)
+        return Message(value, message.weight, dict(zip(scalars, of_scalars, strict=True))), client_state
+
+    def read(state: _Range, message: Message, client: ClientInfo) -> Message:
+        del client
+        form = state.form
+        if form is None:
+            return message
+        packed = zip(form.tree.flatten_up_to(message.value), form.sizes, strict=True)
+        return message._replace(value=from_leaves(form, [_signed(unpack(leaf, n, bits), bits) for leaf, n in packed]))
 
     def decode(state: _Range, total: Message, key: Any) -> tuple[Message, Any]:
         del key
@@ -93,7 +111,14 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
         return Message(value, jax.tree.map(lambda w: w.astype(jnp.float32), total.weight), scalars), state
 
     hparams = {"bits": bits, "rounding": rounding}
-    return Aggregator(init, encode, decode, prepare=prepare, name="quantize", hparams=hparams)
+    return Aggregator(init, encode, decode, prepare=prepare, name="quantize", hparams=hparams, read=read)
+
+
+def _signed(codes: jax.Array, bits: int) -> jax.Array:
+    """Numbers of so many bits as integers mod 2^32: their highest bit is the sign."""
+    shift = 32 - bits
+    widened = jax.lax.bitcast_convert_type(codes << shift, jnp.int32) >> shift
+    return jax.lax.bitcast_convert_type(widened, jnp.uint32)
 
 
 def _widen(bounds: Bounds, stretch: Bounds) -> Bounds:

@@ -92,8 +92,10 @@ def test_every_sampler_keeps_the_laws(name: str) -> None:
     # A function of key and round: neither the place under vmap nor the number of the call matters.
     jax.tree.map(lambda a, b: np.testing.assert_array_equal(a[::-1], np.asarray(b)), batch, run(keys[::-1]))
     plain = jax.tree.map(lambda x: x[1, 3], batch)
-    assert [x.dtype.name for x in plain] == ["int32", "bool", "bool", "float32", "float32", "int32"]
-    assert [x.shape for x in plain] == [(sampler.capacity,)] * 5 + [()]
+    late = () if plain.late is None else (plain.late,)  # None where nobody can be late
+    assert [x.dtype.name for x in plain[:6]] == ["int32", "bool", "bool", "float32", "float32", "int32"]
+    assert [x.shape for x in plain[:6]] == [(sampler.capacity,)] * 5 + [()]
+    assert [(x.dtype.name, x.shape) for x in late] == [("bool", (sampler.capacity,))] * len(late)
     for place in np.ndindex(batch.overflow.shape):
         assert len(set(batch.ids[place][batch.selected[place]])) == batch.selected[place].sum()
     assert (batch.ids >= 0).all()

@@ -100,6 +100,10 @@ def test_seeds_of_different_lengths_are_averaged_where_all_measured():
 def test_bytes_are_means_over_seeds_too():
     runs = {"a": [records([0.5]), records([0.7], bytes_up=300)]}
     assert points(plots.accuracy_against_bytes(runs).axes[0].lines[0]) == [[400, pytest.approx(0.6)]]
+    for over, bytes_ in (("bytes_up", 200), ("bytes_down", 200)):
+        assert points(plots.accuracy_against_bytes(runs, over=over).axes[0].lines[0]) == [[bytes_, pytest.approx(0.6)]]
+    with pytest.raises(ValueError, match="`over` is 'seconds'; expected one of 'bytes', 'bytes_up', 'bytes_down'"):
+        plots.accuracy_against_bytes(runs, over="seconds")
 
 
 def test_histories_arrays_and_single_runs_are_runs():

@@ -546,8 +546,10 @@ def test_numbers_that_are_not_finite_come_back_as_nan(tmp_path) -> None:
 
 
 def test_a_metric_called_like_a_record_is_renamed() -> None:
-    info = fl.PassInfo(2, 2, 0, 10, 0, {"seconds": np.float32(3)}, {})
-    [record] = records.of_dispatch(info, first=1, num_rounds=1, traffic=fl.Traffic(1, 2), seconds=0.5)
+    sent = {"bytes_up": np.uint32([7, 0, 7]), "bytes_down": np.uint32([9, 9, 9])}
+    info = fl.PassInfo(3, 2, 0, 10, 0, {"seconds": np.float32(3)}, sent)
+    [record] = records.of_dispatch(info, first=1, num_rounds=1, seconds=0.5)
+    assert (record["bytes_up"], record["bytes_down"]) == (14, 27)
     assert (record["seconds"], record["train_seconds"]) == (0.5, 3.0)
 
 

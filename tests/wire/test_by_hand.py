@@ -34,7 +34,7 @@ def by_hand(chain: fl.Aggregator, head: fl.Wire, weights: list[Any]) -> fl.Aggre
 
     def encode(i: int) -> fl.Message:
         own, about = chain.init_client(UPDATES[i]), fl.ClientInfo(i, 1.0, jax.random.key(i), True, slot=i)
-        return chain.encode(state, own, fl.Message(UPDATES[i], weights[i], {}), about)[0]
+        return chain.read(state, chain.encode(state, own, fl.Message(UPDATES[i], weights[i], {}), about)[0], about)
 
     total = jax.tree.map(jnp.add, encode(0), encode(1))
     return chain.decode(state, total, jax.random.key(9))[0]

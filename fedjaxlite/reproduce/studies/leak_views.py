@@ -143,7 +143,8 @@ def through(chain: fl.Aggregator, updates: PyTree, key: Any) -> tuple[PyTree, Py
     def encode(value: PyTree, slot: Any) -> Any:
         fold = lambda key: jax.random.fold_in(key, slot)  # noqa: E731
         client = fl.ClientInfo(slot, jnp.float32(1), fold(to_encode), jnp.bool_(True), slot, fold(to_noise))
-        return chain.encode(state, own, fl.Message(value, jnp.float32(1), {}), client)[0]
+        sent, _ = chain.encode(state, own, fl.Message(value, jnp.float32(1), {}), client)
+        return chain.read(state, sent, client)
 
     messages = jax.vmap(encode)(updates, ids)
     total = jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0, dtype=leaf.dtype), messages)
