@@ -239,7 +239,8 @@ def _init(settings: _Settings, wire: fl.Wire) -> tuple[State, fl.Wire]:
     mechanism = _mechanism(settings.kind, grid, _step(grid, len(bounds)) * settings.clip_norm, wire.capacity)
     return state, wire._replace(
         value=jax.eval_shape(lambda value: _parts(jnp.zeros((grid.dim,), jnp.uint32), value), wire.value),
-        weight=jax.ShapeDtypeStruct((), jnp.uint32),
+        # Before a mask the chain makes the weight an integer too.
+        weight=jax.ShapeDtypeStruct((), jnp.uint32 if wire.mask_ahead else jnp.float32),
         scalars={},
         group="mod32",
         bits=settings.bits,

@@ -54,7 +54,8 @@ def server(codec: fl.Aggregator, template: Any = None, *, over: Any = 4, scalars
     def send(state: Any, update: Any, scalars: Any, seed: Any, weight: Any) -> fl.Message:
         key = jax.random.key(seed)
         info = fl.ClientInfo(jnp.int32(0), weight, key, jnp.bool_(True), noise=jax.random.fold_in(key, 1))
-        return chain.encode(state, chain.init_client(update), fl.Message(update, jnp.int32(3), scalars), info)[0]
+        sent, _ = chain.encode(state, chain.init_client(update), fl.Message(update, jnp.int32(3), scalars), info)
+        return chain.read(state, sent, info)
 
     send_all = jax.jit(jax.vmap(send, in_axes=(None, 0, 0, 0, 0)))
     state = chain.begin(state, None, jax.random.key(77))
@@ -213,7 +214,7 @@ def test_rounds_behind_nothing_else() -> None:
     start = {"x": jnp.zeros((3,))}
     run, state, info = helpers.one_run(algorithm, people, start, aggregator=aggregator)
     np.testing.assert_allclose(run.params(state)["x"], np.full(3, 3.5 / 4), atol=1e-3)
-    assert run.traffic(start, people).up == 4 * 2 + 4
+    assert run.traffic(start, people).up == 4 * 4 + 4  # whole words, as a mask takes them
     assert {name: int(value) for name, value in info.aggregator.items()} == {
         "skellam_survivors": 4,
         "skellam_discarded": 0,
@@ -260,7 +261,7 @@ GOOD = skellam(clip_norm=1.0, noise_multiplier=1.0, bits=16, min_survivors=2)
         (
             (fl.mean(over=4), fl.clip_by_global_norm(1.0), fl.quantize(bits=8), GOOD),
             {},
-            r"`skellam` clips floats, and the update has uint32\[\] at \['b'\]",
+            r"`skellam` clips floats, and the update has uint8\[1\] at \['b'\]",
         ),
         ((fl.mean(over=4), GOOD, GOOD), {}, "`skellam` clips floats|second mechanism"),
         ((fl.mean(over=4), GOOD, fl.quantize(bits=8)), {}, "`quantize` needs float leaves"),
