@@ -29,13 +29,13 @@ from fedjaxlite.data.prepared_cohort import prepare_cohort as prepare_cohort
 from fedjaxlite.evaluation.central import evaluate as evaluate
 from fedjaxlite.evaluation.per_client import evaluate_clients as evaluate_clients
 from fedjaxlite.evaluation.per_client import evaluate_personalized as evaluate_personalized
+from fedjaxlite.execution.bytes_sent import Traffic as Traffic
 from fedjaxlite.execution.cohort_pass import PassInfo as PassInfo
 from fedjaxlite.execution.composition import Rounds as Rounds
 from fedjaxlite.execution.composition import rounds as rounds
 from fedjaxlite.execution.federated_sum import Computation as Computation
 from fedjaxlite.execution.federated_sum import federated_sum as federated_sum
 from fedjaxlite.execution.layout import Execution as Execution
-from fedjaxlite.execution.one_round import Traffic as Traffic
 from fedjaxlite.execution.round_state import RoundState as RoundState
 from fedjaxlite.keys import NoiseKeys as NoiseKeys
 from fedjaxlite.keys import noise_keys as noise_keys
@@ -64,9 +64,11 @@ from fedjaxlite.variables import Variables as Variables
 from fedjaxlite.variables import trainable as trainable
 from fedjaxlite.variables import with_state as with_state
 from fedjaxlite.variables import with_trainable as with_trainable
+from fedjaxlite.wire import compression as compression
 from fedjaxlite.wire.aggregator import Aggregator as Aggregator
 from fedjaxlite.wire.aggregator import Bounds as Bounds
 from fedjaxlite.wire.aggregator import ClientInfo as ClientInfo
+from fedjaxlite.wire.aggregator import Code as Code
 from fedjaxlite.wire.aggregator import Message as Message
 from fedjaxlite.wire.aggregator import Stacked as Stacked
 from fedjaxlite.wire.aggregator import Wire as Wire
@@ -74,9 +76,12 @@ from fedjaxlite.wire.chain import chain as chain
 from fedjaxlite.wire.clips import clip_by_global_norm as clip_by_global_norm
 from fedjaxlite.wire.clips import clip_by_value as clip_by_value
 from fedjaxlite.wire.clips import global_norm as global_norm
+from fedjaxlite.wire.entropy import measure_entropy as measure_entropy
 from fedjaxlite.wire.head import wire_of as wire_of
 from fedjaxlite.wire.means import mean as mean
 from fedjaxlite.wire.means import weighted_mean as weighted_mean
+from fedjaxlite.wire.messages import message_from_bytes as message_from_bytes
+from fedjaxlite.wire.messages import message_to_bytes as message_to_bytes
 from fedjaxlite.wire.quantization import quantize as quantize
 from fedjaxlite.wire.stacking import stack as stack
 
@@ -101,6 +106,7 @@ __all__ = [
     "ClientInfo",
     "ClientOutput",
     "ClientReport",
+    "Code",
     "Cohort",
     "Computation",
     "Execution",
@@ -128,6 +134,7 @@ __all__ = [
     "client_view",
     "clip_by_global_norm",
     "clip_by_value",
+    "compression",
     "datasets",
     "evaluate",
     "evaluate_clients",
@@ -140,6 +147,9 @@ __all__ = [
     "losses",
     "lower",
     "mean",
+    "measure_entropy",
+    "message_from_bytes",
+    "message_to_bytes",
     "models",
     "noise_keys",
     "observers",
