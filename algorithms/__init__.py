@@ -18,6 +18,8 @@ from fedjaxlite.algorithms.one_model.fed_avg import fed_avg_of as fed_avg_of
 from fedjaxlite.algorithms.one_model.fed_avg import fed_sgd as fed_sgd
 from fedjaxlite.algorithms.one_model.fed_dyn import fed_dyn as fed_dyn
 from fedjaxlite.algorithms.one_model.fed_exp import fed_exp as fed_exp
+from fedjaxlite.algorithms.one_model.fed_kseed import fed_kseed as fed_kseed
+from fedjaxlite.algorithms.one_model.fed_kseed import kseed_model as kseed_model
 from fedjaxlite.algorithms.one_model.fed_lin import fed_lin as fed_lin
 from fedjaxlite.algorithms.one_model.fed_nova import fed_nova as fed_nova
 from fedjaxlite.algorithms.one_model.fed_opt import adaptive_server_optimizer as adaptive_server_optimizer
@@ -72,6 +74,7 @@ __all__ = [
     "fed_bn",
     "fed_dyn",
     "fed_exp",
+    "fed_kseed",
     "fed_lin",
     "fed_nova",
     "fed_pa",
@@ -88,6 +91,7 @@ __all__ = [
     "ifca_init",
     "k_means",
     "k_means_init",
+    "kseed_model",
     "last_layer",
     "lg_fed_avg",
     "lora",

@@ -1,4 +1,4 @@
-"""FedDyn, Mime, FedExP, FedPA, FedLin, and hyperparameters that change with the round."""
+"""FedDyn, Mime, FedExP, FedPA, FedLin, FedKSeed, and hyperparameters that change with the round."""
 
 from typing import Any
 
@@ -9,6 +9,7 @@ import optax
 import fedjaxlite as fl
 from fedjaxlite.algorithms.one_model.fed_dyn import fed_dyn
 from fedjaxlite.algorithms.one_model.fed_exp import fed_exp
+from fedjaxlite.algorithms.one_model.fed_kseed import fed_kseed
 from fedjaxlite.algorithms.one_model.fed_lin import fed_lin
 from fedjaxlite.algorithms.one_model.fed_pa import fed_pa
 from fedjaxlite.algorithms.one_model.mime import mime, mime_lite
@@ -36,6 +37,11 @@ def _pa(**options: Any) -> fl.Algorithm:
     )
 
 
+def _kseed(**options: Any) -> fl.Algorithm:
+    # Two evaluations far apart, so that their rounding is no part of the slope; of squares it is exact all the same.
+    return fed_kseed(LOSS, client_lr=0.01, num_seeds=8, perturbation=0.5, **options)
+
+
 def _falling_rate() -> fl.Algorithm:
     make = lambda client_lr: helpers.fed_avg(client_lr)  # noqa: E731
     return scheduled(make, client_lr=lambda t: 0.02 * 0.5 ** t.astype(jnp.float32))
@@ -59,6 +65,8 @@ METHODS = (
         lambda: fed_exp(LOSS, client_optimizer=SGD, batch_size=4, average_last_two=True),
         refuses_quantize="needs a bound on the scalar 'squared_norm'",
     ),
+    Method("fed_kseed", lambda: _kseed(batch_size=4)),
+    Method("fed_kseed/full batch", lambda: _kseed(batch_size=None, steps=3)),
     Method("fed_pa", _pa),
     Method("fed_pa/burn-in", lambda: _pa(burn_in_rounds=1, burn_in_steps=2)),
     Method("fed_lin", lambda: fed_lin(LOSS, client_lr=0.05, steps=3)),
