@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import fedjaxlite as fl
-from fedjaxlite import privacy
+from fedjaxlite import compression, privacy
 
 COHORT = 4
 """Clients of a round."""
@@ -18,6 +18,50 @@ ROUNDS = 8
 
 NOISE: dict[str, Any] = {"clip_norm": 1.0, "noise_multiplier": 1.0}
 INTEGERS: dict[str, Any] = {**NOISE, "bits": 20, "min_survivors": COHORT}
+
+
+def _clipped(*codecs: fl.Aggregator) -> tuple[fl.Aggregator, ...]:
+    return fl.clip_by_global_norm(2.0), *codecs
+
+
+CODECS: dict[str, Callable[[], tuple[fl.Aggregator, ...]]] = {
+    "quantize": lambda: _clipped(fl.quantize(bits=5)),
+    "qsgd": lambda: (compression.qsgd(levels=4),),
+    "k_level": lambda: (compression.k_level(levels=5),),
+    "tern_grad": lambda: (compression.tern_grad(),),
+    "natural": lambda: (compression.natural(),),
+    "sign": lambda: (compression.sign(),),
+    "sign_vote": lambda: (compression.sign_vote(),),
+    "noisy_sign": lambda: (compression.noisy_sign(2.0),),
+    "narrow": lambda: (compression.narrow("bfloat16"),),
+    "narrow/e4m3": lambda: (compression.narrow("float8_e4m3fn"),),
+    "narrow/e5m2": lambda: (compression.narrow("float8_e5m2"),),
+    "nf4": lambda: (compression.nf4(block=8),),
+    "eden": lambda: (compression.eden(bits=2),),
+    "eden/biased": lambda: (compression.eden(bits=3, unbiased=False),),
+    "drive": lambda: (compression.drive(),),
+    "rotated_k_level": lambda: (compression.rotated_k_level(levels=4),),
+    "thc": lambda: _clipped(compression.thc(bits=4)),
+    "quic_fl": lambda: _clipped(compression.quic_fl(bits=2)),
+    "top_k": lambda: (compression.top_k(fraction=0.2),),
+    "top_k+qsgd": lambda: (compression.top_k(fraction=0.2), compression.qsgd(levels=4)),
+    "rand_k": lambda: (compression.rand_k(fraction=0.3),),
+    "rand_k+quantize": lambda: (compression.rand_k(fraction=0.3), fl.clip_by_value(2.0), fl.quantize(bits=6)),
+    "count_sketch": lambda: (compression.count_sketch(columns=8),),
+    "power_sgd": lambda: (compression.power_sgd(rank=1),),
+    "error_feedback/ef14": lambda: (compression.error_feedback(compression.top_k(fraction=0.2)),),
+    "error_feedback/ef21": lambda: (compression.error_feedback(compression.eden(bits=1, unbiased=False), kind="ef21"),),
+    "error_feedback/ef21_sgdm": lambda: (
+        compression.error_feedback(compression.top_k(fraction=0.2), kind="ef21_sgdm"),
+    ),
+    "error_feedback/dasha": lambda: (
+        compression.error_feedback(compression.rand_k(fraction=0.3), kind="dasha", momentum=0.2),
+    ),
+}
+"""Every codec of `fl.compression`, as it stands behind a mean."""
+
+NOT_SMALLER = ()
+"""Those whose messages need not be smaller than a small update."""
 
 
 def _private(codec: Callable[[], fl.Aggregator]) -> Callable[[], fl.Aggregator]:
@@ -42,9 +86,10 @@ def sampler() -> fl.Sampler:
 def missing() -> list[str]:
     """The public codecs, functions that return an `fl.Aggregator`, that no chain is named after."""
     named = {name.partition("/")[0] for name in CHAINS} | {"chain", "clip_by_global_norm"}  # these two are in others
+    named |= {"measure_entropy"}  # changes nothing
     makers = (
         name
-        for module in (fl, privacy)
+        for module in (fl, privacy, compression)
         for name in module.__all__
         if inspect.isfunction(thing := getattr(module, name)) and thing.__annotations__.get("return") is fl.Aggregator
     )
@@ -78,3 +123,10 @@ CHAINS: dict[str, Callable[[], fl.Aggregator]] = {
     "local_laplace": _private(lambda: privacy.local_laplace(clip_norm=1.0, epsilon=4.0)),
     "priv_unit": _private(lambda: privacy.priv_unit(clip_norm=1.0, epsilon=8.0)),
 }
+
+
+def _behind_a_mean(make: Callable[[], tuple[fl.Aggregator, ...]]) -> Callable[[], fl.Aggregator]:
+    return lambda: fl.chain(fl.mean(), *make())
+
+
+CHAINS |= {name: _behind_a_mean(make) for name, make in CODECS.items() if name not in CHAINS}

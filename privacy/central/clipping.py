@@ -265,6 +265,11 @@ def refuse_order(name: str, wire: fl.Wire) -> None:
     """
     if wire.masked:
         raise ValueError(f"`{name}` stands behind a mask; a masked message cannot be clipped. Put `{name}` before it.")
+    if wire.apart is not None:
+        raise ValueError(
+            f"`{name}` stands behind `{wire.apart}`, which may send more beside the values that noise covers (norms, "
+            f"indices). Put `{name}` before `{wire.apart}`: what is compressed after its noise is as private."
+        )
     for path, leaf in jax.tree_util.tree_flatten_with_path(wire.value)[0]:
         if wire.group != "float" or not jnp.issubdtype(leaf.dtype, jnp.floating):
             raise ValueError(

@@ -8,6 +8,8 @@ import jax.numpy as jnp
 
 import fedjaxlite as fl
 from fedjaxlite.privacy.secagg import graph
+from fedjaxlite.privacy.secagg.parameters import Parameters
+from fedjaxlite.privacy.secagg.traffic import traffic
 
 _COMPLETE = 64
 
@@ -42,6 +44,27 @@ def default_min_survivors(capacity: int, most: int, colluders: int) -> int:
 def _least_survivors(capacity: int, most: int, colluders: int) -> int:
     # As many of the whole cohort collude as of one client's holders.
     return -(-colluders * capacity // (most + 1)) + 2
+
+
+@lru_cache(maxsize=64)
+def protocol_bytes(capacity: int, most: int) -> tuple[int, int]:
+    """What one client sends and gets in a round beside its masked message and the model: keys, shares, signatures.
+
+    Args:
+      capacity: the slots of a cohort, all of them taken.
+      most: k.
+
+    Returns:
+      `(up, down)` in bytes, by the formula of `secagg.traffic` for a server that may lie.
+
+    Example:
+      >>> protocol_bytes(10, 9)
+      (1737, 3292)
+    """
+    least = (most + 1) // 2 + 1
+    agreed = Parameters(capacity, 1, most, least, 0, 0, 2, "lying")
+    found = traffic(agreed, capacity)
+    return found.up - found.vector, found.down
 
 
 class Numbers(NamedTuple):

@@ -23,6 +23,7 @@ from fedjaxlite.privacy.masking.mask_rules import (
     checked_numbers,
     default_min_survivors,
     default_neighbors,
+    protocol_bytes,
 )
 from fedjaxlite.privacy.masking.roster import (
     Masks,
@@ -187,6 +188,7 @@ def mask(
         encode=encode,
         decode=decode,
         metrics=lambda state: {"refused": state.refused},
+        overhead=lambda state, capacity: protocol_bytes(capacity, degree(capacity)),
         role="mask",
         name="mask",
         hparams={

@@ -41,6 +41,7 @@ METHODS = {
     "fed_bn": method(algorithms.fed_bn, norm=own, **LOCAL),
     "fed_dyn": method(algorithms.fed_dyn, alpha=0.1, num_clients=6, **LOCAL),
     "fed_exp": method(algorithms.fed_exp, **LOCAL),
+    "fed_kseed": method(algorithms.fed_kseed, client_lr=0.1, num_seeds=8, **LENGTH),
     "fed_lin": method(algorithms.fed_lin, client_lr=0.1, **LENGTH),
     "fed_nova": method(algorithms.fed_nova, client_lr=0.1, **LENGTH),
     "fed_pa": method(algorithms.fed_pa, rho=0.1, num_samples=2, steps_per_sample=2, **LOCAL),
@@ -97,6 +98,7 @@ PIECES = {
     "k_means_init": Base(
         algorithms.k_means_init, {"key": KEY, "points": np.ones((5, 3), np.float32), "num_clusters": 2}
     ),
+    "kseed_model": Base(algorithms.kseed_model, {"params": {"w": jnp.zeros(3)}, "sums": jnp.ones(4), "seed": 0}),
     "last_layer": Base(algorithms.last_layer, {"model": fl.models.mlp(features=(4, 2), input_shape=(4,))}),
     "norm_layers": Base(algorithms.norm_layers, {"path": ("norm", "scale"), "leaf": None}),
     "project_to_simplex": Base(algorithms.project_to_simplex, {"values": jnp.array([0.2, 1.4])}),

@@ -6,15 +6,16 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from bases_algorithms import ALGORITHMS
+from bases_compression import COMPRESSION
 from bases_engine import ENGINE
 from bases_privacy import PRIVACY
 from calls import Base
 from odd_values import ODD, TRACED
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, losses, models, partition, privacy, sampling
+from fedjaxlite import algorithms, compression, losses, models, partition, privacy, sampling
 
-BASES: dict[str, Base] = {**ENGINE, **ALGORITHMS, **PRIVACY}
+BASES: dict[str, Base] = {**ENGINE, **COMPRESSION, **ALGORITHMS, **PRIVACY}
 LABELS = (*ODD, *TRACED)
 
 MODULES: dict[str, ModuleType] = {
@@ -26,6 +27,7 @@ MODULES: dict[str, ModuleType] = {
     "algorithms.": algorithms,
     "algorithms.analytics.": algorithms.analytics,
     "algorithms.lora.": algorithms.lora,
+    "compression.": compression,
     "privacy.": privacy,
     "privacy.accounting.": privacy.accounting,
     "privacy.attacks.": privacy.attacks,
@@ -42,6 +44,11 @@ LEFT_OUT = {
     **dict.fromkeys(
         ("trainable", "with_state", "with_trainable", "algorithms.lora.merge"), "takes pytrees as they are, under jit"
     ),
+    **dict.fromkeys(
+        ("compression.rotate", "compression.rotate_back", "compression.walsh_hadamard"),
+        "takes a vector as it is, under jit",
+    ),
+    "compression.downlink": "takes its codecs by place; the base of this name gives them",
     "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,
     "privacy.secagg.SecureAggregationError": "an error",
 }

@@ -262,7 +262,7 @@ class TestRefusals:
         [
             (
                 (fl.clip_by_value(1.0), fl.quantize(bits=8), gaussian(clip_norm=1.0, noise_multiplier=1.0)),
-                r"uint32\[2\] at \['a'\]; an update is clipped before it is quantized. Put `gaussian` before",
+                r"uint8\[2\] at \['a'\]; an update is clipped before it is quantized. Put `gaussian` before",
             ),
             (
                 (gaussian(clip_norm=1.0, noise_multiplier=1.0), gaussian(clip_norm=1.0, noise_multiplier=1.0)),
