@@ -9,7 +9,7 @@ import optax
 
 import fedjaxlite as fl
 from fedjaxlite import algorithms
-from fedjaxlite.cli import parse, private_run
+from fedjaxlite.cli import compress, parse, private_run
 from fedjaxlite.cli.settings import Settings
 from fedjaxlite.evaluation.central import loss_for
 from fedjaxlite.training.warm_start import warm_start
@@ -103,12 +103,13 @@ def job(settings: Settings) -> Job:
         batch_size=size,
         epochs=settings.epochs,
     )
+    algorithm = compress.on_the_way_down(settings, algorithm)
 
     def compose(settings: Settings) -> fl.Rounds:
         return fl.rounds(
             algorithm,
             sampler=parse.sampler(settings, data.train.num_clients),
-            aggregator=parse.aggregator(settings, data.train),
+            aggregator=parse.aggregator(settings, data.train, compress.on_the_way_up(settings)),
             execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
         )
 

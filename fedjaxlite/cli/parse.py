@@ -103,8 +103,8 @@ def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
     return fl.sampling.with_stragglers(chosen, settings.stragglers, _MIN_WORK) if settings.stragglers else chosen
 
 
-def aggregator(settings: Settings, population: fl.Population) -> Any:
-    """The chain of codecs; with noise, equal weights over a fixed denominator."""
+def aggregator(settings: Settings, population: fl.Population, further: tuple[fl.Aggregator, ...] = ()) -> Any:
+    """The chain of codecs; with noise, equal weights over a fixed denominator. `further` stands behind the clip."""
     positive(clip_norm=settings.clip_norm)
     if settings.quantize_bits is not None and settings.clip_norm is None:
         raise ValueError("--quantize-bits needs --clip-norm, which bounds the range that the bits cover.")
@@ -112,14 +112,14 @@ def aggregator(settings: Settings, population: fl.Population) -> Any:
     if settings.aggregator == "mean":
         parts = [fl.mean(over=None if noise is None else settings.cohort)]
     else:
-        parts = [fl.weighted_mean(weight_cap=population.max_size if settings.quantize_bits else None)]
+        # Sums of integers need to know how much a client weighs at most; other sums take it as it comes.
+        whole = settings.quantize_bits or settings.secure_sum or settings.compress
+        parts = [fl.weighted_mean(weight_cap=population.max_size if whole else None)]
     if noise is not None:
         parts.append(fl.privacy.gaussian(clip_norm=settings.clip_norm, noise_multiplier=noise))
-    elif settings.clip_norm is not None:
+    elif settings.clip_norm is not None and not settings.error_feedback:
         parts.append(fl.clip_by_global_norm(settings.clip_norm))
-    if settings.quantize_bits is not None:
-        parts.append(fl.quantize(bits=settings.quantize_bits))
-    return fl.chain(*parts)
+    return fl.chain(*parts, *further)
 
 
 def server_optimizer(settings: Settings) -> optax.GradientTransformation:

@@ -126,6 +126,40 @@ class Settings(NamedTuple):
     quantize_bits: Annotated[
         int | None, _option(WIRE, "Bits per entry, summed as integers; needs --clip-norm.", metavar="BITS")
     ] = None
+    compress: Annotated[
+        str | None,
+        _option(
+            WIRE,
+            "Codecs for what clients send, with + between them: eden:2, qsgd:16, top_k:0.01+qsgd:16 ...; an unknown "
+            "name lists all.",
+            metavar="CODEC",
+        ),
+    ] = None
+    error_feedback: Annotated[
+        bool,
+        _option(WIRE, "Clients send later what --compress or --quantize-bits left out.", "--error-feedback"),
+    ] = False
+    feedback_kind: Annotated[
+        Literal["ef14", "ef21", "ef21_sgdm"] | None,
+        _option(WIRE, "How: ef14, ef21 or ef21_sgdm.", metavar="NAME", show_default="ef14"),
+    ] = None
+    compress_down: Annotated[
+        str | None,
+        _option(WIRE, "Codecs for the model on its way down, as differences to what clients hold.", metavar="CODEC"),
+    ] = None
+    secure_sum: Annotated[
+        bool,
+        _option(
+            WIRE,
+            "Mask every message, so that the server learns sums alone; needs --clip-norm. Entries are rounded to 16 "
+            "bits unless --compress or --quantize-bits make integers.",
+            "--secure-sum",
+        ),
+    ] = False
+    measure_entropy: Annotated[
+        bool,
+        _option(WIRE, "Also record the bytes that an ideal code of each message would take.", "--measure-entropy"),
+    ] = False
     noise_multiplier: Annotated[
         float | None,
         _option(

@@ -17,6 +17,7 @@ from fedjaxlite.observers.progress import duration, size
 from fedjaxlite.rehearsal.rehearse import Rehearsal, lanes_asked, rehearse
 from fedjaxlite.rehearsal.roofline import time_of
 from fedjaxlite.rehearsal.steps import client_steps, sizes_of
+from fedjaxlite.wire.entropy import entropy_of_normal
 
 PyTree = Any
 
@@ -45,7 +46,9 @@ class Plan(NamedTuple):
       num_clients: N.
       expected_cohort: clients in a round, on average and before dropouts.
       num_rounds: rounds that totals are for, or None.
-      bytes_up: of one client in one round.
+      bytes_up: of one client in one round: the packed message.
+      entropy_up: bytes that an ideal code of that message would take, where the update is normal; None where nothing is
+        packed, behind a mask, and under a target.
       bytes_down: likewise.
       local_steps: all clients' local steps in a round, on average; None where the algorithm's hyperparameters do not
         say (it has no "batch_size" with "epochs" or "steps").
@@ -72,13 +75,14 @@ class Plan(NamedTuple):
     lanes: int
     probe_seconds: float
     rehearsal: Rehearsal | None = None
+    entropy_up: float | None = None
 
     def __str__(self) -> str:
         """A table of what a client sends, what a round costs, and what each number of lanes measured."""
         rows = [
             ("model", f"{self.num_params:,} parameters"),
             ("clients", f"{self.num_clients:,}, {self.expected_cohort:g} a round"),
-            ("a client sends", f"{size(self.bytes_up)} a round"),
+            ("a client sends", f"{size(self.bytes_up)} a round{_ideal(self)}"),
             ("a client receives", f"{size(self.bytes_down)} a round"),
             ("local steps", "unknown" if self.local_steps is None else f"{self.local_steps:,.0f} a round, all clients"),
             ("state, checkpoint", size(self.state_bytes)),
@@ -175,8 +179,14 @@ def plan(
     where = f"{layout.num_devices} x {layout.devices[0].device_kind}"
     fastest = min(probes, key=lambda probe: probe.seconds_per_round).lanes
     return _plan(run, params, population, num_rounds, _num_bytes(state), where, fastest)._replace(
-        probes=tuple(probes), probe_seconds=time.perf_counter() - begin
+        probes=tuple(probes), probe_seconds=time.perf_counter() - begin, entropy_up=_entropy(run, state, population)
     )
+
+
+def _entropy(run: Rounds, state: RoundState, population: Population) -> float | None:
+    wire, key = run.wire(run.params(state), population), jax.random.key(0)
+    cohort = run.sampler.sample(key, 0, population)
+    return entropy_of_normal(run.aggregator, wire, run.aggregator.begin(state.aggregator_state, cohort, key), key)
 
 
 def _plan(
@@ -205,6 +215,10 @@ def _plan(
         lanes=lanes,
         probe_seconds=0.0,
     )
+
+
+def _ideal(costs: Plan) -> str:
+    return "" if costs.entropy_up is None else f"; an ideal code of a normal update takes {size(costs.entropy_up)}"
 
 
 def _table(costs: Plan) -> list[str]:

@@ -38,6 +38,9 @@ TABLES = {
         "studies.personalization", "personalization", "personal models against one and none (digits)"
     ),
     "audit": Entry("studies.audit", "audit", "epsilon claimed and measured: DP-FedAvg as it should be, and with bugs"),
+    "compression": Entry(
+        "studies.compression", "compression", "accuracy against bytes: every codec (MNIST, Shakespeare)"
+    ),
     "reddi2021": Entry("papers.reddi2021", "reddi2021", "FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi on three tasks"),
     "andrew2021": Entry("papers.andrew2021", "andrew2021", "adaptive clipping against fixed clip norms (MNIST)"),
     "kairouz2021": Entry("papers.kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),

@@ -17,6 +17,7 @@ from fedjaxlite.benchmarks import contenders, peers, report, suite, timing
 from fedjaxlite.benchmarks.limits import loops
 from fedjaxlite.benchmarks.peers import entry, environments, jax_model, libraries
 from fedjaxlite.benchmarks.problem import batches
+from fedjaxlite.benchmarks.wire import codecs
 from fedjaxlite.benchmarks.workloads import WORKLOADS, w3_ragged, w5_cifar
 
 LIMITS = Path(loops.__file__).parent
@@ -114,6 +115,21 @@ def test_a_terminal_gets_the_same_table(capsys) -> None:
         assert text in plain
     assert "w9" in "".join(written)
     assert "abacus" in "".join(written)
+
+
+def test_codecs_are_measured_beside_a_copy(tmp_path) -> None:
+    told: list[str] = []
+    found = codecs.main(tmp_path / "out", 2, "tiny", ["sign", "k_level:16"], told.append)
+    assert json.loads((tmp_path / "out" / "codecs.json").read_text()) == found
+    (measured,) = found["sizes"].values()
+    assert list(measured) == ["sign", "k_level:16"]
+    for name, bits in [("sign", 1), ("k_level:16", 4)]:
+        one = measured[name]
+        assert bits < one["bits"] < bits + 0.5, "packed, and a little beside them"
+        assert 0 < one["both"] < one["encode"]
+        assert one["share"] > 0
+        assert one["copy"] > 0
+    assert len(told) == 3
 
 
 def test_unlike_work_is_not_compared() -> None:
