@@ -171,8 +171,8 @@ for client, output in zip(cohort.ids, outputs, strict=True):
     print(f"client {client}: weight {output.weight}, length of the delta {delta:.3f}, mean loss {loss:.3f}")
 
 # %% [markdown]
-# **5, a summary of changes.** The aggregator encodes a client's output into a message. A weighted mean sends weight
-# times delta, and the weight; a chain of codecs could clip, quantize, add noise or mask here.
+# **5, a summary of changes.** The aggregator encodes a client's output into a message. A weighted mean sends
+# the delta and its weight; a chain of codecs could clip, quantize, compress, add noise or mask here.
 
 # %%
 chain = fl.chain(aggregator)
@@ -182,17 +182,19 @@ codec_state, wire = chain.init(fl.wire_of(outputs[0].update, capacity=3))
 def encode(output, client):
     about = fl.ClientInfo(client, jnp.float32(1), jax.random.key(0), jnp.bool_(True))
     message = fl.Message(output.update, jnp.asarray(output.weight, jnp.float32), {})
-    return chain.encode(codec_state, ((),), message, about)[0]
+    return chain.encode(codec_state, ((),), message, about)[0], about
 
 
 messages = [encode(output, client) for output, client in zip(outputs, cohort.ids, strict=True)]
-print("what travels:", jax.tree.map(lambda leaf: leaf.shape, messages[0].value), "and a weight")
+print("what travels:", jax.tree.map(lambda leaf: leaf.shape, messages[0][0].value), "and a weight")
 
 # %% [markdown]
-# **6, aggregation.** The server sees the *sum* of the messages, decodes it into a mean, and takes a step along it.
+# **6, aggregation.** The server reads each message, which here means: delta times weight. It sums what it read, decodes
+# the sum into a mean, and takes a step along it.
 
 # %%
-total = jax.tree.map(lambda *leaves: sum(leaves), *messages)
+summands = [chain.read(codec_state, message, about) for message, about in messages]
+total = jax.tree.map(lambda *leaves: sum(leaves), *summands)
 aggregate, _ = chain.decode(codec_state, total, jax.random.key(0))
 by_hand = algorithm.server_update(server, aggregate._replace(num_clients=jnp.int32(3)), jax.random.key(0))
 print("clients in the sum: 3 | total weight", float(aggregate.weight))

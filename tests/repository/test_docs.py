@@ -30,6 +30,7 @@ REFERENCE = {
     "fedjaxlite.algorithms.without_a_model.analytics": "algorithms",
     "fedjaxlite.algorithms.shared_parts.lora": "algorithms",
     "fedjaxlite.checks": "local",
+    "fedjaxlite.wire.compression": "compression",
     "fedjaxlite.datasets": "data",
     "fedjaxlite.losses": "models",
     "fedjaxlite.lowering": "local",
