@@ -18,6 +18,7 @@ from fedjaxlite.rehearsal.rehearse import Rehearsal, lanes_asked, rehearse
 from fedjaxlite.rehearsal.roofline import time_of
 from fedjaxlite.rehearsal.steps import client_steps, sizes_of
 from fedjaxlite.wire.entropy import entropy_of_normal
+from fedjaxlite.wire.packing.forms import num_bytes
 
 PyTree = Any
 
@@ -178,7 +179,7 @@ def plan(
             break
     where = f"{layout.num_devices} x {layout.devices[0].device_kind}"
     fastest = min(probes, key=lambda probe: probe.seconds_per_round).lanes
-    return _plan(run, params, population, num_rounds, _num_bytes(state), where, fastest)._replace(
+    return _plan(run, params, population, num_rounds, num_bytes(state), where, fastest)._replace(
         probes=tuple(probes), probe_seconds=time.perf_counter() - begin, entropy_up=_entropy(run, state, population)
     )
 
@@ -209,7 +210,7 @@ def _plan(
         bytes_down=traffic.down,
         local_steps=_local_steps(run, population),
         state_bytes=state_bytes,
-        data_bytes=_num_bytes(population),
+        data_bytes=num_bytes(population),
         devices=where,
         probes=(),
         lanes=lanes,
@@ -282,10 +283,6 @@ def _local_steps(run: Rounds, population: Population) -> float | None:
     if steps is None:
         return None
     return float(steps.mean() * run.sampler.accounting.expected_size(population.num_clients))
-
-
-def _num_bytes(tree: PyTree) -> int:
-    return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))
 
 
 def _abstract(leaf: Any) -> bool:

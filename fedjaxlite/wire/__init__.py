@@ -15,6 +15,7 @@ type is what secure aggregation can compute. A codec whose codes do not add up i
     aggregator.py     what a codec is: Message, Wire, Aggregator    chain.py    codecs in a row, and their order
     head.py           the wire at the head of a chain, by hand
     means.py clips.py quantization.py   the plain codecs            stacking.py rules that are no sums
+    integers.py       what codecs to integers mod 2^32 share
     messages.py       messages as bytes                             entropy.py  how small they could be
     packing/          numbers in bytes, and back                    compression/   codecs from papers
 

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Code, Message, Wire
 from fedjaxlite.wire.clips import needs_floats
-from fedjaxlite.wire.packing.bits import pack, packed_size, unpack
+from fedjaxlite.wire.integers import most_summed, to_word, words_like
+from fedjaxlite.wire.packing.bits import pack, packed_size, signed, unpack
 from fedjaxlite.wire.packing.forms import Form, form_of, from_leaves
 
 
@@ -71,10 +72,9 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
             jax.tree.map(jnp.float32, stretch),
             None if wire.mask_ahead else form_of(wire),
         )
-        words = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), tree)  # noqa: E731
-        told = wire._replace(scalars=words(wire.scalars), group="mod32", bounds=_widen(wire.bounds, stretch))
+        told = wire._replace(scalars=words_like(wire.scalars), group="mod32", bounds=_widen(wire.bounds, stretch))
         if wire.mask_ahead:  # the chain multiplies by weights before the mask, so they are in the group too
-            return state, told._replace(value=words(wire.value), weight=words(wire.weight), bits=32)
+            return state, told._replace(value=words_like(wire.value), weight=words_like(wire.weight), bits=32)
         codes = tuple(Code(bits, math.prod(leaf.shape)) for leaf in jax.tree.leaves(wire.value))
         packed = lambda leaf: jax.ShapeDtypeStruct((packed_size(math.prod(leaf.shape), bits),), jnp.uint8)  # noqa: E731
         return state, told._replace(value=jax.tree.map(packed, wire.value), bits=bits, codes=codes)
@@ -102,7 +102,8 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
         if form is None:
             return message
         packed = zip(form.tree.flatten_up_to(message.value), form.sizes, strict=True)
-        return message._replace(value=from_leaves(form, [_signed(unpack(leaf, n, bits), bits) for leaf, n in packed]))
+        integers = [to_word(signed(unpack(leaf, n, bits), bits)) for leaf, n in packed]
+        return message._replace(value=from_leaves(form, integers))
 
     def decode(state: _Range, total: Message, key: Any) -> tuple[Message, Any]:
         del key
@@ -112,13 +113,6 @@ def quantize(*, bits: int, rounding: str = "stochastic") -> Aggregator:
 
     hparams = {"bits": bits, "rounding": rounding}
     return Aggregator(init, encode, decode, prepare=prepare, name="quantize", hparams=hparams, read=read)
-
-
-def _signed(codes: jax.Array, bits: int) -> jax.Array:
-    """Numbers of so many bits as integers mod 2^32: their highest bit is the sign."""
-    shift = 32 - bits
-    widened = jax.lax.bitcast_convert_type(codes << shift, jnp.int32) >> shift
-    return jax.lax.bitcast_convert_type(widened, jnp.uint32)
 
 
 def _widen(bounds: Bounds, stretch: Bounds) -> Bounds:
@@ -132,7 +126,7 @@ def _to_levels(leaf: jax.Array, bound: Any, levels: int, key: Any) -> jax.Array:
     rounded = jnp.round(scaled) if key is None else jnp.floor(scaled + jax.random.uniform(key, leaf.shape, jnp.float32))
     # Through int32 and its bits: a negative float cast to uint32 would become 0.
     integer = jnp.clip(rounded, -levels, levels).astype(jnp.int32)
-    return jax.lax.bitcast_convert_type(integer, jnp.uint32)
+    return to_word(integer)
 
 
 def _from_levels(total: jax.Array, bound: Any, levels: int) -> jax.Array:
@@ -146,21 +140,10 @@ def _check_quantizable(wire: Wire, bits: int, levels: int) -> None:
             "`quantize` needs a bound on the entries, and the chain before it sets none. Put "
             "fl.clip_by_global_norm(...) or fl.clip_by_value(...) before it."
         )
-    for name in wire.scalars:
-        if name not in wire.scalar_bounds:
-            raise ValueError(
-                f"`quantize` needs a bound on the scalar {name!r}; the algorithm declares none. Add it to "
-                "Algorithm.scalar_bounds."
-            )
-    if wire.weight_cap is None:
-        raise ValueError(
-            "`quantize` sums integers, so weights must be integers with a cap: got float weights, or a weighted_mean "
-            "without a cap. Use fl.weighted_mean(weight_cap=...) with an algorithm that weighs by example counts, or "
-            "fl.mean(); neither goes with a sampler that scales weights."
-        )
-    largest = wire.capacity * wire.weight_cap * levels
+    messages = most_summed("quantize", wire)
+    largest = messages * levels
     if largest > 2**31 - 1:
-        fits = (2**31 - 1) // (wire.capacity * wire.weight_cap)
+        fits = (2**31 - 1) // messages
         most = (fits + 1).bit_length()  # the most bits with 2^(bits - 1) - 1 <= fits
         advice = f"at most {most} bits fit" if most >= 2 else "no number of bits fits; lower the cap or the capacity"
         raise ValueError(

@@ -133,8 +133,8 @@ def compression(given: Arguments) -> Table:
 
 
 def _task(made: kairouz2021.Task, scales: Scales) -> Task:
-    shapes = jax.tree.leaves(jax.eval_shape(made.model.init, jax.random.key(0)))
-    return Task(made, scales._replace(entries=sum(int(np.prod(leaf.shape)) for leaf in shapes)))
+    shapes = jax.eval_shape(made.model.init, jax.random.key(0))
+    return Task(made, scales._replace(entries=fl.models.num_params(shapes)))
 
 
 def _rounds_of(given: Arguments) -> int:
@@ -242,8 +242,7 @@ def _curve(task: Task, codecs: tuple[fl.Aggregator, ...], num_seeds: int) -> Cur
     state = measured.init(params, made.train, key=jax.random.key(0))
     _, info = measured.step(state, made.train)
     entropy = np.asarray(info.clients["entropy_up"])[np.asarray(info.clients["in_sum"])]
-    entries = sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params))
-    return Curve(100 * np.asarray(accuracy, np.float64), float(np.max(up)), float(entropy.mean()), entries)
+    return Curve(100 * np.asarray(accuracy, np.float64), float(np.max(up)), float(entropy.mean()), task.scales.entries)
 
 
 def _draw(done: Mapping[str, Cells], names: list[str]) -> Any:

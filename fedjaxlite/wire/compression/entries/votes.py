@@ -24,6 +24,7 @@ from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Code, Message, Wire
 from fedjaxlite.wire.chain import map_prefix
 from fedjaxlite.wire.clips import needs_floats
+from fedjaxlite.wire.integers import words_like
 from fedjaxlite.wire.packing.bits import pack, packed_size, unpack
 from fedjaxlite.wire.packing.dither import dither, numbered, random_words
 from fedjaxlite.wire.packing.forms import Form, form_of, from_leaves, to_leaves
@@ -153,8 +154,8 @@ def _votes(
         told = wire._replace(bounds=bounds_of(form))
         if wire.mask_ahead:
             _check_countable(name, wire)
-            words = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), tree)  # noqa: E731
-            return state, told._replace(value=words(wire.value), weight=words(wire.weight), group="mod32", bits=32)
+            value, weight = words_like((wire.value, wire.weight))
+            return state, told._replace(value=value, weight=weight, group="mod32", bits=32)
         packed = [jax.ShapeDtypeStruct((packed_size(n, 1),), jnp.uint8) for n in form.sizes]
         codes = tuple(Code(1, n) for n in form.sizes)
         return state, told._replace(value=form.tree.unflatten(packed), bits=1, codes=codes)

@@ -31,6 +31,7 @@ from fedjaxlite.wire.compression.rotated.shared import (
     within,
 )
 from fedjaxlite.wire.compression.rotated.side_list import SideList, put_in, side_list, side_shapes
+from fedjaxlite.wire.integers import most_summed, to_word, words_like
 from fedjaxlite.wire.packing.bits import pack, packed_size, unpack
 from fedjaxlite.wire.packing.forms import Form, form_of, of_parts, to_parts
 
@@ -120,7 +121,7 @@ def summed(name: str, table: Table, hparams: Mapping[str, Any]) -> Aggregator:
                 continue
             values = table.to_values(codes, keys[1])
             values = values if table.beside is None else put_in(table.beside, beside.pop(), values)
-            sent.append(jax.lax.bitcast_convert_type(values, jnp.uint32))
+            sent.append(to_word(values))
         scalars = {
             name: _whole(value / state.scalars[name] * state.levels, state.levels, client.key, len(sent) + i)
             for i, (name, value) in enumerate(message.scalars.items())
@@ -135,7 +136,7 @@ def summed(name: str, table: Table, hparams: Mapping[str, Any]) -> Aggregator:
         for i, (codes, size) in enumerate(packed):
             values = table.to_values(unpack(codes, size, table.bits), jax.random.fold_in(public, i))
             values = values if table.beside is None else put_in(table.beside, message.aside[i], values)
-            found.append(jax.lax.bitcast_convert_type(values, jnp.uint32))
+            found.append(to_word(values))
         return message._replace(value=to_parts(state.form, found), aside=())
 
     def decode(state: Summed, total: Message, key: Any) -> tuple[Message, Any]:
@@ -165,11 +166,10 @@ def summed(name: str, table: Table, hparams: Mapping[str, Any]) -> Aggregator:
 def _told(table: Table, form: Form, wire: Wire) -> Wire:
     """What is sent: codes and side lists, or whole words before a mask, where weights are in the group already."""
     sizes = sizes_of(form)
-    words = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.uint32), tree)  # noqa: E731
-    told = wire._replace(scalars=words(wire.scalars), group="mod32")
+    told = wire._replace(scalars=words_like(wire.scalars), group="mod32")
     if wire.mask_ahead:
         whole = [jax.ShapeDtypeStruct((size,), jnp.uint32) for size in sizes]
-        return told._replace(value=to_parts(form, whole), weight=words(wire.weight), bits=32)
+        return told._replace(value=to_parts(form, whole), weight=words_like(wire.weight), bits=32)
     packed = [jax.ShapeDtypeStruct((packed_size(size, table.bits),), jnp.uint8) for size in sizes]
     return told._replace(
         value=to_parts(form, packed),
@@ -183,7 +183,7 @@ def _whole(scalar: jax.Array, most: jax.Array, key: jax.Array, i: int) -> jax.Ar
     """A scalar in units, rounded up or down so that its mean stays."""
     drawn = jax.random.uniform(jax.random.fold_in(key, i), (), jnp.float32)
     rounded = jnp.clip(jnp.floor(scalar.astype(jnp.float32) + drawn), -most, most)
-    return jax.lax.bitcast_convert_type(rounded.astype(jnp.int32), jnp.uint32)
+    return to_word(rounded.astype(jnp.int32))
 
 
 def _signed(words: jax.Array) -> jax.Array:
@@ -197,19 +197,7 @@ def _levels(name: str, wire: Wire, l2: Any, largest: int) -> int:
             f"`{name}` needs a bound on the norm, which is the range of its table, and the chain before it sets none. "
             "Put fl.clip_by_global_norm(...) before it."
         )
-    for scalar in wire.scalars:
-        if scalar not in wire.scalar_bounds:
-            raise ValueError(
-                f"`{name}` needs a bound on the scalar {scalar!r}; the algorithm declares none. Add it to "
-                "Algorithm.scalar_bounds."
-            )
-    if wire.weight_cap is None:
-        raise ValueError(
-            f"`{name}` sums integers, so weights must be integers with a cap: got float weights, or a weighted_mean "
-            "without a cap. Use fl.weighted_mean(weight_cap=...) with an algorithm that weighs by example counts, or "
-            "fl.mean(); neither goes with a sampler that scales weights."
-        )
-    messages = wire.capacity * wire.weight_cap
+    messages = most_summed(name, wire)
     if messages * largest > LARGEST:
         raise ValueError(
             f"`{name}` can overflow: capacity {wire.capacity} x weight cap {wire.weight_cap} x a value of {largest} = "
