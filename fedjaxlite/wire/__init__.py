@@ -13,7 +13,7 @@ pytree addition, in floats or in the integers mod 2^32, so that accumulating is 
 type is what secure aggregation can compute. A codec whose codes do not add up is undone in `read`, message by message.
 
     aggregator.py     what a codec is: Message, Wire, Aggregator    chain.py    codecs in a row, and their order
-    head.py           the wire at the head of a chain, by hand
+    head.py           the wire at the head of a chain, by hand      row.py      codecs in a row, wherever they stand
     means.py clips.py quantization.py   the plain codecs            stacking.py rules that are no sums
     integers.py       what codecs to integers mod 2^32 share
     messages.py       messages as bytes                             entropy.py  how small they could be

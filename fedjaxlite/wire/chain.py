@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.protocol.algorithm import Aggregate
+from fedjaxlite.wire import row
 from fedjaxlite.wire.aggregator import (
     AS_SENT,
     KEEP_TOTAL,
@@ -55,28 +56,31 @@ def chain(*codecs: Aggregator) -> Aggregator:
     public_count = flat[0].public_count
 
     def encode(states: Any, client_states: Any, message: Message, client: ClientInfo) -> tuple[Message, Any]:
-        states, _ = _prepare_all(flat, states, Bounds())
+        states, _ = row.prepare_all(flat, states, Bounds())
         new_states, asides = [], []
         for i, (codec, state, client_state) in enumerate(zip(flat, states, client_states, strict=True)):
             if i == masks and not stacking:
                 message = multiply(message)
-            noise = None if client.noise is None else jax.random.fold_in(client.noise, i)
-            info = client._replace(key=jax.random.fold_in(client.key, i), noise=noise)
-            message, client_state = codec.encode(state, client_state, message, info)
+            message, client_state = codec.encode(state, client_state, message, row.as_seen_by(i, client))
             new_states.append(client_state)
             asides.append(message.aside)
             message = message._replace(aside=())
-        return message._replace(aside=_together(asides)), tuple(new_states)
+        return message._replace(aside=row.together(asides)), tuple(new_states)
 
     def read(states: Any, message: Message, client: ClientInfo) -> Message:
         if masks < len(flat):
             return message
-        states, _ = _prepare_all(flat, states, Bounds())
-        message = _read_all(flat, first, states, message, client)
+        states, _ = row.prepare_all(flat, states, Bounds())
+        if first == len(flat):
+            message = row.unpack_last(flat, states, message, client)
+        else:
+            apart = slice(first, len(flat) - stacking)  # a stack stands last, and reads nothing of a single message
+            asides = message.aside or ((),) * len(flat)
+            message = row.read_all(flat[apart], states[apart], message._replace(aside=asides[apart]), client)
         return message if stacking else multiply(message)
 
     def decode(states: Any, total: Any, key: Any) -> tuple[Aggregate, Any]:
-        states, _ = _prepare_all(flat, states, Bounds())
+        states, _ = row.prepare_all(flat, states, Bounds())
         new_states = list(states)
         for i in reversed(range(len(flat))):
             read_already = i > first or (i == first and flat[i].sum_safe)
@@ -92,15 +96,15 @@ def chain(*codecs: Aggregator) -> Aggregator:
     name = names if len(flat) == 1 else f"chain({names})"
     hparams = {codec.name: codec.hparams for codec in flat}
     return Aggregator(
-        *(partial(_init_all, flat), encode, decode, init_client, partial(_prepare_all, flat), "chain", name),
+        *(partial(_init_all, flat), encode, decode, init_client, partial(row.prepare_all, flat), "chain", name),
         *(flat, hparams),
-        begin=partial(_begin_all, flat),
+        begin=partial(row.begin_all, flat),
         metrics=partial(_metrics_of_all, flat),
         public_count=public_count,
         num_rounds=min((codec.num_rounds for codec in flat if codec.num_rounds is not None), default=None),
         read=read,
         sum_safe=all(codec.sum_safe for codec in flat),
-        overhead=partial(_overhead_of_all, flat),
+        overhead=partial(row.overhead_of_all, flat),
         tell=partial(_tell_all, flat),
     )
 
@@ -135,57 +139,11 @@ def _init_all(codecs: tuple[Aggregator, ...], wire: Wire) -> tuple[Any, Wire]:
             state, told = codec.init(wire._replace(value=summed, group="float"))
             wire = wire._replace(fold=told.fold)
         else:
-            state, wire = codec.init(wire._replace(aside=()))
-        if not codec.sum_safe and wire.apart is None:
-            wire = wire._replace(apart=codec.name)
+            state, wire = row.init_one(codec, wire)
         states.append(state)
         asides.append(() if codec.role == "stack" else wire.aside)
-    overhead = _overhead_of_all(codecs, tuple(states), wire.capacity)
-    return tuple(states), wire._replace(aside=_together(asides), overhead=overhead)
-
-
-def _prepare_all(codecs: tuple[Aggregator, ...], states: Any, bounds: Bounds) -> tuple[Any, Bounds]:
-    prepared = []
-    for codec, state in zip(codecs, states, strict=True):
-        state, bounds = codec.prepare(state, bounds)
-        prepared.append(state)
-    return tuple(prepared), bounds
-
-
-def _read_all(codecs: tuple[Aggregator, ...], first: int, states: Any, message: Message, client: ClientInfo) -> Message:
-    """One message, as far as it can be read by itself: to its integers, or to the value that `first` was given."""
-    client = client._replace(key=None, noise=None)
-    asides = message.aside or ((),) * len(codecs)
-    readers = [i for i, codec in enumerate(codecs) if codec.read is not AS_SENT]
-    # In a sum of codes the last codec that packs unpacks them, and no other has a say before the sum.
-    last = [i for i in readers if i >= first] if first < len(codecs) else readers[-1:]
-    for i in reversed(last):
-        codec, state = codecs[i], states[i]
-        message = codec.read(state, message._replace(aside=asides[i]), client)._replace(aside=())
-        if i >= first and codec.sum_safe:
-            alone, _ = codec.decode(state, message._replace(weight=jax.tree.map(jnp.ones_like, message.weight)), None)
-            message = alone._replace(weight=message.weight)
-    return message._replace(aside=())
-
-
-def _together(asides: list[Any]) -> tuple[Any, ...]:
-    nothing = all(isinstance(aside, tuple) and not aside for aside in asides)
-    return () if nothing else tuple(asides)
-
-
-def _overhead_of_all(codecs: tuple[Aggregator, ...], states: Any, capacity: int) -> tuple[int, int]:
-    found = [codec.overhead(state, capacity) for codec, state in zip(codecs, states, strict=True)]
-    return sum(up for up, _ in found), sum(down for _, down in found)
-
-
-def _begin_all(
-    codecs: tuple[Aggregator, ...], states: Any, cohort: Any, key: Any, public_key: Any = None
-) -> tuple[Any, ...]:
-    begun = []
-    for i, (codec, state) in enumerate(zip(codecs, states, strict=True)):
-        own = key if public_key is None or not codec.public_seed else public_key
-        begun.append(codec.begin(state, cohort, jax.random.fold_in(own, i)))
-    return tuple(begun)
+    overhead = row.overhead_of_all(codecs, tuple(states), wire.capacity)
+    return tuple(states), wire._replace(aside=row.together(asides), overhead=overhead)
 
 
 def _metrics_of_all(codecs: tuple[Aggregator, ...], states: Any) -> dict[str, Any]:

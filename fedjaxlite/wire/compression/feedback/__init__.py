@@ -1,6 +1,6 @@
 """Feedback: what compression lost in one round is sent in the next.
 
-    around.py            codecs in a row as one, whose single messages can be read
+    inside.py            which codecs it may stand around
     error_feedback.py    EF14, EF21, EF21-SGDM and DASHA at the clients
     downlink.py          the model on its way down: plain, EF14 or EF21-P at the server
 

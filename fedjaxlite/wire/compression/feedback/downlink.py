@@ -15,8 +15,9 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.protocol.algorithm import Aggregate, Algorithm, ClientOutput
+from fedjaxlite.wire import row
 from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Message
-from fedjaxlite.wire.compression.feedback import around
+from fedjaxlite.wire.compression.feedback import inside
 from fedjaxlite.wire.head import wire_of
 from fedjaxlite.wire.packing.forms import num_bytes
 
@@ -105,18 +106,18 @@ def downlink(algorithm: Algorithm, *codecs: Aggregator, feedback: str = "ef21p")
       'fed_avg+downlink(clip_by_value, quantize)'
     """
     checks.one_instance(Algorithm, "an Algorithm, such as algorithms.fed_avg(...)", algorithm=algorithm)
-    inner = around.checked("downlink", codecs)
+    inner = inside.checked("downlink", codecs)
     feedback = checks.one_of(FEEDBACK, feedback=feedback)
     shared_of = algorithm.broadcast or algorithm.params
     client = ClientInfo(jnp.int32(0), jnp.float32(1), None, jnp.bool_(True))
 
     def send(state: DownlinkState, goal: PyTree, key: Any) -> DownlinkState:
-        states = around.begin_all(inner, state.codecs, None, jax.random.fold_in(key, 0))
-        states, _ = around.prepare_all(inner, states, Bounds())
+        states = row.begin_all(inner, state.codecs, None, jax.random.fold_in(key, 0))
+        states, _ = row.prepare_all(inner, states, Bounds())
         target = _target(feedback, state, goal)
         about = client._replace(key=jax.random.fold_in(key, 1))
-        message = around.encode_all(inner, states, Message(target, jnp.float32(1), {}), about)
-        read = around.read_all(inner, states, message, client).value
+        message = row.encode_all(inner, states, Message(target, jnp.float32(1), {}), about)
+        read = row.read_all(inner, states, message, client).value
         held = jax.tree.map(jnp.add, state.held, read) if feedback == "ef21p" else read
         error = jax.tree.map(jnp.subtract, target, read) if feedback == "ef14" else ()
         return state._replace(held=held, error=error, message=(message.value, message.aside))
@@ -124,7 +125,7 @@ def downlink(algorithm: Algorithm, *codecs: Aggregator, feedback: str = "ef21p")
     def init(params: PyTree) -> DownlinkState:
         server = algorithm.init(params)
         goal = _compressed_of(algorithm, shared_of(server))
-        states, _ = around.init_all(inner, wire_of(goal, capacity=1)._replace(weight_cap=1))
+        states, _ = row.init_all(inner, wire_of(goal, capacity=1)._replace(weight_cap=1))
         zeros = jax.tree.map(jnp.zeros_like, goal)
         first = DownlinkState(server, goal, zeros if feedback == "ef14" else (), (), states, jnp.int32(0))
         # Under differences everyone's first download is the exact model, and the first message says nothing.

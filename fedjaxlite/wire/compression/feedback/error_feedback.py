@@ -16,9 +16,10 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite import checks
+from fedjaxlite.wire import row
 from fedjaxlite.wire.aggregator import Aggregator, Bounds, ClientInfo, Message, Wire
 from fedjaxlite.wire.clips import needs_floats
-from fedjaxlite.wire.compression.feedback import around
+from fedjaxlite.wire.compression.feedback import inside
 
 PyTree = Any
 KINDS = ("ef14", "ef21", "ef21_sgdm", "dasha")
@@ -94,7 +95,7 @@ def error_feedback(*codecs: Aggregator, kind: str = "ef14", momentum: float | No
       >>> fl.chain(fl.mean(), error_feedback(fl.clip_by_value(1.0), fl.quantize(bits=2))).name
       'chain(mean, error_feedback(clip_by_value, quantize))'
     """
-    inner = around.checked("error_feedback", codecs)
+    inner = inside.checked("error_feedback", codecs)
     kind = checks.one_of(KINDS, kind=kind)
     rate = _rate(kind, momentum)
     sum_safe = all(codec.sum_safe for codec in inner)
@@ -102,7 +103,7 @@ def error_feedback(*codecs: Aggregator, kind: str = "ef14", momentum: float | No
     def init(wire: Wire) -> tuple[Memory, Wire]:
         needs_floats("error_feedback", wire)
         update, before = wire.value, wire
-        states, wire = around.init_all(inner, wire._replace(bounds=Bounds()))
+        states, wire = row.init_all(inner, wire._replace(bounds=Bounds()))
         if kind == "ef14":
             return Memory(states, (), ()), wire
         if before.noised:
@@ -121,28 +122,28 @@ def error_feedback(*codecs: Aggregator, kind: str = "ef14", momentum: float | No
 
     def prepare(state: Memory, bounds: Bounds) -> tuple[Memory, Bounds]:
         del bounds
-        states, inside = around.prepare_all(inner, state.inner, Bounds())
-        return state._replace(inner=states), inside if kind == "ef14" else Bounds()
+        states, bounds = row.prepare_all(inner, state.inner, Bounds())
+        return state._replace(inner=states), bounds if kind == "ef14" else Bounds()
 
     def begin(state: Memory, cohort: Any, key: Any) -> Memory:
-        return state._replace(inner=around.begin_all(inner, state.inner, cohort, key))
+        return state._replace(inner=row.begin_all(inner, state.inner, cohort, key))
 
     def encode(state: Memory, own: Tracked, message: Message, client: ClientInfo) -> tuple[Message, Tracked]:
         x = jax.tree.map(lambda leaf: jnp.asarray(leaf).astype(jnp.float32), message.value)
         goal, told = _goal(kind, rate, own, x)
-        sent = around.encode_all(inner, state.inner, message._replace(value=goal), client)
-        read = around.read_all(inner, state.inner, sent, client).value
+        sent = row.encode_all(inner, state.inner, message._replace(value=goal), client)
+        read = row.read_all(inner, state.inner, sent, client).value
         kept = _minus(goal, read) if kind == "ef14" else jax.tree.map(jnp.add, own.sent, read)
         return sent, told._replace(sent=kept)
 
     def read(state: Memory, message: Message, client: ClientInfo) -> Message:
-        undo = around.unpack_last if sum_safe else around.read_all
+        undo = row.unpack_last if sum_safe else row.read_all
         return undo(inner, state.inner, message, client)
 
     def decode(state: Memory, total: Any, key: Any) -> tuple[Any, Memory]:
         del key
         if sum_safe:
-            total, states = around.decode_all(inner, state.inner, total)
+            total, states = row.decode_all(inner, state.inner, total)
             state = state._replace(inner=states)
         if kind == "ef14":
             return total, state
@@ -161,7 +162,7 @@ def error_feedback(*codecs: Aggregator, kind: str = "ef14", momentum: float | No
         public_seed=True,
         read=read,
         sum_safe=sum_safe,
-        overhead=lambda state, capacity: _overhead(inner, state, capacity),
+        overhead=lambda state, capacity: row.overhead_of_all(inner, state.inner, capacity),
         name=f"error_feedback({', '.join(codec.name for codec in inner)})",
         hparams={"kind": kind, "momentum": rate, **{codec.name: codec.hparams for codec in inner}},
     )
@@ -195,11 +196,6 @@ def _zeros(template: PyTree) -> PyTree:
 
 def _minus(a: PyTree, b: PyTree) -> PyTree:
     return jax.tree.map(jnp.subtract, a, b)
-
-
-def _overhead(inner: tuple[Aggregator, ...], state: Memory, capacity: int) -> tuple[int, int]:
-    found = [codec.overhead(own, capacity) for codec, own in zip(inner, state.inner, strict=True)]
-    return sum(up for up, _ in found), sum(down for _, down in found)
 
 
 def _rate(kind: str, momentum: Any) -> Any:
