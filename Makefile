@@ -23,12 +23,13 @@ NUMBERS := tests/laws tests/local tests/models tests/wire $(addprefix tests/priv
   masking) $(addprefix tests/execution/,test_numpy_parity.py test_noise_keys.py test_federated_sum_noise.py) \
   --ignore=tests/local/test_large_models.py
 
-.PHONY: help run test slow gpu accelerators check docs notebooks format install coverage clean
+.PHONY: help run test whole slow gpu accelerators check docs notebooks format install coverage clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo "make run       federated training on real data, with the default settings"
 	@echo "make test      the test suite"
+	@echo "make whole     notebooks, tables, pages and runs in processes of their own, from top to bottom"
 	@echo "make slow      the tests that take longer than the everyday suite allows"
 	@echo "make gpu       the tests of numbers on the GPU of this machine, in $(GPU)"
 	@echo "make accelerators  compiles everything for accelerators that are not here; ARGS=\"-m covering\" a part"
@@ -46,6 +47,9 @@ run: $(RUN_OK)
 
 test: $(DEV_OK)
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+
+whole: $(DEV_OK)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist worksteal -m "whole and not slow" $(ARGS)
 
 slow: $(DEV_OK)
 	$(BIN)/python -m pytest -m slow $(ARGS)

@@ -72,17 +72,20 @@ def assert_flat(cohort_sizes: tuple[int, ...], found: list[int], models_per_lane
     assert models <= models_per_lane, f"{models:.2f} models a lane"
 
 
+@pytest.mark.whole
 def test_one_device() -> None:
     sizes = (64, 512, 4096)
     assert_flat(sizes, temporaries(fed_avg(), sizes, devices=1, num_rounds=None), models_per_lane=2.1)
 
 
+@pytest.mark.whole
 def test_two_devices_and_many_rounds_a_dispatch() -> None:
     sizes = (64, 4096)
     # One model more than a single round: the scan over rounds carries it.
     assert_flat(sizes, temporaries(fed_avg(), sizes, devices=2, num_rounds=3), models_per_lane=2.6)
 
 
+@pytest.mark.whole
 def test_client_states_on_two_devices() -> None:
     sizes = (64, 4096)
     assert_flat(sizes, temporaries(with_state(), sizes, devices=2, num_rounds=None), models_per_lane=3.1)

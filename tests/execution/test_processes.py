@@ -10,6 +10,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 PROGRAM = Path(__file__).parents[1] / "programs" / "several_processes.py"
 
 
@@ -22,9 +24,11 @@ def launch(process: int, num_processes: int, num_devices: int, port: int) -> sub
 def digests(process: subprocess.Popen) -> list[str]:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
-    return [line for line in output.splitlines() if line.split()[0] in ("plain", "stateful", "noised")]
+    # What connects the processes may print lines of its own, empty ones too.
+    return [line for line in output.splitlines() if line.startswith(("plain ", "stateful ", "noised "))]
 
 
+@pytest.mark.whole
 def test_two_processes_give_the_bits_of_one():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

@@ -80,6 +80,7 @@ def test_the_probe_finds_batch_statistics() -> None:
     assert testing.check_cross_example(declared, START, batch)
 
 
+@pytest.mark.whole
 def test_an_nnx_model_with_batch_norm_and_dropout_trains_and_keeps_the_laws() -> None:
     from flax import nnx
 

@@ -76,6 +76,7 @@ def test_the_limits_import_raw_jax_only() -> None:
             assert {n.split(".")[0] for n in names} <= {"jax", "numpy", "typing", "collections"}, path.name
 
 
+@pytest.mark.whole
 def test_one_command_measures_prints_and_writes(tmp_path, monkeypatch, capsys) -> None:
     monkeypatch.setattr(suite, "no_compilation_cache", contextlib.nullcontext)
     found = suite.main(["w6"], "tiny", tmp_path / "out", 2)
@@ -246,6 +247,7 @@ def numpy_peer(tmp_path, monkeypatch):
     return install
 
 
+@pytest.mark.whole
 def test_a_library_is_run_checked_and_reported(numpy_peer, tmp_path, capsys) -> None:
     numpy_peer()
     found = suite.main(["w3"], "tiny", tmp_path / "out", 2, ["fake"])
@@ -265,6 +267,7 @@ def test_a_library_is_run_checked_and_reported(numpy_peer, tmp_path, capsys) -> 
     assert "w3: Fake (" in printed
 
 
+@pytest.mark.whole
 def test_a_library_that_fails_is_told_after_the_rest(numpy_peer, tmp_path, capsys) -> None:
     numpy_peer("- 1")
     with pytest.raises(

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedjaxlite.cli import build, parse
+from fedjaxlite.cli import build, named, parse
 from fedjaxlite.cli.app import app
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.observers import records
@@ -80,6 +80,7 @@ def test_run_trains_and_leaves_everything(tmp_path) -> None:
     assert "nothing is left to do, and the records of all 8 rounds are missing" in told
 
 
+@pytest.mark.whole
 def test_a_run_that_diverges_ends_with_a_code_of_its_own(tmp_path) -> None:
     options = [*SMALL, "--rounds", 12, "--client-lr", 1e30, "--checkpoint-every", 3]
     told = call("run", *options, "--lost-rounds", 3, "--diverged-rounds", 3, "--out", tmp_path / "a", code=3)
@@ -93,6 +94,7 @@ def test_a_run_that_diverges_ends_with_a_code_of_its_own(tmp_path) -> None:
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+@pytest.mark.whole
 def test_a_terminated_run_says_how_to_go_on(tmp_path) -> None:
     out = tmp_path / "run"
     process = subprocess.Popen(
@@ -111,6 +113,7 @@ def test_a_terminated_run_says_how_to_go_on(tmp_path) -> None:
     assert f"after {done + 10} rounds" in call("run", "--resume", out, "--rounds", done + 10, "--no-progress")
 
 
+@pytest.mark.whole
 def test_run_takes_all_axes_at_once(tmp_path) -> None:
     with jax.numpy_dtype_promotion("standard"):  # optax's adam relies on it
         told = call(
@@ -151,7 +154,7 @@ def test_natural_clients_keep_their_own_tests() -> None:
 @pytest.mark.parametrize("name", ["mlp", "2nn", "logistic", "cnn", "dropout-cnn", "cifar-cnn"])
 def test_models_fit_the_data(name) -> None:
     images = {"x": np.zeros((5, 28, 28, 1), np.float32), "y": np.array([0, 1, 2, 6, 0], np.int32)}
-    model = parse.model(name, images)
+    model = named.model(name, images)
     params = jax.eval_shape(model.init, jax.random.key(0))
     logits = jax.eval_shape(lambda p: model.apply(p, images["x"]), params)
     assert logits.shape == (5, 7)
@@ -193,6 +196,7 @@ def test_plan_prints_what_it_costs() -> None:
     assert "30 rounds: about" in told
 
 
+@pytest.mark.whole
 def test_the_installed_program_runs_in_a_process_of_its_own(tmp_path) -> None:
     environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path)}
     done = subprocess.run(

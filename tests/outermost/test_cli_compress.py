@@ -20,6 +20,7 @@ def told_by(out: Path) -> list[dict[str, Any]]:
     return [{k: v for k, v in r.items() if k not in TIMES} for r in records.read(out / "records.jsonl")]
 
 
+@pytest.mark.whole
 def test_a_compressed_run_records_its_bytes_repeats_and_goes_on(tmp_path) -> None:
     out, again = tmp_path / "run", tmp_path / "again"
     options = ["--compress", "top_k:0.1+qsgd:16", "--error-feedback", "--compress-down", "eden:4", "--measure-entropy"]
@@ -95,6 +96,7 @@ def test_epsilon_counts_what_compression_behind_the_noise_lengthens(tmp_path) ->
     assert spent[1] > 1.2 * spent[0]
 
 
+@pytest.mark.whole
 def test_plan_prints_bytes_and_entropy() -> None:
     told = " ".join(call("plan", *SMALL, "--rounds", 2, "--compress", "eden:3").split())
     assert "an ideal code of a normal update takes" in told

@@ -10,6 +10,7 @@ from fedjaxlite.observers import records
 PRIVATE = [*SMALL, "--clip-norm", 0.5, "--delta", 1e-3]
 
 
+@pytest.mark.whole
 def test_a_private_run_keeps_its_budget_and_its_noise(tmp_path) -> None:
     """Calibrated for four rounds, stopped before it passes a smaller budget, and resumed with the noise that it had."""
     out = tmp_path / "run"
@@ -55,6 +56,7 @@ def test_options_that_do_not_go_together(options, told, tmp_path) -> None:
     assert told in refused("run", *SMALL, *options, "--rounds", 1, "--out", tmp_path / "run")
 
 
+@pytest.mark.whole
 def test_cohorts_come_from_a_secret_unless_a_seed_is_given_and_then_epsilon_says_so(tmp_path) -> None:
     def run(name, *options):
         out = tmp_path / name

@@ -32,10 +32,12 @@ def ended(arguments: list[str], folder: Path, *, both: bool = False, unread: boo
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["--version"], ["reproduce"], ["reproduce", "li2020", "--list"], ["plan", "--help"]]
 )
+@pytest.mark.whole
 def test_a_command_ends_quietly_when_nobody_reads_its_output(arguments, tmp_path) -> None:
     assert ended(arguments, tmp_path) == (cli.CLOSED, "")
 
 
+@pytest.mark.whole
 def test_a_run_ends_quietly_and_has_written_everything(tmp_path) -> None:
     small = ["run", "--clients", "4", "--cohort", "2", "--rounds", "1", "--model", "logistic", "--out", "out"]
     code, told = ended([*small, "--no-progress"], tmp_path)
@@ -48,6 +50,7 @@ def test_nor_its_errors(tmp_path) -> None:
     assert ended(["reproduce", "nobody"], tmp_path, both=True)[0] == cli.CLOSED
 
 
+@pytest.mark.whole
 def test_other_exit_codes_stay(tmp_path) -> None:
     assert ended(["reproduce"], tmp_path, unread=False) == (0, "")
     code, told = ended(["reproduce", "nobody"], tmp_path)

@@ -36,6 +36,7 @@ def call(*arguments: object, code: int = 0) -> str:
 
 
 @pytest.mark.parametrize("name", list(catalog.TABLES))
+@pytest.mark.whole
 def test_a_table_runs_and_leaves_everything(name, tmp_path) -> None:
     told = call(name, "--smoke", "--seeds", 2, "--out", tmp_path)
     found = json.loads((tmp_path / f"{name}.json").read_text())

@@ -44,6 +44,7 @@ def test_the_best_rate_is_that_with_which_most_seeds_arrive() -> None:
     assert (found, rounds) == (0.3, [2.0, 1.0])
 
 
+@pytest.mark.whole
 def test_one_by_one_and_side_by_side_are_the_same_runs() -> None:
     """The two ways in which runs to a target are trained: on a CPU, and on an accelerator."""
     train, test = fl.datasets.load("digits", partition=fl.partition.iid(10, seed=0))
@@ -71,6 +72,7 @@ def test_one_by_one_and_side_by_side_are_the_same_runs() -> None:
     assert alone[0.5][0] != alone[0.5][1]
 
 
+@pytest.mark.whole
 def test_runs_to_a_target_go_on_in_their_folder(tmp_path, monkeypatch) -> None:
     model = fl.models.logistic(num_classes=10, input_shape=(8, 8, 1))
     train, test = fl.datasets.load("digits", partition=fl.partition.iid(10, seed=0))
@@ -86,6 +88,7 @@ def test_runs_to_a_target_go_on_in_their_folder(tmp_path, monkeypatch) -> None:
     assert len(first[0]) == 2
 
 
+@pytest.mark.whole
 def test_seeds_side_by_side_are_the_runs_of_each() -> None:
     """Under hyperparameters that reach the run as tracers, and measured after every second round."""
 

@@ -50,6 +50,7 @@ def test_a_run_ends_at_its_target_or_where_it_is_given_up(task, one_by_one) -> N
     assert len(short[0.1][0]) == 2
 
 
+@pytest.mark.whole
 def test_a_run_that_was_cut_off_goes_on_and_one_that_is_done_is_not_run(task, tmp_path, monkeypatch) -> None:
     whole = to_target.train_all(*task, rates=(0.1,), num_seeds=1, target=2.0, most=4)
     asked = {"rates": (0.1,), "num_seeds": 1, "target": 2.0, "folder": tmp_path}

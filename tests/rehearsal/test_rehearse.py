@@ -89,6 +89,7 @@ def test_the_memory_is_the_compilers_own() -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_devices_meet_once_a_round() -> None:
     found = rehearse.rehearse(make(), PARAMS, population(), target="4xh100")
     assert found.num_devices == 4
@@ -98,6 +99,7 @@ def test_devices_meet_once_a_round() -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_each_number_of_lanes_that_was_asked_for_is_compiled() -> None:
     costs = fl.plan(make(), PARAMS, population(), target="h100", lanes_options=[4, 1, 100])
     assert costs.rehearsal is not None
@@ -131,6 +133,7 @@ def test_nothing_has_to_fit_into_this_machine() -> None:
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_a_round_that_is_too_large_says_how_many_lanes_fit(monkeypatch) -> None:
     run = make(lanes=3)
     few, many = rehearse.rehearse(run, PARAMS, population(), target="h100", lanes_options=[2, 3]).trials
@@ -154,6 +157,7 @@ def test_a_round_that_is_too_large_says_how_many_lanes_fit(monkeypatch) -> None:
     ],
 )
 @pytest.mark.usefixtures("here")
+@pytest.mark.whole
 def test_where_no_lane_fits_it_says_what_to_do(monkeypatch, usable, remedy) -> None:
     with_memory(monkeypatch, usable)
     costs = fl.plan(make(lanes=2), PARAMS, population(), num_rounds=3, target="h100")

@@ -82,11 +82,13 @@ def test_every_folder_with_code_is_a_package() -> None:
     assert [str(folder.relative_to(ROOT)) for folder in folders if not (folder / "__init__.py").is_file()] == []
 
 
+@pytest.mark.whole
 def test_the_wheel_installs_the_package_alone(wheel_names: list[str]) -> None:
     version = PROJECT["project"]["version"]
     assert {name.split("/")[0] for name in wheel_names} == {"fedjaxlite", f"fedjaxlite-{version}.dist-info"}
 
 
+@pytest.mark.whole
 def test_the_wheel_holds_every_module(wheel_names: list[str]) -> None:
     linked = [path.relative_to(ROOT) for name in PLUGINS for path in (ROOT / name).rglob("*.py")]
     own = [path.relative_to(ROOT) for path in (ROOT / "fedjaxlite").rglob("*.py")]

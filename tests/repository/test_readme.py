@@ -24,6 +24,7 @@ def names() -> dict:
     return space
 
 
+@pytest.mark.whole
 def test_the_short_program_is_short_and_learns(names):
     program = blocks()[0]
     statements = [line for line in program.splitlines() if line.strip()]
@@ -41,6 +42,7 @@ def test_the_own_algorithm_fits_25_lines_and_learns(names):
     assert float(losses[-1]) < 0.2 * float(losses[0])
 
 
+@pytest.mark.whole
 def test_the_own_algorithm_keeps_the_laws(names):
     import optax
 

@@ -138,6 +138,7 @@ print(identity(small_runs.composed(), small_runs.begin(), small_runs.people())["
 """
 
 
+@pytest.mark.whole
 def test_two_processes_agree() -> None:
     """Whatever the order of sets and the addresses of functions in each."""
     root = Path(__file__).resolve().parents[2]

@@ -75,6 +75,7 @@ def test_local_steps_against_numpy() -> None:
     assert int(out.info["local_steps"]) == 6
 
 
+@pytest.mark.slow
 def test_scalars_survive_a_sum() -> None:
     """The mean of the clients' scalars makes the mean of the clients' models."""
     algorithm = make(steps=3)
@@ -121,6 +122,7 @@ def test_directions_are_normal_and_their_own() -> None:
     assert not np.isclose(z, pool(params, 100, seed=1)).any()
 
 
+@pytest.mark.slow
 def test_it_learns() -> None:
     """Of what least squares can gain over the first model, it gains nine tenths in 150 rounds."""
     algorithm = make(client_lr=0.005, num_seeds=256, steps=5, batch_size=10)

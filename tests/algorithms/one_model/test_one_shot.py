@@ -59,6 +59,7 @@ def test_subsampling_combines_two_fits() -> None:
         assert min(abs(float(state.params) - p) for p in possible) < 1e-4
 
 
+@pytest.mark.slow
 def test_subsampling_takes_out_the_bias() -> None:
     """-log(mean of n) is log(n) - digamma(n) too high: 0.0508 for n = 10, 0.1033 for 5, so 2 w - v by -0.0017.
 

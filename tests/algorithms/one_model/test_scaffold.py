@@ -31,6 +31,7 @@ def rest(algorithm: fl.Algorithm, population: fl.Population, rounds: int = 150) 
     return run.steps(state, population, rounds)[0].params
 
 
+@pytest.mark.slow
 def test_the_fixed_point_is_the_optimum_for_any_number_of_local_steps() -> None:
     """Where FedAvg rests at 0.604 after rounds of 10 steps."""
 

@@ -37,7 +37,7 @@ def known(values: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("hole", [np.nan, np.inf, -np.inf])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 def test_means_and_variances_are_those_of_the_known_values(seed: int, hole: float) -> None:
     data = people(seed, hole=hole)
     x = known(np.asarray(data.features["x"]))
@@ -51,7 +51,7 @@ def test_means_and_variances_are_those_of_the_known_values(seed: int, hole: floa
     assert call(per_client, data) == pytest.approx(np.nanmean(own, 0), abs=1e-5)
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_shares_and_quantiles_are_those_of_the_known_values(seed: int) -> None:
     data = people(seed)
     one = np.asarray(data.features["one"])

@@ -76,6 +76,7 @@ def test_the_run_ends_there_whatever_the_rounds_in_a_dispatch() -> None:
     assert helpers.max_difference(history.state.params, budgeted().state.params) < 1e-5
 
 
+@pytest.mark.whole
 def test_a_run_that_was_killed_ends_there_too_with_the_same_bits(tmp_path) -> None:
     def die(record, state):
         if record["round"] == 6:

@@ -52,6 +52,7 @@ def test_it_is_the_composition_of_all_steps_of_all_rounds() -> None:
         assert found.event.relation == "zero_out_example"
 
 
+@pytest.mark.whole
 def test_an_example_counts_in_every_round_that_its_client_may_be_in() -> None:
     """Clients that are sampled are not amplified: the server sees who is there."""
     for sampler, present in (
@@ -208,6 +209,7 @@ def go(rounds: fl.Rounds, *observers: Any, **options: Any) -> fl.observers.Histo
     return fl.train(rounds, state, PEOPLE, observers=observers, **{"num_rounds": 4, "progress": False, **options})
 
 
+@pytest.mark.whole
 def test_while_a_run_goes() -> None:
     history = go(run(), running_epsilon(delta=DELTA))
     want = [privacy.epsilon(run(), PEOPLE, num_rounds=t, delta=DELTA) for t in range(1, 5)]
@@ -231,6 +233,7 @@ def test_while_a_run_of_both_goes() -> None:
         go(run(aggregator=noised), stop_at_epsilon(epsilon=1.0, delta=DELTA, unit="example"))
 
 
+@pytest.mark.whole
 def test_a_state_that_other_noise_made_counts_as_it_was() -> None:
     first, second = run(0.5), run(10.0)
     state = first.init(helpers.linear_params(), PEOPLE, key=jax.random.key(0))

@@ -32,6 +32,7 @@ LABELS = jnp.array([[0], [2], [1]])
 KEYS = jax.random.split(jax.random.key(5), 3)
 
 
+@pytest.mark.slow
 def test_dlg_finds_pictures_and_labels() -> None:
     """Three victims side by side; no bias in the model, so no layer gives its input away in closed form."""
     targets = jax.vmap(UPDATE, in_axes=(None, 0, 0))(PARAMS, IMAGES, LABELS)
@@ -55,6 +56,7 @@ def test_inverting_gradients_finds_pictures_from_a_scaled_update() -> None:
     assert (found.trace[:, :, -1].min(1) >= found.objective - 1e-6).all()
 
 
+@pytest.mark.slow
 def test_total_variation_smooths() -> None:
     """With all the weight on it the picture is flat; the mean absolute difference is counted along both axes."""
     attack = attacks.invert_gradients(UPDATE, shape=SHAPE, steps=200, total_variation=100.0)

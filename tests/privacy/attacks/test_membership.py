@@ -70,6 +70,7 @@ def test_loss_scores_are_minus_the_losses() -> None:
     np.testing.assert_allclose(attacks.loss_scores(fl.losses.cross_entropy(model), params, examples), expected)
 
 
+@pytest.mark.slow
 def test_client_scores_have_the_law_of_a_random_direction() -> None:
     """2000 candidates outside of the sum: mean 0 and variance 1 / d, to 4 standard errors (1 in 16,000 each)."""
     rng = np.random.default_rng(5)

@@ -52,6 +52,7 @@ def test_delta_weakens_the_bound_as_in_the_theorem() -> None:
 
 
 @pytest.mark.parametrize("epsilon", [0.5, 2.0])
+@pytest.mark.slow
 def test_bounds_hold_for_randomized_response(epsilon: float) -> None:
     """Guarantee: at most 5 % of audits of an epsilon-DP mechanism exceed epsilon.
 

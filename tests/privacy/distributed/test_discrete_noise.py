@@ -82,6 +82,7 @@ def test_draws_have_their_distribution(kind: str, variance: float) -> None:
     assert np.abs(draws).max() <= noise.noise_bound(kind, variance)
 
 
+@pytest.mark.slow
 def test_draws_are_independent_and_follow_the_key() -> None:
     """Correlations of 40000 pairs within 5 standard deviations: a false alarm once in 10^6 seeds."""
     table = noise.noise_table("skellam", 50.0)

@@ -66,6 +66,7 @@ def attack(state, pool: list[bytes], draws) -> tuple[secagg.ServerState, int]:
 
 
 @pytest.mark.parametrize("honest_first", [True, False])
+@pytest.mark.slow
 def test_ten_thousand_hostile_messages(honest_first):
     draws = np.random.default_rng(20 + honest_first)
     random = secagg_stand_ins.source(6)

@@ -161,6 +161,7 @@ def test_a_client_that_is_cut_off_keeps_what_it_had(late: bool) -> None:
     assert cut_off > 3
 
 
+@pytest.mark.whole
 def test_a_killed_run_goes_on_with_the_same_bits(tmp_path: Path) -> None:
     def run_of(num_rounds: int, out: Path, resume: bool = False) -> Any:
         rounds = fl.rounds(
@@ -263,13 +264,28 @@ class TestDownlink:
         state = run.init(self.PARAMS, self.PEOPLE, key=jax.random.key(2))
         return run, *run.steps(state, self.PEOPLE, rounds)
 
-    @pytest.mark.parametrize("feedback", ["ef21p", "ef14", "none"])
-    @pytest.mark.parametrize("make", [helpers.fed_avg, helpers.scaffold], ids=["fed_avg", "scaffold"])
+    @pytest.mark.parametrize(
+        ("feedback", "make"),
+        [
+            ("ef21p", helpers.scaffold),
+            ("ef14", helpers.fed_avg),
+            *(
+                pytest.param(kind, make, marks=pytest.mark.slow)
+                for kind, make in (
+                    ("ef21p", helpers.fed_avg),
+                    ("none", helpers.fed_avg),
+                    ("ef14", helpers.scaffold),
+                    ("none", helpers.scaffold),
+                )
+            ),
+        ],
+    )
     def test_a_codec_that_loses_nothing_changes_nothing(self, feedback: str, make: Any) -> None:
         plain = self.run_of(make())
         through = self.run_of(downlink(make(), everything(), feedback=feedback))
         assert helpers.max_difference(plain[0].params(plain[1]), through[0].params(through[1])) < 1e-5
 
+    @pytest.mark.slow
     def test_clients_train_from_what_they_hold(self) -> None:
         """With a codec that sends nothing, everybody trains from the first model for ever."""
         nothing = largest_entry()._replace(

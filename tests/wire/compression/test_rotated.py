@@ -103,6 +103,7 @@ class TestEden:
 
 
 class TestKLevel:
+    @pytest.mark.slow
     def test_the_error_is_below_the_theorem_and_is_what_rounding_costs(self) -> None:
         """Given the rotation, the error is the sum of f (1 - f) step^2, in float64; 6 standard errors of 2,000 draws."""
         for levels, x in ((2, normal(512)), (4, normal(512)), (16, np.eye(512, dtype=np.float32)[3])):

@@ -65,7 +65,7 @@ class TestTHC:
         errors = np.sum((decoded(chain, state, x, range(300), turn=True) - x) ** 2, axis=1) / np.sum(x**2)
         assert abs(errors.mean() - want) < 6 * errors.std() / np.sqrt(300) + 0.01 * want
 
-    @pytest.mark.parametrize("bits", [1, 2, 4, 8])
+    @pytest.mark.parametrize("bits", [4, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (1, 2, 8))])
     def test_sums_are_exact_and_the_same_behind_a_mask(self, bits: int) -> None:
         check_sums(thc(bits=bits))
 
@@ -129,6 +129,7 @@ class TestQuicFL:
         along = (decoded(chain, state, x, range(1500)) - x) @ ways
         assert (np.abs(along.mean(0)) < 5 * along.std(0) / np.sqrt(1500)).all()
 
+    @pytest.mark.whole
     def test_entries_beyond_the_table_come_back_exactly(self) -> None:
         """To a unit of 1/256, by mean; what is beyond 8 is cut, and what finds no room is at the table's end."""
         kind = SideList(3.0, 1 / 512, 1 / 256, 2048)
@@ -144,7 +145,7 @@ class TestQuicFL:
         assert (crowd[room:] == 5).all()
         assert stats.binom.sf(room, 3000, 1 / 512) < 1e-8
 
-    @pytest.mark.parametrize("bits", [1, 3])
+    @pytest.mark.parametrize("bits", [3, pytest.param(1, marks=pytest.mark.slow)])
     def test_sums_are_exact_and_the_same_behind_a_mask(self, bits: int) -> None:
         check_sums(quic_fl(bits=bits))
 
