@@ -16,8 +16,10 @@ from jax.core import Tracer
 
 from fedjaxlite.plain_values import LARGEST_FLOAT as LARGEST_FLOAT
 from fedjaxlite.plain_values import LARGEST_INT as LARGEST_INT
+from fedjaxlite.plain_values import did_you_mean as did_you_mean
 from fedjaxlite.plain_values import in_order, is_real, plain_number, say
 from fedjaxlite.plain_values import is_traced as is_traced
+from fedjaxlite.plain_values import nearest as nearest
 from fedjaxlite.plain_values import shown as shown
 from fedjaxlite.tree_checks import as_array as as_array
 from fedjaxlite.tree_checks import float_leaves as float_leaves

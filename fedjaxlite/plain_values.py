@@ -1,8 +1,9 @@
 """Values as Python's own: numbers of NumPy and JAX made plain, and anything at all as a message shows it."""
 
+import difflib
 import math
 import numbers
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -67,3 +68,28 @@ def narrowed(value: Any) -> Any:
         return value
     with np.errstate(over="ignore"):
         return value.astype(np.float32)
+
+
+def nearest(word: Any, known: Iterable[Any]) -> Any:
+    """The one of some names that a wrong one was probably meant to be, whatever its case; None where none is near."""
+    by_word = {str(name).lower(): name for name in known}
+    near = difflib.get_close_matches(str(word).strip().lower(), list(by_word), n=1, cutoff=0.5)  # short names too
+    return by_word[near[0]] if near else None
+
+
+def did_you_mean(word: Any, known: Iterable[Any]) -> str:
+    """The end of a message about a name that is not there: a question after the one that was probably meant.
+
+    Args:
+      word: the name that was given.
+      known: those that there are, in any order.
+
+    Returns:
+      " Did you mean 'eden'?", or nothing where none is near.
+
+    Example:
+      >>> did_you_mean("Edn", ["eden", "sign"]), did_you_mean("x", ["eden"])
+      (" Did you mean 'eden'?", '')
+    """
+    near = nearest(word, known)
+    return "" if near is None else f" Did you mean {near!r}?"

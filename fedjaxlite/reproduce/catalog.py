@@ -1,9 +1,9 @@
 """Which tables there are. A table's code is loaded when it is asked for."""
 
-import difflib
 import importlib
 from typing import NamedTuple
 
+from fedjaxlite import checks
 from fedjaxlite.reproduce.seeds import Arguments
 from fedjaxlite.reproduce.table import Table
 
@@ -60,8 +60,7 @@ def load(name: str, given: Arguments) -> Table:
       ValueError: for a name that is none.
     """
     if name not in TABLES:
-        near = difflib.get_close_matches(name, TABLES, n=1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
+        hint = checks.did_you_mean(name, TABLES)
         raise ValueError(f"there is no table {name!r}; expected one of {', '.join(TABLES)}.{hint}")
     entry = TABLES[name]
     module = importlib.import_module(f"fedjaxlite.reproduce.{entry.module}")
