@@ -12,9 +12,10 @@ OWN: Mapping[str, Direction] = {
 }
 """The metrics that `fedjaxlite.losses` give."""
 
-_LIKE = ("_mean", "_p10", "_p50", "_p90", "_worst10", "_best10")
-_SPREAD = ("_var", "_gini")
-"""What `ClientReport.summary` adds to a name: values of the metric itself, and how unlike the clients are."""
+_LIKE = ("_mean", "_p10", "_p50", "_p90", "_worst10", "_best10", "_low", "_high")
+_SPREAD = ("_var", "_gini", "_undefined")
+"""What `ClientReport.summary` and intervals add to a name: values of the metric itself, and how unlike the clients are,
+or how many have none."""
 
 
 def direction(metric: str, given: Mapping[str, Direction]) -> Direction | None:

@@ -2,6 +2,8 @@
 
     central.py      one model on one set of examples
     per_client.py   the server's model, or each client's own, on each client's examples; and after fine-tuning
+    predictions.py  what a model says of every example
+    measuring.py    what all of them do with a batch       by_size.py   clients in groups of like size
 
 What comes in: whatever measures a model and trains nothing that is kept.
 """

@@ -1,6 +1,6 @@
 """Evaluation of one model on data in one place."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -12,9 +12,10 @@ import numpy as np
 from fedjaxlite import checks, losses
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
-from fedjaxlite.local.batch_loss import batch_loss
+from fedjaxlite.evaluation.measuring import finished, measuring, steps
+from fedjaxlite.keys import as_key
 from fedjaxlite.losses.outputs import output_shape
-from fedjaxlite.lowering import lower
+from fedjaxlite.metrics.metric import Metric
 from fedjaxlite.models.types import Model
 from fedjaxlite.platforms import platform_of
 
@@ -73,8 +74,17 @@ def loss_for(model_or_loss: Any, features: Mapping[str, Any]) -> Callable[..., A
     )
 
 
-def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Evaluation:
-    """Central evaluation: the loss and its metrics over a whole data set.
+def evaluate(
+    model_or_loss: Any,
+    data: Any,
+    *,
+    batch_size: int = 500,
+    metrics: Sequence[Metric] = (),
+    model: Model | None = None,
+    bootstrap: int | None = None,
+    key: Any = None,
+) -> Evaluation:
+    """Central evaluation: the loss, its metrics and those of `fl.metrics` over a whole data set.
 
     Args:
       model_or_loss: a loss function `(params, batch, key) -> [B]`; or a Model, of classes: ints "y" `[n]` and logits
@@ -82,14 +92,23 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Evaluat
         labels and for numbers give the loss, such as `fl.losses.binary_cross_entropy(model)`.
       data: dict of arrays `[n, ...]`, or a Population, whose clients are pooled.
       batch_size: rows at a time.
+      metrics: a list of `fl.metrics`, such as [fl.metrics.auroc()]. One that has the name of a metric that the loss
+        gives itself, such as "accuracy", takes its place.
+      model: the Model whose outputs the metrics read, where `model_or_loss` is a plain function, which tells none.
+      bootstrap: so many resamples of the examples, such as 1000, for intervals; None for none.
+      key: of the resamples; None draws the same in every call.
 
     Returns:
       `f(params) -> {"loss": ..., ...}` of float32 scalars, compiled once; exact means over all rows, weighted by
-      tokens where the loss is. Losses get `key=None`: no dropout, running statistics.
+      tokens where the loss is. Losses get `key=None`: no dropout, running statistics. A metric that is an array (a
+      confusion matrix) is one in the dict. With `bootstrap`, "m_low" and "m_high" beside each scalar "m": the
+      percentile interval of 95 % over resamples, in which every example counts a Poisson number of times of mean 1 (the
+      bootstrap of draws with replacement, in one pass over the data); resamples for which the metric is undefined are
+      left out.
 
     Raises:
       TypeError, ValueError: for data that are no dict of equally long arrays, or hold no rows; for a Model whose loss
-        the data do not tell.
+        the data do not tell; for metrics of a loss that does not tell its model.
 
     Example:
       >>> square = lambda params, batch, key: (params - batch["x"]) ** 2
@@ -97,53 +116,49 @@ def evaluate(model_or_loss: Any, data: Any, *, batch_size: int = 500) -> Evaluat
       5.0
     """
     batch_size = checks.positive_int(batch_size=batch_size)
+    features = rows_of(data)
+    n = next(np.shape(array)[0] for array in features.values())
+    loss_fn = loss_for(model_or_loss, features)
+    what = measuring(loss_fn, model_or_loss, metrics, model, bootstrap)
+    draw = fixed_key() if key is None else as_key(key, "key")
+    size = min(batch_size, n)
+    arrays = {name: jnp.asarray(array) for name, array in features.items()}
+
+    @partial(jax.jit, static_argnums=0)
+    def run(platform: str, params: PyTree, arrays: Mapping[str, jax.Array], draw: jax.Array) -> dict[str, jax.Array]:
+        of_batch, nothing, added = steps(what, platform)
+
+        def at(index: jax.Array) -> Any:
+            rows = index * size + jnp.arange(size, dtype=jnp.int32)
+            mask = rows < n
+            taken = {name: array[jnp.minimum(rows, n - 1)] for name, array in arrays.items()}
+            return of_batch(params, {**taken, "mask": mask}, mask, jax.random.fold_in(draw, index)), mask
+
+        def add(total: Any, index: jax.Array) -> tuple[Any, Any]:
+            batch, mask = at(index)
+            return added(total, batch), (batch.rows, mask)
+
+        zeros = nothing(jax.eval_shape(lambda: at(jnp.int32(0))[0]))
+        total, kept = jax.lax.scan(add, zeros, jnp.arange(-(-n // size), dtype=jnp.int32))
+        rows, mask = kept
+        found = finished(what, total, rows, mask, draw, empty=1.0)
+        ends = {f"{name}_low": low for name, low in found.low.items()}
+        return {**found.values, **ends, **{f"{name}_high": high for name, high in found.high.items()}}
+
+    return Evaluation(lambda params: run(platform_of((params, arrays)), params, arrays, draw), what.better)
+
+
+def rows_of(data: Any) -> Mapping[str, Any]:
+    """The features of data in one place, refused unless they are equally long arrays with rows."""
     features = data.features if isinstance(data, Population) else data
     if not isinstance(features, Mapping) or not features:
         raise TypeError(f"`data` is a {type(data).__name__}; expected a dict of arrays [n, ...], or a Population.")
     for name, array in features.items():
         checks.real_array(**{f"data[{name!r}]": array})
     rows = {name: next(iter(np.shape(array)), 0) for name, array in features.items()}
-    n = next(iter(rows.values()))
-    if n == 0 or len(set(rows.values())) > 1:
+    if not all(rows.values()) or len(set(rows.values())) > 1:
         raise ValueError(f"`data` has features of {rows} rows; expected the same number, at least 1, in each of them.")
-    loss_fn = loss_for(model_or_loss, features)
-    size = min(batch_size, n)
-    arrays = {name: jnp.asarray(array) for name, array in features.items()}
-
-    @partial(jax.jit, static_argnums=0)
-    def run(platform: str, params: PyTree, arrays: Mapping[str, jax.Array]) -> dict[str, jax.Array]:
-        # Lowered where that is faster in a loop.
-        lowered = lower(loss_fn, platform=platform)
-
-        def batch(index: jax.Array) -> tuple[dict[str, jax.Array], jax.Array]:
-            rows = index * size + jnp.arange(size, dtype=jnp.int32)
-            mask = rows < n
-            taken = {name: array[jnp.minimum(rows, n - 1)] for name, array in arrays.items()}
-            return {**taken, "mask": mask}, mask
-
-        def add(total: Any, index: jax.Array) -> tuple[Any, None]:
-            return jax.tree.map(jnp.add, total, metric_sums(lowered, params, *batch(index))), None
-
-        shapes = jax.eval_shape(lambda: metric_sums(lowered, params, *batch(jnp.int32(0))))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        (sums, weight), _ = jax.lax.scan(add, zeros, jnp.arange(-(-n // size), dtype=jnp.int32))
-        return jax.tree.map(lambda total: total / jnp.where(weight > 0, weight, 1.0), sums)
-
-    return Evaluation(lambda params: run(platform_of((params, arrays)), params, arrays), better_of(loss_fn))
-
-
-def better_of(loss_fn: Callable[..., Any]) -> Mapping[str, Direction]:
-    """Which way the metrics of a loss are better, where it declares it."""
-    return loss_fn.better if isinstance(loss_fn, losses.Loss) else {}
-
-
-def metric_sums(
-    loss_fn: Callable[..., Any], params: PyTree, batch: Any, mask: Any
-) -> tuple[dict[str, jax.Array], jax.Array]:
-    """A batch's loss and metrics as sums, and the weight to divide them by."""
-    reduced = batch_loss(loss_fn, params, batch, mask, None)
-    means = {"loss": reduced.loss, **reduced.metrics}
-    return {name: mean * reduced.weight for name, mean in means.items()}, reduced.weight
+    return features
 
 
 def fixed_key() -> jax.Array:

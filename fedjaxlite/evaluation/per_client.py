@@ -1,6 +1,6 @@
 """Evaluation at the clients: of the server's model, of their own models, and after fine-tuning."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,39 +10,70 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.data.client_view import ClientData
+from fedjaxlite.data.group_gaps import group_ids
 from fedjaxlite.data.population import Population
-from fedjaxlite.evaluation.central import Evaluation, better_of, fixed_key, loss_for, metric_sums
+from fedjaxlite.directions import Direction
+from fedjaxlite.evaluation import by_size
+from fedjaxlite.evaluation.central import Evaluation, fixed_key, loss_for
+from fedjaxlite.evaluation.measuring import Found, Measuring, finished, measuring, steps
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.federated_sum import federated_sum
 from fedjaxlite.execution.layout import Execution
 from fedjaxlite.keys import as_key
 from fedjaxlite.local.local_sgd import local_sgd
-from fedjaxlite.lowering import lower
+from fedjaxlite.metrics.metric import Metric
+from fedjaxlite.models.types import Model
 from fedjaxlite.protocol.algorithm import ClientOutput
-from fedjaxlite.sampling import full
 from fedjaxlite.wire.means import weighted_mean
 
 PyTree = Any
 
 _ONE = Execution()
+_RESAMPLES = 1
+"""A fixed fold_in of a client's key."""
 
 
-def _measure(loss_fn: Callable[..., Any], params: PyTree, data: ClientData, batch_size: int) -> dict[str, jax.Array]:
-    """One client's mean loss and metrics on its own examples."""
-    loss_fn = lower(loss_fn, platform=data.wave.platform)  # where that is faster in a loop
-    plan = data.with_work(1.0).batches(batch_size=min(batch_size, data.wave.max_size), epochs=1, shuffle=False)
+def measured(what: Measuring, params: PyTree, data: ClientData, batch_size: int, most: int | None) -> Found:
+    """One client's mean loss and metrics on its own examples; NaN where there is nothing to measure.
 
-    def add(total: Any, batch: Any, mask: Any, key: Any) -> Any:
-        del key
-        return jax.tree.map(jnp.add, total, metric_sums(loss_fn, params, batch, mask))
+    Args:
+      what: is measured.
+      params: the model.
+      data: the client's examples.
+      batch_size: rows at a time.
+      most: at least the client's examples, static, where rows are kept; None in a loop as long as the client needs.
+    """
+    of_batch, nothing, added = steps(what, data.wave.platform)
+    size = min(batch_size, data.wave.max_size)
+    plan = data.with_work(1.0).batches(batch_size=size, epochs=1, shuffle=False)
+    draw = jax.random.fold_in(data.key, _RESAMPLES)
+    zeros = nothing(jax.eval_shape(lambda: of_batch(params, *plan.batch(jnp.int32(0)), draw)))
+    if most is None:
+        total = plan.scan(lambda total, *batch: added(total, of_batch(params, *batch)), zeros)
+        return finished(what, total, {}, None, draw, empty=0.0)
 
-    shapes = jax.eval_shape(lambda: metric_sums(loss_fn, params, *plan.batch(jnp.int32(0))))
-    sums, weight = plan.scan(add, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes))
-    return {name: total / weight for name, total in sums.items()}  # NaN where there is nothing to measure
+    def add(total: Any, index: jax.Array) -> tuple[Any, Any]:
+        batch, mask = plan.batch(index)
+        found = of_batch(params, batch, mask, jax.random.fold_in(draw, index))
+        return added(total, found), (found.rows, mask)
+
+    total, kept = jax.lax.scan(add, zeros, jnp.arange(-(-most // size), dtype=jnp.int32))
+    rows, mask = kept
+    return finished(what, total, rows, mask, draw, empty=0.0)
 
 
 def evaluate_clients(
-    model_or_loss: Any, population: Population, *, rounds: Any = None, batch_size: int = 64, execution: Execution = _ONE
+    model_or_loss: Any,
+    population: Population,
+    *,
+    rounds: Any = None,
+    batch_size: int = 64,
+    metrics: Sequence[Metric] = (),
+    model: Model | None = None,
+    bootstrap: int | None = None,
+    key: Any = None,
+    groups: Any = None,
+    execution: Execution = _ONE,
 ) -> Evaluation:
     """Evaluation at every client, on its own examples: who is served well, and who is not.
 
@@ -51,10 +82,22 @@ def evaluate_clients(
       population: the clients' test data; clients that were never trained on are one too (`partition.holdout_clients`).
       rounds: a Rounds whose algorithm keeps personalized models; its clients are then the population's, in order.
       batch_size: rows at a time.
+      metrics: a list of `fl.metrics`; see `evaluate`.
+      model: the Model whose outputs the metrics read, where `model_or_loss` is a plain function.
+      bootstrap: so many resamples of each client's examples, for intervals; see `evaluate`.
+      key: of the resamples; None draws the same in every call.
+      groups: `[N]` ints or strings: the examples of a group's clients are pooled, and the report has a row for each
+        group in the order of their sorted names. None for a row a client. Not with `rounds`.
       execution: lanes and devices.
 
     Returns:
       `f(params) -> ClientReport`; with `rounds`, `f(state) -> ClientReport` of each client's personalized model.
+      Metrics that are one number are in `metrics`, arrays (a confusion matrix) in `arrays`, and the ends of the
+      intervals in `low` and `high`; NaN where a metric is undefined for a client. Where clients are many and ragged,
+      what keeps rows (exact areas under curves) runs in a program for each size of clients, in factors of 8.
+
+    Raises:
+      TypeError, ValueError: as `evaluate`; for groups that are not one a client.
 
     Example:
       >>> import fedjaxlite as fl
@@ -68,25 +111,39 @@ def evaluate_clients(
     batch_size = checks.positive_int(batch_size=batch_size)
     if rounds is not None:
         checks.one_instance(Rounds, "what fl.rounds(...) returned, or None", rounds=rounds)
-    loss_fn = loss_for(model_or_loss, population.features)
-    everyone = full(population.num_clients).sample(fixed_key(), 0, population)
-
-    def client_fn(shared: Any, data: ClientData) -> ClientOutput:
-        params = shared
+    if groups is not None:
         if rounds is not None:
-            own = jax.tree.map(lambda leaf: leaf[data.id], shared.clients.algorithm)
-            algorithm = rounds.algorithm
-            broadcast = (algorithm.broadcast or algorithm.params)(shared.server_state)
-            params = algorithm.client_params(broadcast, own)
-        return ClientOutput(jnp.float32(0), data.num_examples, info=_measure(loss_fn, params, data, batch_size))
+            raise ValueError(
+                "`groups` pools examples under one model, and `rounds` has one a client; give one of them."
+            )
+        population = pooled(population, groups)
+    what = measuring(loss_for(model_or_loss, population.features), model_or_loss, metrics, model, bootstrap)
 
-    call = federated_sum(client_fn, aggregator=weighted_mean(), execution=execution)
-    better = better_of(loss_fn)
+    def client(shared: Any, data: ClientData, most: int | None) -> Mapping[str, Found]:
+        params = shared if rounds is None else model_of(rounds, shared, data.id)
+        return {"": measured(what, params, data, batch_size, most)}
 
-    def run(model: Any) -> ClientReport:
-        return _report(call(model, population, everyone, key=fixed_key())[1], population)._replace(better=better)
+    run = everywhere(client, population, population, what, execution)
+    draw = fixed_key() if key is None else as_key(key, "key")
+    return Evaluation(lambda model: run(model, population, draw)[""], what.better)
 
-    return Evaluation(run, better)
+
+def model_of(rounds: Rounds, state: Any, client: Any) -> PyTree:
+    """The personalized model of the client of an index, which may be traced."""
+    own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
+    algorithm = rounds.algorithm
+    broadcast = (algorithm.broadcast or algorithm.params)(state.server_state)
+    return algorithm.client_params(broadcast, own)
+
+
+def pooled(population: Population, groups: Any) -> Population:
+    """The population whose clients are groups of clients."""
+    names, owner = group_ids(groups, population.num_clients)
+    order = np.argsort(owner, kind="stable")
+    sorted_ = population.select(order)
+    last = np.cumsum(np.bincount(owner, minlength=len(names)))
+    offsets = np.asarray(sorted_.offsets)[np.append(0, last)]
+    return Population(sorted_.features, offsets, max(1, int(np.diff(offsets).max())), names)
 
 
 def evaluate_personalized(
@@ -96,7 +153,11 @@ def evaluate_personalized(
     *,
     client_optimizer: Any,
     batch_size: int = 10,
-    epochs: int = 1,
+    epochs: int | None = None,
+    steps: int | None = None,
+    metrics: Sequence[Metric] = (),
+    model: Model | None = None,
+    bootstrap: int | None = None,
     execution: Execution = _ONE,
 ) -> Evaluation:
     """Evaluation after local fine-tuning: each client trains the server's model on its own data, then tests it.
@@ -108,50 +169,111 @@ def evaluate_personalized(
       test: what they test on; the same clients in the same order (`partition.train_test_split`).
       client_optimizer: optax optimizer of the fine-tuning.
       batch_size: B.
-      epochs: passes over a client's training data.
+      epochs: passes over a client's training data; 1 where `steps` is not given either.
+      steps: local steps, instead of epochs.
+      metrics: a list of `fl.metrics`; see `evaluate`.
+      model: the Model whose outputs the metrics read, where `model_or_loss` is a plain function.
+      bootstrap: so many resamples of each client's test examples, for intervals; see `evaluate`.
       execution: lanes and devices.
 
     Returns:
       `f(params, key=None) -> (before, after)`, a ClientReport of the model as it is and one of the fine-tuned models.
-      `key` gives the orders in which clients go through their data and the loss's own draws; without it they are the
-      same in every call.
+      `key` gives the orders in which clients go through their data, the loss's own draws and the resamples; without it
+      they are the same in every call.
 
     Raises:
-      ValueError: if the two populations have different numbers of clients; for a Model whose loss the data do not tell.
+      ValueError: if the two populations have different numbers of clients; for a Model whose loss the data do not tell;
+        for both of `epochs` and `steps`.
     """
     checks.one_instance(Population, "a Population", train=train, test=test)
-    epochs = checks.positive_int(epochs=epochs)
+    epochs = 1 if epochs is None and steps is None else epochs
+    epochs = None if epochs is None else checks.positive_int(epochs=epochs)
+    steps = None if steps is None else checks.positive_int(steps=steps)
     if train.num_clients != test.num_clients:
         raise ValueError(
             f"`train` has {train.num_clients} clients and `test` {test.num_clients}; expected the same clients in the "
             "same order, as partition.train_test_split gives them."
         )
     loss_fn = loss_for(model_or_loss, test.features)
-    tune = local_sgd(loss_fn, client_optimizer=client_optimizer, batch_size=batch_size, epochs=epochs)
-    everyone = full(train.num_clients).sample(fixed_key(), 0, train)
+    tune = local_sgd(loss_fn, client_optimizer=client_optimizer, batch_size=batch_size, epochs=epochs, steps=steps)
+    what = measuring(loss_fn, model_or_loss, metrics, model, bootstrap)
 
-    def client_fn(shared: Any, data: ClientData) -> ClientOutput:
+    def client(shared: Any, data: ClientData, most: int | None) -> Mapping[str, Found]:
         params, held_out = shared
         own_test = data.of(held_out)
-        before = _measure(loss_fn, params, own_test, 64)
-        after = _measure(loss_fn, tune(params, data).params, own_test, 64)
-        info = {
-            f"{when}/{name}": value for when, m in (("before", before), ("after", after)) for name, value in m.items()
-        }
-        return ClientOutput(jnp.float32(0), data.num_examples, info=info)
+        before = measured(what, params, own_test, 64, most)
+        return {"before": before, "after": measured(what, tune(params, data).params, own_test, 64, most)}
 
-    call = federated_sum(client_fn, aggregator=weighted_mean(), execution=execution)
-    better = better_of(loss_fn)
+    run = everywhere(client, train, test, what, execution)
 
-    def run(params: PyTree, key: Any = None) -> tuple[ClientReport, ClientReport]:
-        key = fixed_key() if key is None else as_key(key, "key")
-        both = _report(call((params, test), train, everyone, key=key)[1], test)._replace(better=better)
-        split = lambda when: {k.split("/", 1)[1]: v for k, v in both.metrics.items() if k.startswith(when)}  # noqa: E731
-        return both._replace(metrics=split("before")), both._replace(metrics=split("after"))
+    def both(params: PyTree, key: Any = None) -> tuple[ClientReport, ClientReport]:
+        reports = run((params, test), train, fixed_key() if key is None else as_key(key, "key"))
+        return reports["before"], reports["after"]
 
-    return Evaluation(run, better)
+    return Evaluation(both, what.better)
 
 
-def _report(info: Any, population: Population) -> ClientReport:
-    own = {name: np.asarray(info.clients[name]) for name in info.metrics}  # without what the engine tells of clients
-    return ClientReport(np.diff(np.asarray(population.offsets)), own)
+def everywhere(
+    client: Callable[[Any, ClientData, int | None], Mapping[str, Found]],
+    train: Population,
+    test: Population,
+    what: Measuring,
+    execution: Execution,
+) -> Callable[[Any, Population, Any], dict[str, ClientReport]]:
+    """A measurement at all clients.
+
+    Args:
+      client: `(shared, data, most) -> {name: Found}`; `most` is for `measured`.
+      train: the population that the clients' data are of.
+      test: that which is measured on, the same clients.
+      what: is measured.
+      execution: lanes and devices.
+
+    Returns:
+      `run(shared, population, key) -> {name: ClientReport}`.
+    """
+    cohorts = by_size.groups(test, fixed_key()) if what.keeps_rows else [by_size.whole(train, fixed_key())]
+
+    def call_of(most: int | None) -> Any:
+        def fn(shared: Any, data: ClientData) -> ClientOutput:
+            found = client(shared, data, most if what.keeps_rows else None)
+            info = {
+                f"{when}/{field}/{name}": value
+                for when, of_client in found.items()
+                for field, values in of_client._asdict().items()
+                for name, value in values.items()
+            }
+            return ClientOutput(jnp.float32(0), data.num_examples, info=info)
+
+        return federated_sum(fn, aggregator=weighted_mean(), execution=execution)
+
+    calls = [(group, call_of(group.most)) for group in cohorts]
+    sizes = np.diff(np.asarray(test.offsets))
+
+    def run(shared: Any, population: Population, key: Any) -> dict[str, ClientReport]:
+        all_of_them: dict[str, np.ndarray] = {}
+        for group, call in calls:
+            for name, values in call(shared, population, group.cohort, key=key)[1].clients.items():
+                if name.count("/") >= 2:  # what the engine tells of clients has none
+                    own = np.asarray(values)
+                    shape = (len(sizes), *own.shape[1:])
+                    all_of_them.setdefault(name, np.full(shape, np.nan, own.dtype))[group.ids] = own
+        return _reports(all_of_them, sizes, what.better, test.names)
+
+    return run
+
+
+def _reports(
+    found: Mapping[str, np.ndarray], sizes: np.ndarray, better: Mapping[str, Direction], names: np.ndarray | None
+) -> dict[str, ClientReport]:
+    fields: dict[str, dict[str, dict[str, np.ndarray]]] = {}
+    for name, values in found.items():
+        when, field, metric = name.split("/", 2)
+        field = "arrays" if field == "values" and values.ndim > 1 else field
+        fields.setdefault(when, {}).setdefault(field, {})[metric] = values
+    return {
+        when: ClientReport(
+            sizes, of.get("values", {}), better, of.get("arrays", {}), of.get("low", {}), of.get("high", {}), names
+        )
+        for when, of in fields.items()
+    }

@@ -47,10 +47,11 @@ class PassInfo(NamedTuple):
       num_nonfinite: int32, reports left out of the sum because they held NaN or infinity.
       num_examples: int32, examples of the clients in the sum.
       overflow: int32, sampled clients that found no slot in the cohort.
-      metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples.
-      clients: dict of `[K]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum", "bytes_up" and
-        "bytes_down" (uint32; a client that dropped out has downloaded, and one that is late has sent for nothing), and
-        the algorithm's own `ClientOutput.info`.
+      metrics: dict of float32 scalars, the mean of `clients` over the clients in the sum, weighted by their examples;
+        of what is one number a client.
+      clients: dict of `[K, ...]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum",
+        "bytes_up" and "bytes_down" (uint32; a client that dropped out has downloaded, and one that is late has sent for
+        nothing), and the algorithm's own `ClientOutput.info`.
       aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
     """
 
@@ -201,6 +202,7 @@ def _pass_info(
     metrics = {
         name: (jnp.where(in_sum, values.astype(jnp.float32), 0.0) * weight).sum() / total
         for name, values in rows["info"].items()
+        if values.ndim == 1
     }
     clients = {
         **rows["info"],
@@ -303,9 +305,15 @@ def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -
     return one_client
 
 
-def wire_of_output(output: ClientOutput, **of_run: Any) -> Wire:
-    """The wire at the head of a chain, from the shapes of a client's output and what `wire_of` asks of a run."""
-    are_scalars((output.weight, dict(output.scalars), dict(output.info)))
+def wire_of_output(output: ClientOutput, *, arrays: bool = False, **of_run: Any) -> Wire:
+    """The wire at the head of a chain, from the shapes of a client's output and what `wire_of` asks of a run.
+
+    Args:
+      output: a ClientOutput of shapes.
+      arrays: whether `info` may hold arrays: records of a run do not.
+      **of_run: for `wire_of`.
+    """
+    are_scalars((output.weight, dict(output.scalars), {} if arrays else dict(output.info)))
     return wire_of(output.update, weight=output.weight, scalars=output.scalars, **of_run)
 
 

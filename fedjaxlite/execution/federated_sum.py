@@ -70,7 +70,8 @@ def federated_sum(
     """Aggregates any function of the clients' data over a cohort: the primitive below algorithms and rounds.
 
     Args:
-      client_fn: `(shared, data) -> ClientOutput`; runs at every client of the cohort.
+      client_fn: `(shared, data) -> ClientOutput`; runs at every client of the cohort. Its `info` may hold arrays here,
+        which `PassInfo.clients` then has with a leading axis of clients.
       aggregator: a mean, or a chain that begins with one; its codecs keep nothing between calls.
       execution: lanes and devices.
 
@@ -162,7 +163,7 @@ def _built(
 ) -> tuple[ClientOutput, Any, Wire]:
     """The shapes of a client's output, the aggregator's state, and the wire at the end of the chain."""
     output = output_template(parts.client, population, (shared, ()), layout)
-    wire = wire_of_output(output, capacity=capacity, scaled=scaled, num_clients=population.num_clients)
+    wire = wire_of_output(output, arrays=True, capacity=capacity, scaled=scaled, num_clients=population.num_clients)
     return output, *parts.aggregator.init(wire)
 
 
