@@ -12,8 +12,12 @@ a plain function and needs nothing from here.
 
 from fedjaxlite.losses.classification import binary_cross_entropy as binary_cross_entropy
 from fedjaxlite.losses.classification import cross_entropy as cross_entropy
+from fedjaxlite.losses.focal import focal as focal
 from fedjaxlite.losses.loss import Loss as Loss
 from fedjaxlite.losses.loss import LossAux as LossAux
 from fedjaxlite.losses.loss import declare as declare
+from fedjaxlite.losses.ordinal import ordinal as ordinal
+from fedjaxlite.losses.regression import huber as huber
+from fedjaxlite.losses.regression import quantile as quantile
 from fedjaxlite.losses.regression import squared_error as squared_error
 from fedjaxlite.losses.sequences import sequence_cross_entropy as sequence_cross_entropy

@@ -15,16 +15,27 @@ PyTree = Any
 
 def outputs_of(model: Model, params: PyTree, batch: Mapping[str, jax.Array], key: Any) -> tuple[Any, PyTree | None]:
     """The model's outputs, and its new state in training."""
-    for name in ("x", "y"):
+    _has(batch, "x", "y")
+    train = key is not None
+    made = model.apply(params, batch["x"], key=key, train=train, mask=batch.get("mask"))
+    outputs, state = made if model.stateful else (made, None)
+    return outputs, state if train else None
+
+
+def model_outputs(model: Model, params: PyTree, batch: Mapping[str, jax.Array]) -> Any:
+    """The model's outputs in evaluation; the batch needs no targets."""
+    _has(batch, "x")
+    made = model.apply(params, batch["x"], key=None, train=False, mask=batch.get("mask"))
+    return made[0] if model.stateful else made
+
+
+def _has(batch: Mapping[str, Any], *names: str) -> None:
+    for name in names:
         if name not in batch:
             raise ValueError(
                 f"the batch has no `{name}`, only {sorted(batch)}; the library's losses read the features `x` and `y`. "
                 "Rename the feature, or write the loss as a function of (params, batch, key)."
             )
-    train = key is not None
-    made = model.apply(params, batch["x"], key=key, train=train, mask=batch.get("mask"))
-    outputs, state = made if model.stateful else (made, None)
-    return outputs, state if train else None
 
 
 def output_shape(model: Model, features: Mapping[str, Any]) -> tuple[int, ...]:

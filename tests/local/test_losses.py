@@ -47,6 +47,7 @@ def test_losses_are_computed_in_float32():
     assert losses.cross_entropy(model)(1.0, batch, KEY)[0].dtype == jnp.float32
 
 
+@pytest.mark.whole
 def test_losses_stay_float32_where_64_bits_are_the_default():
     """As the docstrings say: a gradient of float64 parameters is float64, with the accuracy of float32."""
     with jax.enable_x64(True):

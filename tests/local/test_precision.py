@@ -167,6 +167,7 @@ def test_products_of_a_frozen_base_that_is_stored_wide_are_narrow_too() -> None:
     assert operands_of(lambda x, w: x.astype(jnp.float32) @ base + w.sum()) == (("bfloat16", "bfloat16"), "float32")
 
 
+@pytest.mark.whole
 def test_without_compilation_the_loss_runs_as_it_is() -> None:
     subject = SUBJECTS["plain scan"]()
     step, args = gradient(subject, 1, compute_dtype=jnp.bfloat16)
