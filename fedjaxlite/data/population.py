@@ -4,13 +4,13 @@ import hashlib
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, overload
 
 import jax
 import numpy as np
 
 from fedjaxlite import checks, files
-from fedjaxlite.data import host_arrays, packing
+from fedjaxlite.data import client_names, host_arrays, packing
 
 _FORMAT = "fedjaxlite population 1"
 
@@ -181,37 +181,70 @@ class Population:
         given = None if names is None else host_arrays.names_of(names, len(sizes))
         return packed(cast, sizes, given, allow_empty)
 
-    def client(self, index: int) -> dict[str, Any]:
+    def client(self, index: int | str) -> dict[str, Any]:
         """The arrays of one client, `[n_i, ...]` each.
 
         Args:
-          index: int in `[0, N)`. Negative indices are refused: a client id of -1 is a mistake more often than a wish.
+          index: int in `[0, N)`, or the client's name where names are strings. An int is always an index, also where
+            names are ints: `population.client(population.index_of(7))`. Negative indices are refused: a client id of
+            -1 is a mistake more often than a wish.
 
         Raises:
-          TypeError: the index is no int. IndexError: it is out of range.
+          TypeError: the index is neither. IndexError: it is out of range. ValueError: nobody has this name.
         """
-        i = self._index(index)
+        i = self._index(self.index_of(index) if client_names.are_names(index) else index)
         start, stop = int(self.offsets[i]), int(self.offsets[i + 1])
         return {name: array[start:stop] for name, array in self.features.items()}
 
-    def select(self, ids: Sequence[int] | np.ndarray) -> "Population":
+    @overload
+    def index_of(self, names: str | int) -> int: ...
+    @overload
+    def index_of(self, names: Sequence[str] | Sequence[int] | np.ndarray) -> np.ndarray: ...
+    def index_of(self, names: Any) -> Any:
+        """The indices of clients by their names.
+
+        Args:
+          names: a name, or `[M]` names, of the kind that `population.names` are: strings or ints.
+
+        Returns:
+          an int; or int64 `[M]`, in the order of `names`.
+
+        Raises:
+          ValueError: nobody has this name (the text says which is nearest), or the population has no names.
+          TypeError: names of another kind.
+
+        Example:
+          >>> import fedjaxlite as fl
+          >>> population = fl.Population.from_arrays({"y": [10, 20, 30]}, client_ids=[7, 9, 12])
+          >>> population.index_of(9), population.index_of([12, 7]).tolist()
+          (1, [2, 0])
+        """
+        return client_names.index_of(self.names, self.num_clients, names)
+
+    def select(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> "Population":
         """The Population of some of the clients.
 
         Args:
-          ids: `[M]` distinct client indices in `[0, N)`; the result holds them in this order, renumbered from 0.
+          ids: `[M]` distinct client indices in `[0, N)`, or names where these are strings (ints are always indices;
+            see `index_of`); the result holds them in this order, renumbered from 0.
 
         Returns:
           A Population of M clients on the host, names kept.
 
         Raises:
-          TypeError: no ints. IndexError: out of range. ValueError: none at all, or one of them twice.
+          TypeError: no ints or names. IndexError: out of range. ValueError: none at all, one of them twice, or a name
+            that nobody has.
 
         Example:
           >>> import fedjaxlite as fl
           >>> population = fl.Population.from_arrays({"y": [10, 20, 30]}, client_ids=["a", "b", "c"])
-          >>> population.select([2, 0]).names.tolist()
-          ['c', 'a']
+          >>> population.select([2, 0]).names.tolist(), population.select(["b"]).client("b")["y"].tolist()
+          (['c', 'a'], [20])
         """
+        if isinstance(ids, (str, bytes)):
+            raise TypeError(f"ids is {ids!r}; expected a list, such as [{ids!r}].")
+        if client_names.are_names(ids):
+            ids = self.index_of(ids)
         chosen = checks.as_array("ids", ids, "[M] client indices", marked=False)
         if chosen.size == 0 or chosen.ndim != 1:
             raise ValueError(f"ids has shape {list(chosen.shape)}; expected [M] client indices, at least one.")
@@ -317,7 +350,7 @@ class Population:
 
     def _index(self, index: Any) -> int:
         if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
-            raise TypeError(f"a client's index is {index!r}; expected an int in [0, {self.num_clients}).")
+            raise TypeError(f"a client's index is {index!r}; expected an int in [0, {self.num_clients}), or a name.")
         if not 0 <= index < self.num_clients:
             raise IndexError(f"client {index} is out of range; the population has clients 0 to {self.num_clients - 1}.")
         return int(index)

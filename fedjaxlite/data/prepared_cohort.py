@@ -33,7 +33,8 @@ def prepare_cohort(population: Population, cohort: Cohort, *, num_examples: int)
       num_examples: rows to pad to. One number for all rounds keeps shapes static, so that nothing recompiles.
 
     Returns:
-      a PreparedCohort. Rounds on it give the numbers that they give on the whole population.
+      a PreparedCohort. Rounds on it give the numbers that they give on the whole population. Its clients have no names,
+      since slots may be nobody's: `population.names[cohort.ids]` are theirs.
 
     Raises:
       ValueError: if the cohort's examples are more than `num_examples`.

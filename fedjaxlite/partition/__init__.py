@@ -1,6 +1,7 @@
 """Partitions: which client owns which example, as pure, seeded functions.
 
-Every name here but the two splits makes a `Partitioner`: called with a dict of arrays it says who owns each example.
+Every name here but `train_test_split`, `holdout_clients` and `folds`, which split a population, makes a `Partitioner`:
+called with a dict of arrays it says who owns each example.
 `fl.datasets.load(..., partition=...)` and `fl.datasets.federate(arrays, partition)` apply it.
 
 | clients differ in | partition |
@@ -17,6 +18,7 @@ What comes in: functions of plain arrays and a seed that say who owns what. How 
 from fedjaxlite.partition.basic import by_key as by_key
 from fedjaxlite.partition.basic import iid as iid
 from fedjaxlite.partition.basic import quantity as quantity
+from fedjaxlite.partition.cross_validation import folds as folds
 from fedjaxlite.partition.feature import feature_noise as feature_noise
 from fedjaxlite.partition.feature import feature_rotation as feature_rotation
 from fedjaxlite.partition.label import dirichlet as dirichlet
@@ -34,6 +36,7 @@ __all__ = [
     "dirichlet_fixed_size",
     "feature_noise",
     "feature_rotation",
+    "folds",
     "holdout_clients",
     "iid",
     "k_classes",

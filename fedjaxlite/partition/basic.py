@@ -16,6 +16,9 @@ _QUANTITY_DEFAULTS = {"alpha": 0.5, "sigma": 1.0, "exponent": 1.0}
 def iid(num_clients: int, *, sizes: Sequence[int] | np.ndarray | None = None, seed: int = 0) -> Partitioner:
     """Every client gets a uniformly random part.
 
+    Flower's `IidPartitioner` cuts the data where they lie, into parts of sizes equal to within one: it is IID for data
+    that were shuffled before, as its `FederatedDataset` does, and shards of classes for data sorted by class.
+
     Args:
       num_clients: N.
       sizes: `[N]` examples of each client, which must sum to n; None makes them equal to within one. With the sizes of

@@ -15,6 +15,11 @@ def dirichlet(num_clients: int, *, alpha: float, min_size: int = 1, label: str =
     Sizes differ too. A client that is left with fewer than `min_size` examples is filled up with random examples of
     whichever client is largest, in one deterministic pass: nothing is drawn again until it fits, so any alpha ends.
 
+    With `min_size=0` this has the law of Flower's `DirichletPartitioner(self_balancing=False, min_partition_size=0)`,
+    not its draws. Flower differs in `min_partition_size`, 10 by default: it draws everything again until no client is
+    smaller, and gives up after some tries. `self_balancing=True`, where a client above the mean size gets nothing more,
+    is another law.
+
     Args:
       num_clients: N.
       alpha: concentration per client, above 0; 100 is near IID, 0.1 gives most clients a few classes.
@@ -71,6 +76,10 @@ def dirichlet_fixed_size(
 
     Clients are served in random order and draw without replacement. Where a class has run out, a client's share of it
     goes to the classes that are left, in proportion to its own mix (to what is left, where its mix gives them nothing).
+
+    Flower's `InnerDirichletPartitioner` draws one example at a time, each for a random client that is not full, so that
+    a class runs out for everybody at once. Here it runs out for those who are served later: the first keep their mix
+    whole. The fewer examples are left out, the more the two differ, and clients hold fewer classes here.
 
     Args:
       num_clients: N.
@@ -137,6 +146,10 @@ def dirichlet_fixed_size(
 def label_shards(num_clients: int, *, shards_per_client: int = 2, label: str = "y", seed: int = 0) -> Partitioner:
     """The pathological split: sorted by label, cut into equal shards, a few random shards a client.
 
+    Within a class examples are in random order before shards are cut. Flower's `ShardPartitioner` keeps their stored
+    order, and its shards have one size, floor(n / (N * s)): what is left over belongs to nobody, and may be whole
+    shards. Where N * s divides n, the counts of classes have the same law.
+
     Args:
       num_clients: N.
       shards_per_client: s; there are N * s shards, of sizes equal to within one.
@@ -186,6 +199,11 @@ def k_classes(num_clients: int, *, k: int, label: str = "y", seed: int = 0) -> P
 
     Each client takes the k classes that the fewest clients have so far, ties at random: how many clients share a class
     differs by at most one, and every class is used.
+
+    Flower's `PathologicalPartitioner` draws each client's classes on its own (class_assignment_mode="random"): how many
+    clients share a class varies, and classes that nobody drew are left out. Its "deterministic" mode gives client i the
+    classes i to i + k - 1, counted around, which are always neighbors; "first-deterministic" does so with the first
+    class alone. Its parts of a class are consecutive in the stored order; here they are random.
 
     Args:
       num_clients: N.

@@ -440,7 +440,7 @@ def test_train_test_split_errors():
     for bad in (0.0, 1.0):
         with pytest.raises(ValueError, match=f"`test_fraction` is {bad}"):
             partition.train_test_split(population, test_fraction=bad)
-    with pytest.raises(ValueError, match="`by` is 'date'; expected one of 'random', 'time'"):
+    with pytest.raises(ValueError, match="`by` is 'date'; expected one of 'random', 'stratified', 'time'"):
         partition.train_test_split(population, by="date")
 
 
