@@ -7,6 +7,10 @@
 | "shakespeare" | next characters, one client a speaking role | `shakespeare_plays.jsonl`, or a text file |
 | any other | e.g. "mnist", "cifar10", "emnist/letters" | prepared by TensorFlow Datasets; read without TensorFlow |
 
+Data of one's own: `from_table` reads CSV, Parquet and Arrow files and frames.
+Files of other federated data sets have readers of their own: `from_leaf` (JSON), `from_fedjax_sqlite`,
+`from_tff_sqlite`, `from_folder` (arrays and images); `from_huggingface` takes a `datasets.Dataset` that is there.
+
 What comes in: where examples come from, with a loader each; nothing here needs a network.
 """
 
@@ -19,10 +23,31 @@ import numpy as np
 
 from fedjaxlite.data.population import Population
 from fedjaxlite.datasets import digits, shakespeare, synthetic, tfds
+from fedjaxlite.datasets.tables.from_table import from_table as from_table
+from fedjaxlite.datasets.tables.table import Table as Table
 from fedjaxlite.partition.partitioner import Features, Partitioner
 from fedjaxlite.partition.partitioner import federate as federate
 
-__all__ = ["federate", "load"]
+__all__ = ["Table", "federate", "from_table", "load"]
+from fedjaxlite.datasets.formats.array_folders import from_folder as from_folder
+from fedjaxlite.datasets.formats.fedjax_sqlite import from_fedjax_sqlite as from_fedjax_sqlite
+from fedjaxlite.datasets.formats.huggingface import from_huggingface as from_huggingface
+from fedjaxlite.datasets.formats.leaf import from_leaf as from_leaf
+from fedjaxlite.datasets.formats.text import encode_characters as encode_characters
+from fedjaxlite.datasets.formats.text import encode_words as encode_words
+from fedjaxlite.datasets.formats.tff_sqlite import from_tff_sqlite as from_tff_sqlite
+
+__all__ = [
+    "encode_characters",
+    "encode_words",
+    "federate",
+    "from_fedjax_sqlite",
+    "from_folder",
+    "from_huggingface",
+    "from_leaf",
+    "from_tff_sqlite",
+    "load",
+]
 
 _COMPUTED: dict[str, Callable[..., tuple[Any, Any]]] = {"digits": digits.load, "synthetic": synthetic.load}
 _OWN = (*_COMPUTED, "shakespeare")
