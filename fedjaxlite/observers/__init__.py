@@ -10,6 +10,7 @@ live plot is an observer like those in this room:
     stopping.py   a target that is reached, a metric that no longer improves
     guards.py     the end of a run that has nothing left to gain
     progress.py   a bar on a terminal, plain lines elsewhere
+    trackers/     MLflow, Weights & Biases, Trackio
 
 What comes in: whatever watches a run of any algorithm. What it watches for privacy stands in `privacy/`.
 """
@@ -26,3 +27,6 @@ from fedjaxlite.observers.observer import Stop as Stop
 from fedjaxlite.observers.observer import as_observer as as_observer
 from fedjaxlite.observers.stopping import early_stop as early_stop
 from fedjaxlite.observers.stopping import stop_at as stop_at
+from fedjaxlite.observers.trackers import mlflow as mlflow
+from fedjaxlite.observers.trackers import trackio as trackio
+from fedjaxlite.observers.trackers import wandb as wandb

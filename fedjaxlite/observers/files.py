@@ -62,10 +62,8 @@ def to_tensorboard(log_dir: str | os.PathLike[str]) -> Observer:
 
     def each(record: Mapping[str, Any], state: RoundState) -> None:
         del state
-        unseen = record.get("simulation_only", ())
-        for name, value in record.items():
-            if name != "round" and isinstance(value, (int, float)):
-                writers[-1].add_scalar(f"simulation_only/{name}" if name in unseen else name, value, record["round"])
+        for name, value in records.numbers_of(record).items():
+            writers[-1].add_scalar(name, value, record["round"])
 
     def end(history: History) -> None:
         del history

@@ -14,7 +14,7 @@ from fedjaxlite.observers.observer import History, Observer, Start, Stop
 from fedjaxlite.observers.records import here
 from fedjaxlite.observers.recovery import spans
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.observers")
 _EMPTY = 10
 _BEYOND = 1e30
 """A loss above this is next to float32's end, whatever its unit."""

@@ -1,8 +1,10 @@
 """An observer: a few functions that look on while a run goes. The loop knows nothing of what they do."""
 
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple, cast
 
+from fedjaxlite.data.frames import frame_of_rows
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
 from fedjaxlite.execution.bytes_sent import Traffic
@@ -52,6 +54,7 @@ class Start(NamedTuple):
       metrics: the evaluation of the first state, under the names that records use; empty without `evaluate`.
       wire: the facts at the end of the aggregator's chain.
       better: "lower" or "higher" for those of `metrics` of which it was said.
+      folder: where the run is kept, or None.
     """
 
     rounds: Rounds
@@ -63,6 +66,7 @@ class Start(NamedTuple):
     metrics: Mapping[str, float]
     wire: Wire | None = None
     better: Mapping[str, Direction] = {}
+    folder: Path | None = None
 
 
 class History(NamedTuple):
@@ -79,6 +83,22 @@ class History(NamedTuple):
     records: list[Record]
     stopped: str | None = None
     failed: bool = False
+
+    def to_frame(self, library: str = "pandas") -> Any:
+        """The records as a data frame, a row a round; what a round's record does not have is missing there.
+
+        Args:
+          library: "pandas" or "polars".
+
+        Raises:
+          ValueError: for another library. ModuleNotFoundError: it is not installed.
+
+        Example:
+          >>> records = [{"round": 1, "loss": 0.5}, {"round": 2, "loss": 0.4, "test_loss": 0.6}]
+          >>> History(None, records).to_frame()["test_loss"].tolist()
+          [nan, 0.6]
+        """
+        return frame_of_rows(self.records, library)
 
 
 def _ignore_start(start: Start) -> None:

@@ -118,9 +118,32 @@ def scalars_of(result: Any, where: str) -> dict[str, float]:
     numbers = {}
     for name, value in result.items():
         if np.ndim(here(value)) != 0 or isinstance(value, (str, bytes)) or value is None:
-            raise TypeError(f"{where} returned {value!r} for {name!r}; expected a scalar.")
+            array = np.ndim(here(value)) != 0
+            remedy = (
+                " An array, such as a confusion matrix, has no place in a record: measure it after training."
+                if array
+                else ""
+            )
+            raise TypeError(f"{where} returned {value!r} for {name!r}; expected a scalar.{remedy}")
         numbers[str(name)] = np.asarray(here(value)).item()
     return numbers
+
+
+def numbers_of(record: Mapping[str, Any]) -> dict[str, float]:
+    """The numbers of a record as trackers show them, without that of the round.
+
+    Where the aggregator adds noise for privacy, what no guarantee covers stands in a group of its own.
+
+    Example:
+      >>> numbers_of({"round": 3, "loss": 0.5, "test_loss": 0.6, "simulation_only": ["loss"]})
+      {'simulation_only/loss': 0.5, 'test_loss': 0.6}
+    """
+    unseen = record.get("simulation_only", ())
+    return {
+        f"simulation_only/{name}" if name in unseen else name: value
+        for name, value in record.items()
+        if name != "round" and isinstance(value, (int, float))
+    }
 
 
 def to_line(record: Mapping[str, Any]) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 from fedjaxlite.files import replace_text
 from fedjaxlite.observers.records import Record, of_line, to_line
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.observers")
 
 
 def recover(path: str | os.PathLike[str], began: int, last_round: int) -> list[Record]:

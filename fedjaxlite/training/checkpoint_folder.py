@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import multihost_utils
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.training")
 META = "meta/metadata"
 ASIDE = "damaged"
 

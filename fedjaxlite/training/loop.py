@@ -4,6 +4,7 @@ import logging
 import math
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import NamedTuple
 
 import jax
@@ -21,7 +22,7 @@ from fedjaxlite.training import preemption
 from fedjaxlite.training.checkpoints import Checkpoints
 from fedjaxlite.training.measures import Measures
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.training")
 
 MOST_ROUNDS = 2**31 - 1
 """The rounds that a state can count."""
@@ -80,6 +81,7 @@ class Run(NamedTuple):
       better: which way metrics are better, as the user says.
       asked: whether the process was asked to end (by SIGTERM).
       began: the round at which the records of the run's folder begin.
+      folder: where the run is kept, or None.
     """
 
     rounds: Rounds
@@ -91,6 +93,7 @@ class Run(NamedTuple):
     better: Mapping[str, Direction] = {}
     asked: Callable[[], bool] = lambda: False
     began: int = 0
+    folder: Path | None = None
 
 
 def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
@@ -134,7 +137,8 @@ def run_loop(run: Run, state: RoundState, earlier: list[Record]) -> History:
                 saved, saved_at = done, time.monotonic()
         stop = stop or (Stop(last.reason) if last.reason else None)
     except BaseException as error:
-        stop = Stop("interrupted" if isinstance(error, KeyboardInterrupt) else f"{type(error).__name__}: {error}")
+        interrupted = isinstance(error, KeyboardInterrupt)
+        stop = Stop("interrupted" if interrupted else f"{type(error).__name__}: {error}", failed=not interrupted)
         if isinstance(error, KeyboardInterrupt) and run.kept and done > saved and not _deleted(state):
             run.kept.save(state, run.began)
         raise
@@ -158,7 +162,18 @@ def _first_look(run: Run, state: RoundState, earlier: list[Record]) -> Start:
     traffic = traffic_on(wire, run.rounds.algorithm, params)
     metrics = run.measure(state).metrics if run.measure else {}
     better: dict[str, Direction] = {**run.better, **(run.measure.better(metrics, run.better) if run.measure else {})}
-    return Start(run.rounds, state, run.population, run.pace.num_rounds, traffic, tuple(earlier), metrics, wire, better)
+    return Start(
+        run.rounds,
+        state,
+        run.population,
+        run.pace.num_rounds,
+        traffic,
+        tuple(earlier),
+        metrics,
+        wire,
+        better,
+        run.folder,
+    )
 
 
 def _last_round(watching: tuple[Observer, ...], start: Start) -> LastRound:

@@ -18,7 +18,7 @@ try:
 except ModuleNotFoundError:  # Windows
     fcntl = None
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.training")
 
 
 class RunFolder(NamedTuple):

@@ -26,7 +26,7 @@ from fedjaxlite.training.loop import MOST_ROUNDS, Pace, Run, piece_of, run_loop
 from fedjaxlite.training.measures import measures
 from fedjaxlite.training.run_folder import RunFolder
 
-LOG = logging.getLogger("fedjaxlite")
+LOG = logging.getLogger("fedjaxlite.training")
 
 
 def train(
@@ -205,7 +205,7 @@ def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]
         LOG.info(told, *((num_rounds, folder.path) if before is None else (folder.path, done, num_rounds)))
         writing = _writing(folder, who, asked, before)
         watching = (*run.observers, *writing, *show)
-        history = run_loop(run._replace(observers=watching, kept=kept, began=began), state, earlier)
+        history = run_loop(run._replace(observers=watching, kept=kept, began=began, folder=folder.path), state, earlier)
         seen = any(not record.get("missing") for record in history.records)
         if seen and jax.process_index() == 0 and history.stopped != "SIGTERM":
             try:

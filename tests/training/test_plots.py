@@ -230,7 +230,7 @@ def test_bad_reports_are_refused():
         plots.clients([NAN, NAN])
     with pytest.raises(TypeError, match="`reports` is a str"):
         plots.clients("a")
-    with pytest.raises(ValueError, match="`kind` is 'pie'; expected one of 'sorted', 'histogram'"):
+    with pytest.raises(ValueError, match="`kind` is 'pie'; expected one of 'sorted', 'histogram', 'named'"):
         plots.clients([0.5], kind="pie")
 
 
@@ -404,6 +404,9 @@ def every_figure(**options):
     people = fl.Population.from_arrays({"y": [0, 1, 1]}, client_ids=[0, 0, 1])
     run = {"a run with a name that needs more than a single line of the legend": records([0.1, 0.2], epsilon=1.0)}
     return {
+        "confusion": plots.confusion(
+            [[3, 1], [0, 2]], **{name: value for name, value in options.items() if name != "legend"}
+        ),
         "curves": plots.curves(run, title=12 * "a long title ", **options),
         "accuracy_against_bytes": plots.accuracy_against_bytes(run, **options),
         "accuracy_against_epsilon": plots.accuracy_against_epsilon({"a": [0.5, 0.7]}, [1, 2], **options),
@@ -411,10 +414,11 @@ def every_figure(**options):
         "epsilon": plots.epsilon(run, **options),
         "participation": plots.participation([[0, 1], [1, 2]], 3, **options),
         "partition": plots.partition(people, **options),
-        # the only one that never has a legend
+        # this one and `confusion` never have a legend
         "reconstructions": plots.reconstructions(
             {"original": np.ones((2, 4, 4))}, **{name: value for name, value in options.items() if name != "legend"}
         ),
+        "reliability": plots.reliability({"a": [[3, 0.4, 0.5], [2, 0.9, 1.0]]}, **options),
         "roc": plots.roc({"a": ([0, 0.5, 1], [0, 0.7, 1])}, **options),
     }
 
@@ -441,7 +445,7 @@ def test_every_figure_is_complete_and_shows_in_a_notebook(tmp_path):
 def test_legends_can_be_left_out_of_every_figure():
     drawn = every_figure(legend=False)
     for name, figure in every_figure().items():
-        assert any(axis.get_legend() for axis in figure.axes) == (name != "reconstructions"), name
+        assert any(axis.get_legend() for axis in figure.axes) == (name not in ("reconstructions", "confusion")), name
         assert not any(axis.get_legend() for axis in drawn[name].axes), name
         assert len(drawn[name].axes) == len(figure.axes)
     people = fl.Population.from_arrays({"y": [0, 0, 1, 1]}, client_ids=["a", "a", "b", "b"])

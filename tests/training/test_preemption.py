@@ -106,6 +106,7 @@ def test_an_event_loop_keeps_its_wakeup_descriptor(tmp_path) -> None:
         os.close(writer)
 
 
+@pytest.mark.whole
 def test_a_second_signal_ends_the_process_at_once() -> None:
     """Also within one long call, in which no bytecode runs and so no handler of Python does."""
     program = (
