@@ -1,7 +1,9 @@
-"""The command line: `fedjaxlite run`, `fedjaxlite plan`, `fedjaxlite bench`, `fedjaxlite reproduce`.
+"""The command line: `fedjaxlite run`, `methods`, `plan`, `bench`, `reproduce`.
 
-    app.py         the commands and their options          commands.py reproduction.py   what they do
-    settings.py    a run's options as one record           parse.py build.py   from texts to the objects of a run
+    app.py         the commands                            commands.py reproduction.py   what they do
+    options/       a run's options and their help          settings.py   all of them as one record, and in config.toml
+    signatures.py  words for functions and arguments       parse.py named.py compress.py   from texts to objects
+    methods/       the methods, what each takes and costs  loading.py build.py   from settings to the objects of a run
     private_run.py noise, budgets and what is told of them
 
 What comes in: what turns a command line into calls of public functions, and their results into lines of text.

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from fedjaxlite.cli import settings as options
-from fedjaxlite.cli.settings import MACHINE, Settings, takes_settings
+from fedjaxlite.cli.options.option import MACHINE
+from fedjaxlite.cli.settings import Settings, takes_settings
 
 app = typer.Typer(
     name="fedjaxlite",
@@ -29,6 +30,8 @@ _EXAMPLES = "\n\n".join(
         "fedjaxlite run --clip-norm 0.5 --epsilon 8 --cohort 30",
         "fedjaxlite run --dataset mnist --model 2nn --partition iid --epochs 1 --rounds 200 --target-accuracy 0.97",
         "fedjaxlite run --dataset shakespeare --clients 50 --rounds 20",
+        "fedjaxlite run --algorithm scaffold --client-lr 0.05 --set server_lr=0.5",
+        "fedjaxlite run --algorithm ditto --set lam=0.1 --personal-eval",
         "fedjaxlite run --resume runs/adam --rounds 200",
         "fedjaxlite run --config runs/adam/config.toml --seed 1",
     ]
@@ -55,7 +58,7 @@ def _root(
 @app.command(epilog=_EXAMPLES)
 @takes_settings
 def run(ctx: typer.Context, settings: Settings) -> None:
-    """Trains a model with federated averaging and keeps the whole run.
+    """Trains a model with federated averaging, or any other method, and keeps the whole run.
 
     Without options: 100 clients with unlike shares of the handwritten digits (Dirichlet, alpha 0.3), 10 of them a
     round, 100 rounds. Writes records.jsonl (one line a round), config.toml (what repeats the run), curves.png and
@@ -102,6 +105,21 @@ def plan(
 
     with told_plainly(settings.debug):
         commands.plan(_merged(ctx, settings), target)
+
+
+@app.command()
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Which method, or package.module:function; without it, a list of all.")
+    ] = None,
+    debug: Annotated[bool, typer.Option(help="Show the traceback of an error.")] = False,
+) -> None:
+    """Lists the methods that `run --algorithm` takes, with hyperparameters, sources and costs; or all about one."""
+    with told_plainly(debug):
+        from fedjaxlite.cli.methods import known, listing
+
+        lines = listing.all_methods() if name is None else listing.one_method(known.find(name, "the method"))
+        typer.echo("\n".join(lines))
 
 
 @app.command()

@@ -1,17 +1,16 @@
-"""From settings to a run: data, model, rounds, first state, evaluation."""
+"""From settings to a run: model, loss, algorithm, rounds, first state, evaluation; each a function of the settings."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
-import numpy as np
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
-from fedjaxlite.cli import compress, parse, private_run
+from fedjaxlite.cli import compress, methods, named, parse, private_run
+from fedjaxlite.cli.loading import NATURAL, Data, is_own
+from fedjaxlite.cli.loading import load as load
 from fedjaxlite.cli.settings import Settings
-from fedjaxlite.evaluation.central import loss_for
 from fedjaxlite.training.warm_start import warm_start
 
 
@@ -24,6 +23,7 @@ class Job(NamedTuple):
       params: the first model.
       population: what is trained on.
       evaluate: functions of the parameters by name.
+      evaluate_state: functions of the state by name: of clients' own models.
       num_test: examples in the central test set.
       config: tables for config.toml.
       observers: what looks on: the budget of a private run.
@@ -37,26 +37,7 @@ class Job(NamedTuple):
     num_test: int
     config: Mapping[str, Any]
     observers: tuple[fl.observers.Observer, ...] = ()
-
-
-class Data(NamedTuple):
-    """A data set, divided.
-
-    Attributes:
-      train: the clients.
-      test: the central test set, a dict of arrays.
-      own_test: every client's own test set, where asked for.
-      public: what a warm start trains on, or None.
-    """
-
-    train: fl.Population
-    test: Mapping[str, Any]
-    own_test: fl.Population | None
-    public: Mapping[str, Any] | None
-
-
-_NATURAL = ("shakespeare", "synthetic")
-"""Data sets that come with clients."""
+    evaluate_state: Mapping[str, Any] = {}
 
 
 def defaults_for(dataset: str) -> dict[str, Any]:
@@ -65,12 +46,20 @@ def defaults_for(dataset: str) -> dict[str, Any]:
         return {"partition": "natural", "model": "lstm", "epochs": 1, "client_lr": 1.0}
     if dataset == "synthetic":
         return {"partition": "natural", "model": "logistic", "epochs": 5, "client_lr": 0.01}
+    if is_own(dataset):  # where it has clients of its own is seen when it is there
+        return {"model": "2nn", "epochs": 5, "client_lr": 0.1}
     return {"clients": 100, "partition": "dirichlet:0.3", "model": "2nn", "epochs": 5, "client_lr": 0.1}
 
 
 def filled(settings: Settings) -> Settings:
-    """The settings with the data set's defaults, checked as far as no data are needed."""
-    left_open = {n: v for n, v in defaults_for(settings.dataset).items() if getattr(settings, n) is None}
+    """The settings with the data set's defaults, checked as far as no data are needed.
+
+    What the method may have no use for stays open, so that it can be told from what was asked for.
+    """
+    stays = ("client_lr", "epochs")
+    left_open = {
+        n: v for n, v in defaults_for(settings.dataset).items() if n not in stays and getattr(settings, n) is None
+    }
     settings = settings._replace(**left_open)
     private = settings.noise_multiplier is not None or settings.epsilon is not None
     settings = settings._replace(
@@ -78,14 +67,17 @@ def filled(settings: Settings) -> Settings:
         aggregator=settings.aggregator or ("mean" if private else "weighted"),
     )
     private_run.check(settings)
-    if settings.clients is None and settings.partition != "natural":
+    own = is_own(settings.dataset)
+    if settings.clients is None and settings.partition != "natural" and not own:
         settings = settings._replace(clients=100)
-    if settings.partition == "natural" and settings.dataset not in _NATURAL:
+    if settings.partition == "natural" and settings.dataset not in NATURAL and not own:
         raise ValueError(f"data set {settings.dataset!r} has no clients of its own; give another --partition.")
     parse.positive(client_lr=settings.client_lr, target_accuracy=settings.target_accuracy)
     parse.share(warm_start=settings.warm_start, dropout=settings.dropout)
-    parse.batch_size(settings.batch_size)
+    if settings.batch_size is not None:
+        parse.batch_size(settings.batch_size)
     parse.partition(settings.partition or "natural", num_clients=settings.clients or 1, seed=settings.seed)
+    methods.find(settings.algorithm)
     return settings
 
 
@@ -93,48 +85,133 @@ def job(settings: Settings) -> Job:
     """Builds the run that the settings describe; everything that can be refused is refused here."""
     settings = filled(settings)
     data = load(settings)
-    model = parse.model(settings.model or "2nn", data.train.features)
-    loss_fn = loss_for(model, data.train.features)
-    client_optimizer, size = optax.sgd(settings.client_lr or 0.1), parse.batch_size(settings.batch_size)
-    algorithm = algorithms.fed_avg(
-        loss_fn,
-        client_optimizer=client_optimizer,
-        server_optimizer=parse.server_optimizer(settings),
-        batch_size=size,
-        epochs=settings.epochs,
+    model = model_of(settings, data.train)
+    loss_fn = loss_of(settings, model, data.train)
+    algorithm = algorithm_of(settings, loss_fn, data.train, model=model)
+    settings = private_run.calibrated(
+        settings, lambda chosen: rounds_of(chosen, algorithm, data.train), data.train.num_clients
     )
-    algorithm = compress.on_the_way_down(settings, algorithm)
-
-    def compose(settings: Settings) -> fl.Rounds:
-        return fl.rounds(
-            algorithm,
-            sampler=parse.sampler(settings, data.train.num_clients),
-            aggregator=parse.aggregator(settings, data.train, compress.on_the_way_up(settings)),
-            execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
-        )
-
-    settings = private_run.calibrated(settings, compose, data.train.num_clients)
-    rounds = compose(settings)
-    evaluate: dict[str, Any] = {"test": fl.evaluate(loss_fn, data.test)}
-    params, config = jax.jit(model.init)(keys(settings)["model"]), {}
-    if data.public is not None:
-        params, record = warm_start(
-            loss_fn,
-            params,
-            data.public,
-            optimizer=client_optimizer,
-            epochs=settings.epochs,
-            batch_size=size,
-            key=keys(settings)["warm_start"],
-            evaluate=evaluate["test"],
-        )
-        config = {"warm_start": record}
-    if data.own_test is not None:
-        evaluate["clients"] = fl.evaluate_clients(loss_fn, data.own_test, execution=rounds.execution)
+    rounds = rounds_of(settings, algorithm, data.train)
+    evaluate = evaluations_of(settings, loss_fn, data, model=model)
+    params, config = params_of(settings, loss_fn, model, data, evaluate)
+    evaluate_state: dict[str, Any] = {}
+    if settings.personal_eval:
+        evaluate_state = personal_evaluations_of(settings, loss_fn, data, rounds, params, model=model)
     num_test = len(next(iter(data.test.values())))
     config = {**config, **private_run.table(settings)}
     observers = private_run.observers(settings)
-    return Job(settings, rounds, params, data.train, evaluate, num_test, config, observers)
+    return Job(settings, rounds, params, data.train, evaluate, num_test, config, observers, evaluate_state)
+
+
+def model_of(settings: Settings, population: fl.Population) -> Any:
+    """The model that --model names, in the shapes of the data."""
+    return named.model(settings.model or defaults_for(settings.dataset)["model"], population.features)
+
+
+def loss_of(settings: Settings, model: Any, population: fl.Population) -> Any:
+    """The loss that --loss names, or the model's own."""
+    return named.loss(settings.loss, model, population.features)
+
+
+def algorithm_of(
+    settings: Settings, loss_fn: Any, population: fl.Population, *, model: Any = None, **overrides: Any
+) -> fl.Algorithm:
+    """The algorithm that --algorithm names, with what --set and the options say.
+
+    Args:
+      settings: the options.
+      loss_fn: what is trained.
+      population: the clients.
+      model: the Model, where a choice of leaves may ask for its last layer.
+      **overrides: values of client_lr, server_lr, epochs, batch_size and of the method's own hyperparameters; they
+        win over the options, and may be tracers.
+
+    Raises:
+      ValueError: for what does not fit the method.
+    """
+    made = methods.algorithm_of(_method(settings), settings, loss_fn, _facts(settings, population, model), overrides)
+    return compress.on_the_way_down(settings, made)
+
+
+def rounds_of(settings: Settings, algorithm: fl.Algorithm, population: fl.Population) -> fl.Rounds:
+    """The rounds of an algorithm, with the sampler, the aggregator and the execution that the options describe."""
+    return fl.rounds(
+        algorithm,
+        sampler=parse.sampler(settings, population.num_clients),
+        aggregator=parse.aggregator(settings, population, compress.on_the_way_up(settings)),
+        execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
+    )
+
+
+def params_of(
+    settings: Settings, loss_fn: Any, model: Any, data: Data, evaluate: Mapping[str, Any]
+) -> tuple[Any, dict[str, Any]]:
+    """What the server starts from, and tables of how it came about for config.toml."""
+    method, found = _method(settings), keys(settings)
+    arguments = methods.arguments_of(method, settings, _facts(settings, data.train, model))
+    init, config = jax.jit(model.init), {}
+    if data.public is not None:
+        if method.stands_for in ("clusters", "centers"):
+            raise ValueError(f"--warm-start trains one model, and {method.name} starts from several; leave it out.")
+        params, record = warm_start(
+            loss_fn,
+            init(found["model"]),
+            data.public,
+            optimizer=optax.sgd(_default(settings, "client_lr")),
+            epochs=_default(settings, "epochs"),
+            batch_size=parse.batch_size(settings.batch_size or "10"),
+            key=found["warm_start"],
+            evaluate=fl.evaluate(loss_fn, data.test) if method.stands_for == "adapters" else evaluate["test"],
+        )
+        init, config = lambda key: params, {"warm_start": record}
+    return methods.first_params(method, arguments, init, data.train, found["model"]), config
+
+
+def evaluations_of(settings: Settings, loss_fn: Any, data: Data, *, model: Any = None) -> dict[str, Any]:
+    """Evaluations of the server's model by name: on the test set, and at each client where asked for."""
+    method, facts = _method(settings), _facts(settings, data.train, model)
+    arguments = methods.arguments_of(method, settings, facts)
+    evaluate = methods.evaluations(method, arguments, loss_fn, data.test)
+    if settings.per_client_eval and data.own_test is not None:
+        if method.stands_for == "clusters":
+            raise ValueError(
+                f"--per-client-eval is of one model, and {method.name} has several; --personal-eval evaluates at each "
+                "client the one that it chose."
+            )
+        execution = fl.Execution(lanes=settings.lanes, devices=settings.devices)
+        loss = methods.loss_of(method, arguments, loss_fn)
+        evaluate["clients"] = fl.evaluate_clients(loss, data.own_test, execution=execution)
+    return evaluate
+
+
+def personal_evaluations_of(
+    settings: Settings, loss_fn: Any, data: Data, rounds: fl.Rounds, params: Any, *, model: Any = None
+) -> dict[str, Any]:
+    """The evaluation of each client's own model, by name: a function of the state."""
+    method = _method(settings)
+    methods.check_personal(method, rounds.algorithm, params)
+    arguments = methods.arguments_of(method, settings, _facts(settings, data.train, model))
+    return methods.personal_evaluations(method, arguments, loss_fn, data.own_test, rounds)
+
+
+def method_and_facts(settings: Settings, population: fl.Population, model: Any) -> tuple[methods.Method, methods.Facts]:
+    """The method that --algorithm names, and what is known beside the options."""
+    return _method(settings), _facts(settings, population, model)
+
+
+def _method(settings: Settings) -> methods.Method:
+    return methods.find(settings.algorithm)
+
+
+def _facts(settings: Settings, population: fl.Population, model: Any) -> methods.Facts:
+    defaults = defaults_for(settings.dataset)
+    return methods.Facts(population, model, defaults["client_lr"], defaults["epochs"])
+
+
+def _default(settings: Settings, name: str) -> Any:
+    """What was asked for, or what the data set decides."""
+    value = getattr(settings, name)
+    return defaults_for(settings.dataset)[name] if value is None else value
 
 
 def keys(settings: Settings) -> dict[str, jax.Array]:
@@ -143,53 +220,3 @@ def keys(settings: Settings) -> dict[str, jax.Array]:
         name: jax.random.fold_in(jax.random.key(settings.seed), i)
         for i, name in enumerate(("model", "run", "warm_start"))
     }
-
-
-def load(settings: Settings) -> Data:
-    """The data set, divided into clients, a test set, and public data."""
-    options: dict[str, Any] = {}
-    natural = settings.partition == "natural"
-    if settings.dataset in _NATURAL and natural and settings.clients is not None:
-        options["num_clients"] = settings.clients
-    if settings.dataset in _NATURAL:
-        options["seed"] = settings.seed
-    train, test = fl.datasets.load(settings.dataset, data_dir=settings.data_dir, **options)
-    pooled = dict(test.features) if isinstance(test, fl.Population) else test
-    if natural:
-        return _natural(train, test, pooled, settings)
-    arrays = dict(train.features) if isinstance(train, fl.Population) else train
-    public, rest = _split(arrays, settings.warm_start, settings.seed)
-    chosen = parse.partition(settings.partition or "", num_clients=settings.clients or 1, seed=settings.seed)
-    clients, own_test = fl.datasets.federate(rest, chosen), None
-    if settings.per_client_eval:
-        clients, own_test = fl.partition.train_test_split(clients, seed=settings.seed)
-    return Data(clients, pooled, own_test, public)
-
-
-def _natural(train: fl.Population, test: Any, pooled: Mapping[str, Any], settings: Settings) -> Data:
-    public = None
-    own_test = test if settings.per_client_eval and isinstance(test, fl.Population) else None
-    if settings.warm_start:
-        ids = np.random.default_rng(settings.seed).permutation(train.num_clients)
-        count = _count(settings.warm_start, train.num_clients, "clients")
-        public = train.select(np.sort(ids[:count])).features
-        kept = np.sort(ids[count:])
-        train, own_test = train.select(kept), own_test.select(kept) if own_test is not None else None
-    return Data(train, pooled, own_test, public)
-
-
-def _split(arrays: Mapping[str, Any], fraction: float, seed: int) -> tuple[Mapping[str, Any] | None, Mapping[str, Any]]:
-    if not fraction:
-        return None, arrays
-    n = len(next(iter(arrays.values())))
-    order = np.random.default_rng(seed).permutation(n)
-    cut = _count(fraction, n, "examples")
-    take = lambda rows: {name: array[np.sort(rows)] for name, array in arrays.items()}  # noqa: E731
-    return take(order[:cut]), take(order[cut:])
-
-
-def _count(fraction: float, total: int, what: str) -> int:
-    count = round(fraction * total)
-    if not 1 <= count < total:
-        raise ValueError(f"--warm-start {fraction} of {total} {what} is {count}; expected at least 1, and not all.")
-    return count

@@ -5,13 +5,15 @@ import datetime
 import os
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import typer
 
 import fedjaxlite as fl
-from fedjaxlite.cli import build, private_run
+from fedjaxlite.cli import build, named, private_run, sweeping
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.datasets.folders import cache_folder
 from fedjaxlite.observers.progress import duration, size
@@ -29,6 +31,9 @@ FAILED = 3
 def run(settings: Settings) -> None:
     """Trains, and says where everything is."""
     arguments = to_arguments(settings)
+    if sweeping.is_sweep(settings):
+        _sweep(settings, arguments)
+        return
     settings = _with_machine(settings)
     out = settings.resume or settings.out or _fresh_folder(settings.dataset)
     prepare(out, resume=settings.resume is not None)  # before any data are read
@@ -48,9 +53,10 @@ def run(settings: Settings) -> None:
             job.population,
             num_rounds=settings.rounds,
             evaluate=job.evaluate,
+            evaluate_state=job.evaluate_state,
             evaluate_every=settings.evaluate_every,
             out_dir=out,
-            observers=job.observers,
+            observers=(*job.observers, *_trackers(settings, arguments)),
             progress=settings.progress,
             checkpoint_every=settings.checkpoint_every,
             resume=settings.resume is not None,
@@ -73,12 +79,43 @@ def run(settings: Settings) -> None:
         raise typer.Exit(FAILED)
 
 
+def _sweep(settings: Settings, arguments: Mapping[str, Any]) -> None:
+    """Many runs at once: the table, and the best of them."""
+    sweeping.check(settings)
+    settings = _with_machine(settings)
+    out = settings.out or _fresh_folder(f"sweep-{settings.dataset}")
+    folder = prepare(out, resume=False)
+    try:
+        found = sweeping.run(settings)
+    except BaseException:
+        with contextlib.suppress(OSError):
+            Path(out).rmdir()
+        raise
+    command = shlex.join(["fedjaxlite", *sys.argv[1:]])
+    written = sweeping.write(found, folder, {"command": command, "arguments": dict(arguments)})
+    typer.echo(found.table())
+    for line in sweeping.told(found, settings):
+        typer.echo(line)
+    typer.echo(f"{duration(found.seconds)}; {folder.path}: {', '.join(written)}")
+
+
+def _trackers(settings: Settings, arguments: Mapping[str, Any]) -> tuple[fl.observers.Observer, ...]:
+    """What --tracker names; the options of the command line stand beside the run."""
+    if settings.tracker is None:
+        return ()
+    given = {f"option.{name}": value for name, value in arguments.items()}
+    makers = {"mlflow": fl.observers.mlflow, "wandb": fl.observers.wandb, "trackio": fl.observers.trackio}
+    return (makers[settings.tracker](config={name: str(value) for name, value in given.items()}),)
+
+
 def _go_on(out: Path) -> str:
     return f"go on by: fedjaxlite run --resume {shlex.quote(str(out))}"
 
 
 def plan(settings: Settings, target: str | None = None) -> None:
     """Prints what a run will cost, here or on a target that is not here."""
+    if sweeping.is_sweep(settings):
+        raise ValueError("plan tells what one run will cost; leave --sweep, --seeds, --validation and --select out.")
     if target is not None:
         _rehearse(settings, target)
         return
@@ -143,6 +180,7 @@ def _as_before(settings: Settings) -> Settings:
 
 
 def _fresh_folder(dataset: str) -> Path:
+    dataset = Path(dataset.partition(":")[0]).name if named.is_table(dataset) else dataset
     name = f"{dataset.replace('/', '-').replace(':', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path("runs") / name
     for i in range(2, 1000):
@@ -161,13 +199,8 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
         )
         return
     last = kept[-1]
-    evaluated = [record for record in kept if "test_accuracy" in record]
-    if evaluated:
-        final, best = evaluated[-1], max(evaluated, key=lambda record: record["test_accuracy"])
-        typer.echo(
-            f"test accuracy {final['test_accuracy']:.2%} on {job.num_test:,} examples after {final['round']} rounds "
-            f"(best {best['test_accuracy']:.2%} at round {best['round']})"
-        )
+    for told in _quality(kept, job.num_test):
+        typer.echo(told)
     if "epsilon" in last:
         typer.echo(private_run.told(last, job.settings))
     sent = [sum(record[name] for record in kept) for name in ("bytes_up", "bytes_down")]
@@ -177,3 +210,29 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
     typer.echo(f"{duration(last['elapsed'])}; clients sent {size(sent[0])} and received {size(sent[1])}{beside}")
     written = [path.name for path in (folder.records, folder.config, folder.curves, folder.checkpoints)]
     typer.echo(f"{folder.path}: {', '.join(written)}")
+
+
+def _quality(kept: Sequence[Mapping[str, Any]], num_test: int) -> list[str]:
+    """How good the model is, and the clients' own models where they were evaluated."""
+    told = []
+    found = [record for record in kept if "test_accuracy" in record]
+    if found:
+        final, best = found[-1], max(found, key=lambda record: record["test_accuracy"])
+        told.append(
+            f"test accuracy {final['test_accuracy']:.2%} on {num_test:,} examples after {final['round']} rounds "
+            f"(best {best['test_accuracy']:.2%} at round {best['round']})"
+        )
+    elif losses := [record for record in kept if "test_loss" in record]:
+        final, best = losses[-1], min(losses, key=lambda record: record["test_loss"])
+        told.append(
+            f"test loss {final['test_loss']:.4g} on {num_test:,} examples after {final['round']} rounds "
+            f"(best {best['test_loss']:.4g} at round {best['round']})"
+        )
+    for name, shown in (("own_accuracy", "{:.2%}"), ("own_loss", "{:.4g}")):
+        own = [record for record in kept if name in record]
+        if own:
+            mean, worst = (shown.format(own[-1][key]) for key in (name, f"{name}_worst10"))
+            what = name.removeprefix("own_")
+            told.append(f"{what} {mean} of clients' own models on their own test parts, {worst} in the worst tenth")
+            break
+    return told

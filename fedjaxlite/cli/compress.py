@@ -1,15 +1,13 @@
 """Codecs by name: `eden:2`, `top_k:0.01+qsgd:16`, `eden:bits=2,unbiased=false`."""
 
-import difflib
 import inspect
 from typing import Any
 
 import jax.numpy as jnp
 
 import fedjaxlite as fl
+from fedjaxlite.cli import signatures
 from fedjaxlite.cli.settings import Settings
-
-_WORDS = {"true": True, "false": False, "none": None}
 
 
 def codecs(option: str, spec: str) -> tuple[fl.Aggregator, ...]:
@@ -47,53 +45,16 @@ def _takes_codecs(function: Any) -> bool:
 
 
 def _codec(option: str, text: str) -> fl.Aggregator:
-    name, _, rest = text.partition(":")
+    word, _, rest = text.partition(":")
     table = known()
-    name = name.strip().replace("-", "_").lower()
-    if name not in table:
-        near = difflib.get_close_matches(name, table, n=1)
-        nearest = f" Did you mean {near[0]}?" if near else ""
-        raise ValueError(f"{option} names {name!r}; expected one of {', '.join(sorted(table))}.{nearest}")
-    parameters = list(inspect.signature(table[name]).parameters)
-    given: dict[str, Any] = {}
-    for place, word in enumerate(filter(None, (word.strip() for word in rest.split(",")))):
-        key, equals, value = word.partition("=")
-        if not equals:
-            if place >= len(parameters):
-                raise ValueError(f"{option} gives {text!r}; {name} takes {', '.join(parameters) or 'no arguments'}.")
-            key, value = parameters[place], word
-        if key not in parameters:
-            near = difflib.get_close_matches(key, parameters, n=1)
-            hint = f" Did you mean {near[0]}?" if near else ""
-            raise ValueError(f"{option} gives {text!r}; {name} takes {', '.join(parameters) or 'no arguments'}.{hint}")
-        if key in given:
-            raise ValueError(f"{option} gives {text!r}, with {key} twice; once is enough.")
-        given[key] = _value(value)
-    _check_complete(option, name, table[name], given)
+    name = signatures.chosen(option, word, table)
+    parameters = signatures.parameters_of(table[name])
+    given = signatures.arguments_of(option, text, name, parameters, rest)
+    signatures.check_complete(option, name, parameters, given)
     try:
         return table[name](**given)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{option} {text}: {error}") from None
-
-
-def _check_complete(option: str, name: str, function: Any, given: dict[str, Any]) -> None:
-    empty = inspect.Parameter.empty
-    needed = [p.name for p in inspect.signature(function).parameters.values() if p.default is empty]
-    left = [key for key in needed if key not in given]
-    if left:
-        raise ValueError(f"{option} names {name} without {', '.join(left)}; write {name}:{','.join(left).upper()}.")
-
-
-def _value(text: str) -> Any:
-    """A number, a truth, nothing, or the word itself."""
-    if text.lower() in _WORDS:
-        return _WORDS[text.lower()]
-    for kind in (int, float):
-        try:
-            return kind(text)
-        except ValueError:
-            continue
-    return text
 
 
 def on_the_way_up(settings: Settings) -> tuple[fl.Aggregator, ...]:

@@ -22,13 +22,14 @@ _PARTITIONS = (
 _MIN_WORK = 0.1
 
 
-def batch_size(text: str) -> int | None:
+def batch_size(text: str | int) -> int | None:
     """B, or None for the full batch.
 
     Example:
       >>> batch_size("10"), batch_size("inf")
       (10, None)
     """
+    text = str(text)
     if text.strip().lower() in ("inf", "full"):
         return None
     if not text.strip().isdigit() or int(text) < 1:
@@ -37,9 +38,9 @@ def batch_size(text: str) -> int | None:
 
 
 def positive(**options: float | None) -> None:
-    """Refuses options that are not finite numbers above 0; None passes."""
+    """Refuses options that are not finite numbers above 0; None passes, and so do tracers."""
     for name, value in options.items():
-        if value is not None and not (value > 0 and math.isfinite(value)):
+        if value is not None and not fl.checks.is_traced(value) and not (value > 0 and math.isfinite(value)):
             raise ValueError(f"--{name.replace('_', '-')} is {value}; expected a finite number above 0.")
 
 
@@ -134,30 +135,4 @@ def server_optimizer(settings: Settings) -> optax.GradientTransformation:
         "yogi": lambda: optax.yogi(rate, b1=0.9, b2=0.99, eps=1e-3),
         "adagrad": lambda: optax.adagrad(rate, initial_accumulator_value=0.0, eps=1e-3),
     }
-    return makers[settings.server_optimizer]()
-
-
-def model(name: str, features: Mapping[str, Any]) -> Any:
-    """The model for a data set's shapes."""
-    x, y = features["x"], features["y"]
-    if name == "lstm":
-        _needs(name, x.ndim == 2 and x.dtype.kind == "i", "texts [n, T] of token ids", x)
-        return fl.models.char_lstm(
-            vocab_size=max(int(x.max()), int(y.max()), fl.datasets.shakespeare.VOCAB_SIZE - 1) + 1
-        )
-    _needs(name, x.dtype.kind == "f" and y.ndim == 1 and y.dtype.kind == "i", "floats with one class a row", x)
-    shape, classes = tuple(x.shape[1:]), int(y.max()) + 1
-    if name in ("mlp", "2nn"):
-        return fl.models.mlp(features=(200, 200, classes), input_shape=shape)
-    if name == "logistic":
-        return fl.models.logistic(num_classes=classes, input_shape=shape)
-    makers = {"cnn": fl.models.cnn, "dropout-cnn": fl.models.dropout_cnn, "cifar-cnn": fl.models.cifar_cnn}
-    _needs(name, len(shape) == 3, "images [n, height, width, channels]", x)
-    return makers[name](num_classes=classes, input_shape=shape)
-
-
-def _needs(name: str, fits: bool, what: str, x: Any) -> None:
-    if not fits:
-        raise ValueError(
-            f"--model {name} takes {what}, and this data set has {x.dtype}{list(x.shape)}. Choose another."
-        )
+    return makers[settings.server_optimizer or "sgd"]()

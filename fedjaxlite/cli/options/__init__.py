@@ -1,0 +1,7 @@
+"""The options of `run` and `plan`, each a type with its help; `settings.py` says what they are where nothing is given.
+
+    learning.py    data, model and training, participation     wire.py    what crosses the wire, and privacy
+    running.py     evaluation, machine, output                 option.py  what an option is
+
+What comes in: an option beside those of its panel.
+"""

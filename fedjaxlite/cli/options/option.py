@@ -1,0 +1,15 @@
+"""What an option is, and the panels of the help."""
+
+from typing import Any
+
+import typer
+
+DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
+PRIVACY, EVALUATION = "Differential privacy", "Evaluation"
+MACHINE, OUTPUT = "Execution", "Output"
+SWEEP = "Several runs at once"
+
+
+def option(panel: str, text: str, *names: str, **more: Any) -> Any:
+    """An option of Typer in a panel of the help."""
+    return typer.Option(*names, help=text, rich_help_panel=panel, **more)
