@@ -10,6 +10,8 @@ What comes in: pictures of what other rooms give as numbers; nothing is computed
 """
 
 from fedjaxlite.plots.across_clients import clients as clients
+from fedjaxlite.plots.judgments import confusion as confusion
+from fedjaxlite.plots.judgments import reliability as reliability
 from fedjaxlite.plots.over_rounds import accuracy_against_bytes as accuracy_against_bytes
 from fedjaxlite.plots.over_rounds import curves as curves
 from fedjaxlite.plots.pictures import reconstructions as reconstructions
@@ -23,10 +25,12 @@ __all__ = [
     "accuracy_against_bytes",
     "accuracy_against_epsilon",
     "clients",
+    "confusion",
     "curves",
     "epsilon",
     "participation",
     "partition",
     "reconstructions",
+    "reliability",
     "roc",
 ]

@@ -1,4 +1,4 @@
-"""How a metric is distributed over clients: sorted curves, or histograms."""
+"""How a metric is distributed over clients: sorted curves, histograms, or client by client."""
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -14,12 +14,26 @@ if TYPE_CHECKING:
 _BINS = 10
 """About how many."""
 
+_MOST_TICKS, _MOST_NAMED = 12, 60
+"""Clients whose names fit under sorted values, and those that can be drawn one by one."""
+
 
 class _Spread(NamedTuple):
-    """One model's finite values, ascending, and what the legend says of them."""
+    """One model's values.
+
+    Attributes:
+      values: the finite ones, ascending.
+      text: what the legend says of them.
+      every: `[N]`, those that are not finite as NaN.
+      names: `[N]`, those of the report; None where it has none.
+      ends: `[2, N]`, the intervals that the report has; None where it has none.
+    """
 
     values: np.ndarray
     text: str
+    every: np.ndarray
+    names: np.ndarray | None
+    ends: np.ndarray | None
 
 
 def clients(
@@ -36,13 +50,14 @@ def clients(
 
     The legend has the mean over clients, each counting once, and the mean of the worst tenth of them; where
     nobody says which way the metric is better (`fedjaxlite.losses.declare`), those of the lowest and the highest tenth.
-    Clients without a finite value are left out, and counted in the legend.
+    Clients without a finite value are left out, and counted in the legend. Up to 12 clients of a single report stand
+    under their values by name.
 
     Args:
       reports: `{label: report}` with what `fl.evaluate_clients` gives, or floats `[N]`; or a single one of these.
       metric: a name in the reports; the label of the axis for arrays.
-      kind: "sorted", every client's value from the lowest to the highest; or "histogram", about ten
-        equal bins between round numbers.
+      kind: "sorted", every client's value from the lowest to the highest; "histogram", about ten equal bins between
+        round numbers; or "named", up to 60 clients by name in the reports' order, with intervals where these have some.
       title: above the axes.
       legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
@@ -53,7 +68,7 @@ def clients(
 
     Raises:
       TypeError, ValueError: there are no reports or no finite values; a report has no such metric; an array is not
-        `[N]`; `kind` is unknown; `axes` are none.
+        `[N]`; `kind` is unknown; "named" for too many clients, or for reports on others; `axes` are none.
 
     Example:
       >>> import fedjaxlite as fl
@@ -61,16 +76,20 @@ def clients(
       >>> [line.get_ydata().tolist() for line in figure.axes[0].lines]
       [[0.5, 0.7, 0.9], [0.8, 0.9, 0.9]]
     """
-    checks.one_of(("sorted", "histogram"), kind=kind)
+    checks.one_of(("sorted", "histogram", "named"), kind=kind)
     legend = checks.flag(legend=legend)
     spreads = {label: _spread(label, report, metric) for label, report in series.labeled(reports, "reports").items()}
     figure, axis = style.single(axes, (8.0, 4.0))
     name = metric.replace("_", " ")
     if kind == "sorted":
         _draw_sorted(axis, list(spreads.values()))
-        axis.set_xlabel(f"clients, from the lowest to the highest {name} [%]")
+        named = _draw_names_sorted(axis, list(spreads.values()))
+        axis.set_xlabel(f"clients, from the lowest to the highest {name}{'' if named else ' [%]'}")
         axis.set_ylabel(f"{name} of a client")
         axis.set_xlim(0, 100)
+    elif kind == "named":
+        _draw_named(axis, spreads)
+        axis.set_ylabel(f"{name} of a client")
     else:
         _draw_histogram(axis, list(spreads.values()), metric)
         axis.set_xlabel(f"{name} of a client")
@@ -86,9 +105,12 @@ def clients(
 def _spread(label: str, report: Any, metric: str) -> _Spread:
     where = f"`reports[{label!r}]`" if label else "`reports`"
     metrics, better = getattr(report, "metrics", None), getattr(report, "better", {})
+    names, ends = getattr(report, "names", None), None
     if metrics is not None:
         if metric not in metrics:
             raise ValueError(f"{where} has no {metric!r}; it has {', '.join(map(repr, metrics)) or 'nothing'}.")
+        if metric in report.low:
+            ends = np.stack([report.low[metric], report.high[metric]])
         report = metrics[metric]
     try:
         values = np.asarray(report, np.float64)
@@ -108,12 +130,13 @@ def _spread(label: str, report: Any, metric: str) -> _Spread:
     low, high = told[f"{metric}_worst10"], told[f"{metric}_best10"]
     tenths = f"worst tenth {low:.3g}" if way else f"lowest tenth {low:.3g}, highest {high:.3g}"
     text += f"mean {told[f'{metric}_mean']:.3g}, {tenths}"
-    return _Spread(np.sort(finite), text + (f"\n{left} of {values.size} without a value" if left else ""))
+    text += f"\n{left} of {values.size} without a value" if left else ""
+    return _Spread(np.sort(finite), text, np.where(np.isfinite(values), values, np.nan), names, ends)
 
 
 def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
-    for index, (values, text) in enumerate(spreads, start=style.num_lines(axis)):
-        look = style.look(index)
+    for index, spread in enumerate(spreads, start=style.num_lines(axis)):
+        look, values = style.look(index), spread.values
         axis.plot(
             100 * (np.arange(len(values)) + 0.5) / len(values),
             values,
@@ -123,8 +146,47 @@ def _draw_sorted(axis: Any, spreads: list[_Spread]) -> None:
             markevery=style.marked(values, index),
             markersize=4.5,
             linewidth=1.4,
-            label=text,
+            label=spread.text,
         )
+
+
+def _draw_names_sorted(axis: Any, spreads: list[_Spread]) -> bool:
+    """Names in place of per cent, where there is one report and few clients; whether there are."""
+    names = spreads[0].names
+    if len(spreads) > 1 or names is None or len(names) > _MOST_TICKS or style.num_lines(axis) > 1:
+        return False
+    order = np.argsort(spreads[0].every, kind="stable")[: len(spreads[0].values)]  # NaN comes last
+    axis.set_xticks(100 * (np.arange(len(order)) + 0.5) / len(order), [str(name) for name in names[order]])
+    axis.tick_params(axis="x", rotation=30 if len(order) > 4 else 0)
+    return True
+
+
+def _draw_named(axis: Any, spreads: dict[str, _Spread]) -> None:
+    """A place for each client, and in it a marker for each model."""
+    first = next(iter(spreads.values()))
+    total = len(first.every)
+    if total > _MOST_NAMED:
+        raise ValueError(
+            f"`reports` has {total} clients, and kind='named' draws up to {_MOST_NAMED}; take kind='sorted', or "
+            "evaluate population.select(...)."
+        )
+    names = np.arange(total) if first.names is None else first.names
+    for index, (label, spread) in enumerate(spreads.items()):
+        own = names if spread.names is None else spread.names
+        if len(spread.every) != total or [str(name) for name in own] != [str(name) for name in names]:
+            raise ValueError(
+                f"`reports[{label!r}]` is on other clients than the first; kind='named' compares the same ones."
+            )
+        look = style.look(index)
+        at = np.arange(total) + 0.6 * ((index + 0.5) / len(spreads) - 0.5)
+        options = {"color": look.color, "label": spread.text, "linestyle": "none"}
+        if spread.ends is not None:
+            low, high = spread.ends
+            axis.vlines(at, low, high, color=look.color, linewidth=1.2)
+        axis.plot(at, spread.every, marker=look.marker, markersize=5.5, **options)
+    axis.set_xticks(np.arange(total), [str(name) for name in names])
+    axis.tick_params(axis="x", rotation=0 if total <= 4 else 30 if total <= _MOST_TICKS else 90)
+    axis.set_xlim(-0.6, total - 0.4)
 
 
 def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
@@ -135,8 +197,8 @@ def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
     low, high = (0.0, 1.0) if share else (every.min(), every.max())
     edges = np.asarray(MaxNLocator(_BINS).tick_values(low, high))
     width = 0.9 * (edges[1] - edges[0]) / len(spreads)
-    for index, (values, text) in enumerate(spreads):
-        look = style.look(index)
+    for index, spread in enumerate(spreads):
+        look, values = style.look(index), spread.values
         axis.bar(
             edges[:-1] + 0.05 * (edges[1] - edges[0]) + (index + 0.5) * width,
             100 * np.histogram(values, edges)[0] / len(values),
@@ -145,6 +207,6 @@ def _draw_histogram(axis: Any, spreads: list[_Spread], metric: str) -> None:
             edgecolor="black",
             linewidth=0.7,
             hatch=look.hatch,
-            label=text,
+            label=spread.text,
         )
     axis.set_xticks(edges)

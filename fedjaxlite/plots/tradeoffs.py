@@ -137,17 +137,20 @@ def accuracy_against_epsilon(
 def roc(
     curves: Any,
     *,
+    scale: str = "log",
     least: float = 1e-4,
     title: str = "",
     legend: bool = True,
     axes: Any = None,
     path: style.Path = None,
 ) -> "Figure":
-    """Draws ROC curves on two logarithmic axes, where the few that are found without false alarms are seen.
+    """Draws ROC curves: of attacks on two logarithmic axes, where the few found without false alarms are seen.
 
     Args:
-      curves: `{label: (fpr, tpr)}`, both ascending floats `[T]`; further entries, such as thresholds, are left out.
-      least: where the axes begin, in (0, 1).
+      curves: `{label: (fpr, tpr)}`, both ascending floats `[T]`; further entries, such as thresholds, are left out. A
+        curve of a model, or of one for each client, is `fl.metrics.roc_curve(outputs, labels)`.
+      scale: "log", or "linear" as is usual for classifiers.
+      least: where logarithmic axes begin, in (0, 1).
       title: above the axes.
       legend: whether to draw a legend; without one, that of the axes stays as it is.
       axes: matplotlib Axes to draw into, or None.
@@ -168,6 +171,8 @@ def roc(
       'loss (AUC 0.70)'
     """
     checks.probability(least=least)
+    linear = checks.one_of(("log", "linear"), scale=scale) == "linear"
+    least = 0.0 if linear else least
     legend = checks.flag(legend=legend)
     table = {label: _rates(label, curve) for label, curve in series.labeled(curves, "curves").items()}
     figure, axis = style.single(axes, (8.0, 4.4))
@@ -189,7 +194,7 @@ def roc(
             linewidth=1.4,
             label=f"{label} {area}".strip(),
         )
-    axis.set(xscale="log", yscale="log", xlim=(least, 1), ylim=(least, 1.05))
+    axis.set(xscale=scale, yscale=scale, xlim=(least, 1), ylim=(least, 1.02 if linear else 1.05))
     axis.set_xlabel("false positive rate")
     axis.set_ylabel("true positive rate")
     axis.grid(visible=True, color=style.GRID)

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from fedjaxlite import checks
+from fedjaxlite.data import host_arrays
 from fedjaxlite.data.heterogeneity import heterogeneity
 from fedjaxlite.data.population import Population
 from fedjaxlite.plots import bubbles, style
@@ -13,6 +14,9 @@ from fedjaxlite.sampling import Cohort
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+_MOST_NAMED = 30
+"""Clients whose names fit beside an axis."""
 
 
 def partition(
@@ -125,6 +129,7 @@ def participation(
     cohorts: Any,
     num_clients: int,
     *,
+    names: Sequence[Any] | np.ndarray | None = None,
     first_round: int = 1,
     title: str = "",
     legend: bool = True,
@@ -138,6 +143,7 @@ def participation(
         sampler's `sample` under `jax.vmap` gives; a list with one info or Cohort a round; ints `[rounds, K]` of client
         ids, of which those below 0 are nobody. Of infos, whoever is in the sum has reported. Of ids, everybody has.
       num_clients: N of the population.
+      names: `[N]` of its clients, `population.names`, written beside up to 30 of them; None for numbers.
       first_round: the number of the first of them.
       title: above the axes.
       legend: whether to draw legends; without them, those of the axes stay as they are.
@@ -148,7 +154,8 @@ def participation(
       The matplotlib figure.
 
     Raises:
-      TypeError, ValueError: there are no rounds; an array has another shape; an id is N or more; `axes` are none.
+      TypeError, ValueError: there are no rounds; an array has another shape; an id is N or more; `names` are not N;
+        `axes` are none.
 
     Example:
       >>> import fedjaxlite as fl
@@ -158,6 +165,7 @@ def participation(
     """
     checks.positive_int(num_clients=num_clients)
     legend = checks.flag(legend=legend)
+    names = None if names is None else host_arrays.names_of(names, num_clients)
     seen = _seen(cohorts)
     if seen.ids.size and seen.ids.max() >= num_clients:
         raise ValueError(f"`cohorts` holds client {seen.ids.max()}, but `num_clients` is {num_clients}.")
@@ -186,6 +194,8 @@ def participation(
     dots.set_xlim(first_round - 0.5, rounds[-1] + 0.5)
     style.whole_numbers(dots.xaxis)
     style.whole_numbers(dots.yaxis)
+    if names is not None and num_clients <= _MOST_NAMED:
+        dots.set_yticks(np.arange(num_clients), [str(name) for name in names])
     if counts is not None:
         _draw_counts(counts, seen, first_round, any_absent=bool(absent.any()))
     if legend:
