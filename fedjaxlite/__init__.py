@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from fedjaxlite import checks as checks
 from fedjaxlite import losses as losses
+from fedjaxlite import metrics as metrics
 from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
@@ -29,6 +30,7 @@ from fedjaxlite.data.prepared_cohort import prepare_cohort as prepare_cohort
 from fedjaxlite.evaluation.central import evaluate as evaluate
 from fedjaxlite.evaluation.per_client import evaluate_clients as evaluate_clients
 from fedjaxlite.evaluation.per_client import evaluate_personalized as evaluate_personalized
+from fedjaxlite.evaluation.predictions import predict as predict
 from fedjaxlite.execution.bytes_sent import Traffic as Traffic
 from fedjaxlite.execution.cohort_pass import PassInfo as PassInfo
 from fedjaxlite.execution.composition import Rounds as Rounds
@@ -58,6 +60,8 @@ from fedjaxlite.protocol.server_step import apply_delta as apply_delta
 from fedjaxlite.rehearsal.plan import plan as plan
 from fedjaxlite.sampling import Cohort as Cohort
 from fedjaxlite.sampling import Sampler as Sampler
+from fedjaxlite.sweeps.result import Sweep as Sweep
+from fedjaxlite.sweeps.sweep import sweep as sweep
 from fedjaxlite.training.train import train as train
 from fedjaxlite.training.warm_start import warm_start as warm_start
 from fedjaxlite.variables import Variables as Variables
@@ -87,9 +91,12 @@ from fedjaxlite.wire.stacking import stack as stack
 
 if TYPE_CHECKING:
     from fedjaxlite import algorithms as algorithms
+    from fedjaxlite import baselines as baselines
     from fedjaxlite import datasets as datasets
+    from fedjaxlite import interop as interop
     from fedjaxlite import models as models
     from fedjaxlite import plots as plots
+    from fedjaxlite import preprocessing as preprocessing
     from fedjaxlite import privacy as privacy
     from fedjaxlite import testing as testing
 
@@ -122,11 +129,13 @@ __all__ = [
     "Rounds",
     "Sampler",
     "Stacked",
+    "Sweep",
     "Traffic",
     "Variables",
     "Wire",
     "algorithms",
     "apply_delta",
+    "baselines",
     "batch_loss",
     "chain",
     "check_optimizer",
@@ -143,6 +152,7 @@ __all__ = [
     "full_gradient",
     "global_norm",
     "heterogeneity",
+    "interop",
     "local_sgd",
     "losses",
     "lower",
@@ -150,6 +160,7 @@ __all__ = [
     "measure_entropy",
     "message_from_bytes",
     "message_to_bytes",
+    "metrics",
     "models",
     "noise_keys",
     "observers",
@@ -158,7 +169,9 @@ __all__ = [
     "plan",
     "plot_partition",
     "plots",
+    "predict",
     "prepare_cohort",
+    "preprocessing",
     "privacy",
     "quantize",
     "records",
@@ -166,6 +179,7 @@ __all__ = [
     "rounds",
     "sampling",
     "stack",
+    "sweep",
     "testing",
     "train",
     "trainable",
@@ -179,7 +193,17 @@ __all__ = [
 ]
 
 # Loaded on first use: some of them stand above the engine, and all of them are optional to a given program.
-_LAZY_MODULES = ("algorithms", "datasets", "models", "plots", "privacy", "testing")
+_LAZY_MODULES = (
+    "algorithms",
+    "baselines",
+    "datasets",
+    "interop",
+    "models",
+    "plots",
+    "preprocessing",
+    "privacy",
+    "testing",
+)
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ def numbers() -> dict[str, np.ndarray]:
 
 
 PEOPLE = fl.Population.from_arrays(numbers(), client_ids=np.repeat(np.arange(len(SIZES)), SIZES))
+NAMED = PEOPLE.renamed(list("abcdef"))
 NUM_CLIENTS = len(SIZES)
 PARAMS = {"w": jnp.zeros(3), "b": jnp.float32(0)}
 SGD = optax.sgd(0.1)
@@ -94,7 +95,7 @@ def use_init(model: Any) -> None:
 def use_loss(fn: Any) -> None:
     """Traces a loss on a batch."""
     labels = np.zeros((2, 3), np.int32) if fn.name == "squared_error" else np.array([0, 1])
-    labels = labels.astype(np.float32) if fn.name == "squared_error" else labels
+    labels = labels.astype(np.float32) if fn.name in ("squared_error", "huber", "quantile") else labels
     if fn.name != "sequence_cross_entropy":
         model = fn.model or LINEAR
         jax.eval_shape(lambda: fn(model.init(KEY), {"x": BATCH["x"], "y": labels}, None))
@@ -140,6 +141,7 @@ DATA = {
     ),
     "Population.select": Base(PEOPLE.select, {"ids": [2, 0]}, words={"ids": ("client",)}),
     "Population.client": Base(PEOPLE.client, {"index": 2}, words={"index": ("client",)}),
+    "Population.index_of": Base(NAMED.index_of, {"names": ["b", "f"]}, words={"names": ("client",)}),
     "Population.renamed": Base(PEOPLE.renamed, {"names": list("abcdef")}),
     "client_view": Base(fl.client_view, {"population": PEOPLE, "client": 0, "key": KEY}),
     "prepare_cohort": Base(fl.prepare_cohort, {"population": PEOPLE, "cohort": COHORT, "num_examples": 32}),

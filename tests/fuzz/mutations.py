@@ -8,26 +8,58 @@ from typing import Any, NamedTuple
 from bases_algorithms import ALGORITHMS
 from bases_compression import COMPRESSION
 from bases_engine import ENGINE
+from bases_formats import FORMATS
+from bases_metrics import METRICS
+from bases_preprocessing import PREPROCESSING
 from bases_privacy import PRIVACY
+from bases_sweeps import SWEEPS
+from bases_tables import TABLES
 from calls import Base
 from odd_values import ODD, TRACED
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, compression, losses, models, partition, privacy, sampling
+from fedjaxlite import (
+    algorithms,
+    baselines,
+    compression,
+    losses,
+    metrics,
+    models,
+    partition,
+    preprocessing,
+    privacy,
+    sampling,
+)
 
-BASES: dict[str, Base] = {**ENGINE, **COMPRESSION, **ALGORITHMS, **PRIVACY}
+BASES: dict[str, Base] = {
+    **ENGINE,
+    **COMPRESSION,
+    **ALGORITHMS,
+    **PRIVACY,
+    **TABLES,
+    **FORMATS,
+    **PREPROCESSING,
+    **SWEEPS,
+    **METRICS,
+}
+
 LABELS = (*ODD, *TRACED)
 
 MODULES: dict[str, ModuleType] = {
     "": fl,
+    "datasets.": fl.datasets,
+    "interop.": fl.interop,
     "sampling.": sampling,
     "partition.": partition,
     "models.": models,
     "losses.": losses,
+    "metrics.": metrics,
+    "baselines.": baselines,
     "algorithms.": algorithms,
     "algorithms.analytics.": algorithms.analytics,
     "algorithms.lora.": algorithms.lora,
     "compression.": compression,
+    "preprocessing.": preprocessing,
     "privacy.": privacy,
     "privacy.accounting.": privacy.accounting,
     "privacy.attacks.": privacy.attacks,
@@ -48,6 +80,8 @@ LEFT_OUT = {
         ("compression.rotate", "compression.rotate_back", "compression.walsh_hadamard"),
         "takes a vector as it is, under jit",
     ),
+    "datasets.load": "passes its options on to a data set; its errors have tests of their own",
+    "metrics.total": "takes arrays as they are, under jit",
     "compression.downlink": "takes its codecs by place; the base of this name gives them",
     "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,
     "privacy.secagg.SecureAggregationError": "an error",

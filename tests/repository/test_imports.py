@@ -18,23 +18,24 @@ PACKAGE = "fedjaxlite"
 PLUGINS = ("algorithms", "privacy")
 # The outermost layer, which may import everything. `fedjaxlite/__init__.py` hands the plugins out and is judged by what
 # it loads, further down.
-OUTERMOST = ("cli", "reproduce", "testing", "benchmarks", "__main__")
+OUTERMOST = ("cli", "reproduce", "testing", "benchmarks", "preprocessing", "__main__")
 # The rooms of fedjaxlite/, a floor a line; each imports only what stands on floors below its own. The files that lie
 # in fedjaxlite/ itself are the ground. CONTRIBUTING.md draws the same picture, which is held to this one below.
 FLOORS = (
     ("ground",),
-    ("models", "protocol", "sampling", "lowering"),
+    ("models", "protocol", "sampling", "lowering", "metrics"),
     ("data", "losses", "wire"),
     ("execution", "local", "partition", "plots"),
-    ("datasets", "evaluation", "observers"),
-    ("training", "rehearsal"),
+    ("datasets", "evaluation", "observers", "interop"),
+    ("training", "rehearsal", "sweeps", "baselines"),
     ("algorithms", "privacy"),
-    ("reproduce", "testing", "benchmarks"),
+    ("preprocessing", "reproduce", "testing", "benchmarks"),
     ("cli",),
 )
 MOST_FILES = 12
 HEAVY = ("flax", "tensorflow", "tensorflow_datasets", "matplotlib", "sklearn", "orbax", "rich", "typer")
-EXTRAS = ("dp_accounting", "cryptography", "tensorboardX")
+EXTRAS = ("dp_accounting", "cryptography", "tensorboardX", "mlflow", "wandb", "trackio")
+FRAMES = ("pandas", "polars", "pyarrow", "datasets", "torch", "flwr_datasets", "fedjax")
 
 
 class Import(NamedTuple):
@@ -313,7 +314,7 @@ def test_every_public_name_exists() -> None:
 
 def test_importing_the_library_loads_nothing_heavy() -> None:
     loaded = loaded_by("import fedjaxlite")
-    assert tops(loaded) & {*HEAVY, *EXTRAS} == set()
+    assert tops(loaded) & {*HEAVY, *EXTRAS, *FRAMES} == set()
     assert {f"{PACKAGE}.{plugin}" for plugin in PLUGINS} & loaded == set()
 
 
@@ -325,7 +326,7 @@ def test_importing_the_library_costs_jax_and_optax_and_its_own_files() -> None:
 
 def test_the_plugins_load_no_heavy_module_and_no_extra() -> None:
     loaded = tops(loaded_by("from fedjaxlite import algorithms, privacy"))
-    assert loaded & {*HEAVY, *EXTRAS} == set()
+    assert loaded & {*HEAVY, *EXTRAS, *FRAMES} == set()
     assert loaded & set(PLUGINS) == set()
 
 

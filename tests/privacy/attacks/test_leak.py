@@ -25,6 +25,7 @@ def test_plain_updates_give_their_example_away() -> None:
     assert closed_form(leak_views.PLAIN).psnr.min() > 60
 
 
+@pytest.mark.whole
 def test_masked_messages_have_nothing_of_it() -> None:
     """Mean correlation over 64 images within 4 standard errors of 0: one false alarm in 16,000 seeds."""
     found = closed_form(leak_views.MASKED)
