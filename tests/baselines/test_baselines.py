@@ -51,6 +51,7 @@ def test_every_client_alone(execution: fl.Execution) -> None:
 
 
 @pytest.mark.parametrize("execution", [helpers.ONE, fl.Execution(lanes=3, devices=helpers.available(2))])
+@pytest.mark.whole
 def test_a_client_left_out_is_not_trained_on(execution: fl.Execution) -> None:
     done = fl.baselines.leave_one_client_out(LOSS, PARAMS, TRAIN, TEST, **STEPS, bootstrap=10, execution=execution)
     others = [[j for j in range(4) if j != i] for i in range(4)]

@@ -18,6 +18,7 @@ PARAMS = helpers.linear_params()
     [(helpers.fed_avg(), helpers.ONE), (helpers.local_momentum(), fl.Execution(lanes=2, devices=2))],
     ids=["stateless", "stateful"],
 )
+@pytest.mark.whole
 def test_rounds_on_prepared_cohorts_equal_rounds_on_the_population(
     algorithm: fl.Algorithm, execution: fl.Execution
 ) -> None:

@@ -249,6 +249,7 @@ class TestClients:
 
 
 class TestIntervals:
+    @pytest.mark.whole
     def test_they_are_those_of_scipy_bootstrap(self) -> None:
         """Ends of 95 % intervals, within what 2000 resamples leave to chance (false alarms under 1e-3: fixed seeds)."""
         metrics = [m.accuracy(), m.auroc(), m.negative_log_likelihood()]

@@ -127,6 +127,7 @@ def test_five_rounds_equal_numpy(execution: fl.Execution) -> None:
         np.testing.assert_allclose(np.asarray(state.params[name]), value, rtol=0, atol=1e-5, err_msg=name)
 
 
+@pytest.mark.whole
 def test_the_hand_written_gradient_is_right() -> None:
     own = data().client(3)
     loss, gradient = numpy_gradient(first_params(), own["x"], own["y"])

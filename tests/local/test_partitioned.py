@@ -79,6 +79,7 @@ class TestPersonal:
         run, _, _ = helpers.one_run(PERSONAL, PEOPLE, PARAMS, num_rounds=0)
         assert run.traffic(PARAMS, PEOPLE).up == 12 + 4
 
+    @pytest.mark.whole
     def test_the_laws_hold(self) -> None:
         both = fl.partition_params(
             make,

@@ -164,6 +164,7 @@ class TestTargets:
         ],
         ids=lambda metric: metric.name,
     )
+    @pytest.mark.whole
     def test_what_cannot_be_judged_is_nan_and_not_left_out(self, metric: Metric) -> None:
         assert np.isfinite(once(metric, LOGITS[:9], LABELS[:9]))
         for row, label in ((LOGITS[0], 4), (LOGITS[0], -1), (LOGITS[0] * np.nan, 1)):

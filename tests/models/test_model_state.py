@@ -64,6 +64,7 @@ def test_the_laws_hold_for_a_model_with_state() -> None:
 
 
 @pytest.mark.usefixtures("full_precision")
+@pytest.mark.whole
 def test_evaluation_uses_the_running_statistics_and_leaves_them() -> None:
     _, state, _ = helpers.one_run(fed_avg(), PEOPLE, START)
     got = fl.evaluate(running_mean_loss, PEOPLE, batch_size=7)(state.params)

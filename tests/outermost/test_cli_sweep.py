@@ -15,6 +15,8 @@ from fedjaxlite.cli import build, sweeping
 from fedjaxlite.cli.settings import Settings
 from fedjaxlite.observers import records
 
+pytestmark = pytest.mark.whole
+
 FEW = [*SMALL[:3], 6, "--cohort", 3, "--epochs", 1, "--devices", 1, "--no-progress"]
 PROX = ["--algorithm", "fed_prox", "--sweep", "mu=0.01,0.5", "--sweep", "epochs=1,2", "--rounds", 2]
 

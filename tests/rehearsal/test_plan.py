@@ -32,6 +32,7 @@ def make(cohort=2, **options):
     )
 
 
+@pytest.mark.whole
 def test_a_plan_counts_and_measures() -> None:
     costs = plan(make(), jax.eval_shape(lambda: PARAMS), people(), num_rounds=10, lanes_options=[1, 2])
     assert (costs.num_params, costs.num_clients, costs.expected_cohort) == (3, 3, 2)

@@ -123,6 +123,7 @@ def test_what_needs_a_plain_number_has_a_program_for_each_and_says_so() -> None:
     assert found.final("test_loss")[0, 0] == pytest.approx(alone(make(0.005), 0)[-1]["test_loss"], rel=1e-6)
 
 
+@pytest.mark.whole
 def test_nothing_is_traced_where_it_is_not_wanted_and_ints_are_where_they_are() -> None:
     def steps(epochs: Any) -> fl.Rounds:
         algorithm = algorithms.fed_avg(
@@ -256,6 +257,7 @@ def test_the_picture_has_a_line_for_every_point(tmp_path) -> None:
 # Privacy
 
 
+@pytest.mark.whole
 def test_private_runs_have_a_secret_each_and_other_noise() -> None:
     found = swept({"client_lr": [1e-6, 1e-7]}, private, seeds=[3, 4], keep="states")
     states = [state for row in found.kept for state in row]

@@ -137,6 +137,7 @@ def test_it_learns() -> None:
     assert loss(flat(run.params(state))) < least + 0.1 * (first - least)
 
 
+@pytest.mark.whole
 def test_clipped_quantized_and_masked_as_any_other_update() -> None:
     chain = fl.chain(fl.weighted_mean(weight_cap=9), fl.clip_by_global_norm(1.0), privacy.secure_sum(bits=20))
     run, masked, _ = helpers.one_run(make(), PEOPLE, PARAMS, aggregator=chain)

@@ -95,6 +95,7 @@ def in_numpy(data: fl.Population, num_rounds: int) -> np.ndarray:
     return items
 
 
+@pytest.mark.whole
 def test_matrix_factorization_is_the_equations_and_serves_new_users() -> None:
     data = ratings()
     algorithm = fed_recon(

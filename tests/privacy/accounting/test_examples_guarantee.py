@@ -16,6 +16,8 @@ import fedjaxlite as fl
 from fedjaxlite import algorithms, privacy
 from fedjaxlite.privacy.accounting import running_epsilon, stop_at_epsilon
 
+pytestmark = pytest.mark.whole
+
 SIZES, DELTA = (40, 80, 400), 1e-3
 PEOPLE = helpers.regression(SIZES)
 

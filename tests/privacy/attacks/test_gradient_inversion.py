@@ -9,6 +9,8 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite.privacy import attacks
 
+pytestmark = pytest.mark.whole
+
 SHAPE = (1, 4, 4, 1)
 
 

@@ -9,6 +9,8 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite.reproduce.studies import leak, leak_members, leak_views
 
+pytestmark = pytest.mark.whole
+
 
 @cache
 def closed_form(view: str) -> leak.Outcome:

@@ -9,6 +9,8 @@ from scipy import stats
 import fedjaxlite as fl
 from fedjaxlite.privacy import attacks
 
+pytestmark = pytest.mark.whole
+
 S, N, SHIFT = 65, 400, 1.5
 
 

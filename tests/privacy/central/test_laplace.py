@@ -97,6 +97,7 @@ def test_chains_that_would_not_protect() -> None:
         fl.chain(fl.weighted_mean(), codec).init(fl.Wire(PAIR, jnp.int32(0), {}, {}, capacity=2))
 
 
+@pytest.mark.whole
 def test_the_laws_of_codecs() -> None:
     codecs = (laplace(clip_norm=0.5, noise_multiplier=0.1), fl.quantize(bits=12))
     fl.testing.check_aggregator(fl.chain(fl.mean(over=8), *codecs), PAIR, laws=[])

@@ -186,6 +186,7 @@ def test_bad_arguments_are_refused(arguments: Any, error: type[Exception], text:
         priv_unit(**{"clip_norm": 1.0, "epsilon": 1.0, **arguments})
 
 
+@pytest.mark.whole
 def test_the_laws_of_codecs() -> None:
     testing.check_aggregator(fl.chain(fl.mean(), priv_unit(clip_norm=1.0, epsilon=4.0)), jnp.zeros((4,)), laws=[])
 

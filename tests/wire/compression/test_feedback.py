@@ -252,6 +252,7 @@ def test_a_sum_at_the_server_and_messages_apart_are_refused_together() -> None:
     np.testing.assert_allclose(run.params(state)[0], values.sum(), atol=1e-6)
 
 
+@pytest.mark.whole
 class TestDownlink:
     PEOPLE = helpers.regression()
     PARAMS = helpers.linear_params()

@@ -32,7 +32,7 @@ class TestEden:
         assert (1 - captured) / captured == pytest.approx(VNMSE[bits], abs=5e-7)
         assert -2 * (share * np.log2(share)).sum() == pytest.approx(ENTROPY[bits], abs=6e-4)
 
-    @pytest.mark.parametrize("bits", [1, 2, 3, 4])
+    @pytest.mark.parametrize("bits", [1, 4, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (2, 3))])
     @pytest.mark.parametrize("size", [4096, 2100])
     def test_the_error_of_a_message_is_the_theorys(self, bits: int, size: int) -> None:
         """Over 60 rotations; the interval is 6 standard errors of the mean and 1 % for a size that is finite."""
