@@ -307,6 +307,7 @@ class TestIntervals:
         assert float(found["r2_high"]) == pytest.approx(want.confidence_interval.high, abs=0.1 * width)
 
 
+@pytest.mark.whole
 def test_metrics_are_recorded_and_stop_a_run() -> None:
     algorithm = fl.algorithms.fed_avg(fl.losses.cross_entropy(MODEL), client_optimizer=optax.sgd(0.1))
     run = fl.rounds(algorithm, sampler=fl.sampling.full(6), aggregator=fl.weighted_mean(), execution=helpers.ONE)

@@ -283,6 +283,7 @@ OFTEN = ("thc", "quic_fl", "error_feedback")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=() if n in OFTEN else pytest.mark.slow) for n in MASKED])
+@pytest.mark.whole
 def test_masks_change_no_bit_of_a_round_with_a_dropout(name: str) -> None:
     sums = []
     for hide in ((), (privacy.mask(),)):

@@ -179,6 +179,7 @@ def test_reports_and_states_are_measured_on_the_host() -> None:
     assert found.better == "lower"
 
 
+@pytest.mark.whole
 def test_the_best_is_chosen_on_clients_that_nobody_trained_on() -> None:
     found = swept(
         {"client_lr": [1e-4, 0.05, 0.02]}, evaluate=LOSS, validation=0.34, validation_seed=3, loss=helpers.linear_loss

@@ -132,6 +132,7 @@ def test_mlflow_holds_the_same_numbers(stores, monkeypatch) -> None:
         assert params["num_clients"] == "6"
 
 
+@pytest.mark.whole
 def test_wandb_holds_the_same_numbers(stores) -> None:
     """Read back by the reader of its own files."""
     place = stores / "wandb"
@@ -185,6 +186,7 @@ def _leveldb_records(content: bytes) -> Iterator[bytes]:
             whole = b""
 
 
+@pytest.mark.whole
 def test_trackio_holds_the_same_numbers(stores) -> None:
     place = stores / "trackio"
     database = sqlite3.connect(next((place / "trackio").glob("*.db")))

@@ -63,6 +63,7 @@ def alone(name: str, num_rounds: int = 5) -> float:
 
 
 @pytest.mark.parametrize(("first", "second"), PAIRS, ids=[f"{a}, {b}" for a, b in PAIRS])
+@pytest.mark.whole
 def test_both_count_in_either_order(first, second) -> None:
     made = COMPOSITIONS[first](), COMPOSITIONS[second]()
     both, turned = of(*made), of(*reversed(made))

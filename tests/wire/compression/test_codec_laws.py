@@ -102,10 +102,11 @@ def test_the_bytes_of_a_message_are_its_arrays(name: str) -> None:
 
 
 def _cells() -> list[Any]:
-    """Every codec with every algorithm; the everyday suite runs a few, each algorithm and each way of reading once."""
-    often = {("top_k+qsgd", "scaffold"), ("error_feedback/ef21", "fed_prox"), ("thc", "fed_avg")}
+    """Every codec with every algorithm; the everyday suite runs one, and CI each algorithm and each way of reading once."""
+    often = {("top_k+qsgd", "scaffold"): pytest.mark.whole, ("error_feedback/ef21", "fed_prox"): pytest.mark.whole}
+    often[("thc", "fed_avg")] = ()
     product = itertools.product(chains.CODECS, ALGORITHMS)
-    return [pytest.param(*pair, marks=() if pair in often else pytest.mark.slow) for pair in product]
+    return [pytest.param(*pair, marks=often.get(pair, pytest.mark.slow)) for pair in product]
 
 
 @pytest.mark.parametrize(("codec", "algorithm"), _cells())

@@ -175,6 +175,7 @@ class TestInRounds:
         assert np.isfinite(flat(run.params(state))).all()
         assert run.wire(UPDATE, self.PEOPLE).bounds.l2 == 2.0
 
+    @pytest.mark.whole
     def test_epsilon_follows_what_norms_may_grow_to(self) -> None:
         """Behind the clip of a mechanism, what lengthens an update by d/k is noised as if it were so long."""
         people, sampler = helpers.one_value_each([1.0] * 40), fl.sampling.poisson(0.1, 40)

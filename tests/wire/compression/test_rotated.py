@@ -72,6 +72,7 @@ class TestEden:
         bias = got.mean(0) - np.asarray(x / jnp.linalg.norm(x))
         assert (bias**2).sum() - got.var(0).sum() / 4000 < 1e-4
 
+    @pytest.mark.whole
     def test_bytes_are_what_is_sent(self) -> None:
         for bits, unbiased in itertools.product((1, 3), (True, False)):
             chain, state, end = build(

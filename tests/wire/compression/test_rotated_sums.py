@@ -65,7 +65,10 @@ class TestTHC:
         errors = np.sum((decoded(chain, state, x, range(300), turn=True) - x) ** 2, axis=1) / np.sum(x**2)
         assert abs(errors.mean() - want) < 6 * errors.std() / np.sqrt(300) + 0.01 * want
 
-    @pytest.mark.parametrize("bits", [4, *(pytest.param(bits, marks=pytest.mark.slow) for bits in (1, 2, 8))])
+    @pytest.mark.parametrize(
+        "bits",
+        [pytest.param(4, marks=pytest.mark.whole), *(pytest.param(bits, marks=pytest.mark.slow) for bits in (1, 2, 8))],
+    )
     def test_sums_are_exact_and_the_same_behind_a_mask(self, bits: int) -> None:
         check_sums(thc(bits=bits))
 
