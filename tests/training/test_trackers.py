@@ -24,6 +24,7 @@ TRACKERS = ("mlflow", "wandb", "trackio")
 HERE = Path(__file__).parent
 
 PROGRAM = """
+import os
 import sys
 from pathlib import Path
 sys.path[:0] = [{tests!r}, {here!r}]
@@ -46,6 +47,12 @@ watch = lambda: {{
     "wandb": lambda: fl.observers.wandb("tests", mode="offline", name="one", config=config),
     "trackio": lambda: fl.observers.trackio("tests", config=config, auto_log_cpu=False, auto_log_gpu=False),
 }}[tracker]()
+if tracker == "wandb":  # the process that writes its files was begun in another folder, by somebody else's run
+    import wandb
+    place = os.getcwd()
+    os.chdir(os.path.dirname(place))
+    wandb.init(project="another", mode="offline", dir=os.path.join(place, "another")).finish()
+    os.chdir(place)
 evaluate = lambda params: {{"accuracy": float(params["b"]), "odd": float("nan")}}
 more = {{"evaluate": evaluate, "evaluate_every": 2}}
 try:

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from fedjaxlite import checks
@@ -54,7 +55,8 @@ def wandb(
             project=project,
             name=name,
             mode=mode,
-            dir=None if place is None else os.fspath(place),
+            # Its own process writes the files, and may be an earlier one, which works in another folder.
+            dir=str(Path("." if place is None else place).resolve()),
             config=dict(facts),
             id=run_id,
             resume=None if run_id is None else "allow",
