@@ -55,6 +55,7 @@ def _jitted(model, train=False):
     return jax.jit(model.init), jax.jit(functools.partial(model.apply, train=train))
 
 
+@pytest.mark.usefixtures("full_precision")
 def test_nnx_equals_the_module_itself():
     model = models.from_nnx(lambda rngs: Dense(rngs=rngs), input_shape=(3,))
     init, apply = _jitted(model)
