@@ -14,10 +14,11 @@ type is what secure aggregation can compute. A codec whose codes do not add up i
 
     aggregator.py     what a codec is: Message, Wire, Aggregator    chain.py    codecs in a row, and their order
     head.py           the wire at the head of a chain, by hand      row.py      codecs in a row, wherever they stand
-    means.py clips.py quantization.py   the plain codecs            stacking.py rules that are no sums
-    integers.py       what codecs to integers mod 2^32 share
+    means.py clips.py quantization.py   the plain codecs            stacking.py what is no sum
+    integers.py       what codecs to integers mod 2^32 share        rows.py     all messages of a round, side by side
     messages.py       messages as bytes                             entropy.py  how small they could be
     packing/          numbers in bytes, and back                    compression/   codecs from papers
+    robust/           rules from papers that withstand lying clients
 
 What comes in: codecs that make no claim about privacy; those that do stand in `privacy/`.
 """

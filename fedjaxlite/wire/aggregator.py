@@ -223,12 +223,14 @@ class Aggregator(NamedTuple):
       init_client: `init_client(value_template) -> client_state`, what the codec keeps at each client (error feedback).
       prepare: `prepare(state, bounds) -> (state, bounds)`, before encoding and decoding: how this round's bounds change
         on the way down the chain, and a chance to take them over (a quantizer's range under an adaptive clip).
-      role: "mean" (stands first, sets weights, divides last), "value", "stack", "mask" (last), or "chain".
+      role: "mean" (stands first, sets weights, divides last), "value", "rows" (changes all messages of a round
+        at once), "stack" (a rule, last), "mask" (last), or "chain".
       name: for messages and records.
       parts: a chain's codecs.
       hparams: for printing and for the record of a run.
       begin: `begin(state, cohort, key) -> state`, once a round on the server before anyone encodes; what it returns is
-        the state that this round's prepare, encode and decode see, of any structure. Only masks may use the cohort.
+        the state that this round's prepare, encode and decode see, of any structure. Only masks, and what works on
+        all messages at once, may use the cohort.
         A chain's takes a fourth argument, the `public_key` of codecs that ask for one; by default it is `key`.
       metrics: `metrics(state) -> {name: scalar}`, what the codec tells of itself after a round (an adaptive clip norm);
         a real server sees it too.

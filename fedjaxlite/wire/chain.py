@@ -22,6 +22,8 @@ from fedjaxlite.wire.aggregator import (
 )
 
 PyTree = Any
+ROWS = ("rows", "stack")
+"""The roles of codecs that work on all messages of a round at once."""
 SUM_SAFE = ("quic_fl", "thc", "sign_vote", "noisy_sign", "rand_k", "count_sketch", "power_sgd")
 """The codecs of fl.compression that survive a sum, for messages; a test holds it against the codecs themselves."""
 
@@ -33,7 +35,8 @@ def chain(*codecs: Aggregator) -> Aggregator:
     last value codec and before the first mask, so clipping never eats a weight and masks cancel.
 
     Args:
-      *codecs: `mean` or `weighted_mean` first, then value codecs, then masks.
+      *codecs: `mean` or `weighted_mean` first, then value codecs; then masks, or a rule that is no sum (`fl.stack`,
+        `fl.rule`, those of `fl.robust`), with what changes all messages before it (`fl.restack`).
 
     Returns:
       the Aggregator that does it all; its decode gives a `fedjaxlite.Aggregate`.
@@ -52,7 +55,7 @@ def chain(*codecs: Aggregator) -> Aggregator:
     flat = tuple(part for codec in codecs for part in (codec.parts or (codec,)))
     _check_order(flat)
     masks, first = _num_unmasked(flat), first_apart(flat)
-    stacking = any(codec.role == "stack" for codec in flat)
+    stacking, rows_from = any(codec.role == "stack" for codec in flat), _num_before_rows(flat)
     public_count = flat[0].public_count
 
     def encode(states: Any, client_states: Any, message: Message, client: ClientInfo) -> tuple[Message, Any]:
@@ -74,7 +77,7 @@ def chain(*codecs: Aggregator) -> Aggregator:
         if first == len(flat):
             message = row.unpack_last(flat, states, message, client)
         else:
-            apart = slice(first, len(flat) - stacking)  # a stack stands last, and reads nothing of a single message
+            apart = slice(first, rows_from)  # what works on rows stands last, and reads nothing of a single message
             asides = message.aside or ((),) * len(flat)
             message = row.read_all(flat[apart], states[apart], message._replace(aside=asides[apart]), client)
         return message if stacking else multiply(message)
@@ -82,12 +85,16 @@ def chain(*codecs: Aggregator) -> Aggregator:
     def decode(states: Any, total: Any, key: Any) -> tuple[Aggregate, Any]:
         states, _ = row.prepare_all(flat, states, Bounds())
         new_states = list(states)
-        for i in reversed(range(len(flat))):
+        # What works on rows does so in the order of the chain; then all others undo what they did, the last one first.
+        order = [*range(rows_from, len(flat)), *reversed(range(rows_from))]
+        left_out = None
+        for i in order:
+            left_out = getattr(total, "left_out", left_out)  # of Rows
             read_already = i > first or (i == first and flat[i].sum_safe)
-            if not read_already or flat[i].role == "stack":
+            if not read_already or i >= rows_from:
                 total, new_states[i] = flat[i].decode(states[i], total, jax.random.fold_in(key, i))
         count = jnp.int32(-1) if public_count is None else jnp.round(public_count).astype(jnp.int32)
-        return Aggregate(total.value, total.weight, count, total.scalars), tuple(new_states)
+        return Aggregate(total.value, total.weight, count, total.scalars, left_out), tuple(new_states)
 
     def init_client(template: Any) -> Any:
         return tuple(codec.init_client(template) for codec in flat)
@@ -123,6 +130,10 @@ def _num_unmasked(codecs: tuple[Aggregator, ...]) -> int:
     return next((i for i, codec in enumerate(codecs) if codec.role == "mask"), len(codecs))
 
 
+def _num_before_rows(codecs: tuple[Aggregator, ...]) -> int:
+    return next((i for i, codec in enumerate(codecs) if codec.role in ROWS), len(codecs))
+
+
 def _init_all(codecs: tuple[Aggregator, ...], wire: Wire) -> tuple[Any, Wire]:
     states, asides, first = [], [], first_apart(codecs)
     stacking = any(codec.role == "stack" for codec in codecs)
@@ -130,20 +141,21 @@ def _init_all(codecs: tuple[Aggregator, ...], wire: Wire) -> tuple[Any, Wire]:
     shapes = lambda tree: jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), tree)  # noqa: E731
     wire = wire._replace(head=shapes(Message(wire.value, wire.weight, dict(wire.scalars))))
     update = summed = wire.value
+    capacity = wire.capacity  # of clients; what stands before a rule may hand on fewer rows
     for i, codec in enumerate(codecs):
         if i == first:
             summed = wire.value
         _check_own_state(codec, wire, update)
-        if codec.role == "stack" and i > first:
+        if codec.role in ROWS and i > first:
             # It sees what was read of each message, not what was sent.
             state, told = codec.init(wire._replace(value=summed, group="float"))
-            wire = wire._replace(fold=told.fold)
+            wire = wire._replace(fold=told.fold, capacity=told.capacity)
         else:
             state, wire = row.init_one(codec, wire)
         states.append(state)
-        asides.append(() if codec.role == "stack" else wire.aside)
-    overhead = row.overhead_of_all(codecs, tuple(states), wire.capacity)
-    return tuple(states), wire._replace(aside=row.together(asides), overhead=overhead)
+        asides.append(() if codec.role in ROWS else wire.aside)
+    overhead = row.overhead_of_all(codecs, tuple(states), capacity)
+    return tuple(states), wire._replace(aside=row.together(asides), overhead=overhead, capacity=capacity)
 
 
 def _metrics_of_all(codecs: tuple[Aggregator, ...], states: Any) -> dict[str, Any]:
@@ -168,16 +180,34 @@ def _check_order(codecs: tuple[Aggregator, ...]) -> None:
             raise ValueError(
                 f"chain({names}) has {codec.name} at position {i}; expected one mean, at the head. Move it there."
             )
+        if {codec.role, codecs[i - 1].role} in ({"mask", "rows"}, {"mask", "stack"}):
+            mask, rule = (codecs[i - 1], codec) if codecs[i - 1].role == "mask" else (codec, codecs[i - 1])
+            raise ValueError(
+                f"chain({names}) has both {mask.name} and {rule.name}: behind a mask the server sees a sum of updates "
+                f"alone, and {rule.name} needs every message apart. Leave one of the two out. What survives a secure "
+                "sum is a bound on what each client adds: fl.clip_by_global_norm(...) before the mask."
+            )
         if codec.role != "mask" and codecs[i - 1].role == "mask":
             raise ValueError(
                 f"chain({names}) has {codec.name} behind the mask {codecs[i - 1].name}; a masked message cannot be "
                 f"changed without breaking the sum. Put {codec.name} before it."
             )
-        if codec.role != "stack" and codecs[i - 1].role == "stack":
+        if codecs[i - 1].role == "stack":
+            remedy = "One rule ends a chain: leave one out" if codec.role == "stack" else f"Put {codec.name} before it"
             raise ValueError(
-                f"chain({names}) has {codec.name} behind {codecs[i - 1].name}, which needs every message apart. "
-                f"Put {codec.name} before it, or leave it out."
+                f"chain({names}) has {codec.name} behind {codecs[i - 1].name}, which makes one update of all messages. "
+                f"{remedy}."
             )
+        if codecs[i - 1].role == "rows" and codec.role not in ROWS:
+            raise ValueError(
+                f"chain({names}) has {codec.name} behind {codecs[i - 1].name}, which works on all messages of a round "
+                f"at once. Put {codec.name} before it."
+            )
+    if codecs[-1].role == "rows":
+        raise ValueError(
+            f"chain({names}) ends with {codecs[-1].name}, which hands all messages on and makes no update of them. Put "
+            "a rule behind it: fl.robust.mean() for the mean, or another of fl.robust."
+        )
     _check_sums(codecs, names)
 
 
