@@ -6,6 +6,7 @@
     ledger.py going_on.py   what noised a state, and steps by another composition
     one_round.py    the first state; one round: draw, pass, decode, server step
     cohort_pass.py  one pass over a cohort: work, encode, read, guard, sum
+    side_by_side.py messages that are needed apart, shared out over devices by entries
     bytes_sent.py   the ledger of bytes, of one client and of each
     lanes/          who is trained beside whom, and the loops over lanes
     layout.py       lanes, devices, and how they are mapped

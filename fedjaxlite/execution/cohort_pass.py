@@ -1,21 +1,21 @@
 """One pass over a cohort: every client's work, encoded, guarded and summed. Rounds and evaluations are built on it."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import Jaxpr
 
-from fedjaxlite.data.client_view import ENCODE, ClientData, Wave, mean_size
+from fedjaxlite.data.client_view import ENCODE, ClientData
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
+from fedjaxlite.execution.lanes.traced_client import ClientFn
 from fedjaxlite.execution.lanes.waves import run_lanes
 from fedjaxlite.execution.layout import Layout, merge
-from fedjaxlite.protocol.algorithm import ClientOutput
+from fedjaxlite.execution.side_by_side import held_by, room, rows_on_devices
+from fedjaxlite.protocol.algorithm import Aggregate, ClientOutput
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Stacked, Wire
 from fedjaxlite.wire.chain import chain
@@ -23,7 +23,6 @@ from fedjaxlite.wire.head import are_scalars, wire_of
 from fedjaxlite.wire.packing.forms import num_bytes
 
 PyTree = Any
-ClientFn = Callable[[ClientData, PyTree], ClientOutput]
 
 
 class ClientState(NamedTuple):
@@ -51,7 +50,8 @@ class PassInfo(NamedTuple):
         of what is one number a client.
       clients: dict of `[K, ...]` arrays in cohort order: "id" (-1 in a spare slot), "num_examples", "in_sum",
         "bytes_up" and "bytes_down" (uint32; a client that dropped out has downloaded, and one that is late has sent for
-        nothing), and the algorithm's own `ClientOutput.info`.
+        nothing), "nonfinite", "left_out" where something stands before a rule (clients of the sum whose messages it did
+        not let through), and the algorithm's own `ClientOutput.info`.
       aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
     """
 
@@ -66,11 +66,11 @@ class PassInfo(NamedTuple):
 
 
 def client_task(
-    client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, sizes: Callable[[int], None]
+    client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, seen: Callable[[int, PyTree], None]
 ) -> Any:
     """The work of one lane: the client's update, guarded against NaN, encoded, read, and zeroed where no client is.
 
-    `sizes` is told the bytes of a message when the task is traced.
+    `seen` is told the bytes of a message, and the shapes of what is read of it, when the task is traced.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
     noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
@@ -86,8 +86,8 @@ def client_task(
         key = jax.random.fold_in(data.key, ENCODE)
         client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
         message, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
-        sizes(num_bytes(message))
         element = aggregator.read(aggregator_state, message, client)
+        seen(num_bytes(message), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), element.value))
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
         new_state = jax.tree.map(
             lambda new, old: jnp.where(ok, new, old), ClientState(output.client_state, codec_state), state
@@ -100,6 +100,9 @@ def client_task(
         told = {**output.info, **aggregator.tell(aggregator_state, message)}
         own = {name: jnp.asarray(value) for name, value in told.items()}
         rows = {"in_sum": ok, "info": own}
+        if fold == "rows":
+            held = jax.tree.map(lambda x: jnp.where(ok, x, jnp.zeros_like(x)), element.value)
+            return Part(counts, {**rows, "message": element._replace(value=())}, new_state, held)
         if fold == "stack":
             return Part(counts, {**rows, "message": element}, new_state)
         return Part({**counts, "message": element}, rows, new_state)
@@ -111,7 +114,7 @@ class Pass(NamedTuple):
     """The result of `run_pass` on one device, merged over all of them.
 
     Attributes:
-      total: a Message of sums, or Stacked.
+      total: a Message of sums, or Stacked, or Rows.
       num_clients: int32, clients in the sum.
       bank: this device's new client states.
       info: a PassInfo.
@@ -147,7 +150,7 @@ def run_pass(
       client_fn: `(data, client_state) -> ClientOutput`.
       aggregator: a chain.
       aggregator_state: its state.
-      fold: "sum" or "stack", what the chain needs.
+      fold: "sum", "stack" or "rows", what the chain needs: `wire.rows.fold_of`.
       population: the data.
       cohort: who takes part.
       rows: int32 `[K]`, each slot's index in `population`.
@@ -160,8 +163,9 @@ def run_pass(
       downloaded: bytes of what is broadcast to one client.
       more: `more(state) -> uint32`, what a client with this state downloads beside it.
     """
-    sizes: list[int] = []  # known once the task is traced, and for clients that never run it: late ones
-    task = client_task(client_fn, aggregator, aggregator_state, fold, sizes.append)
+    seen: list[tuple[int, PyTree]] = []  # known once the task is traced, and for clients that never run it: late ones
+    note = lambda *found: seen.append(found)  # noqa: E731
+    task = client_task(client_fn, aggregator, aggregator_state, fold, note)
     active = cohort.selected & cohort.reported
     examples = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
     work = examples * cohort.work
@@ -173,18 +177,28 @@ def run_pass(
         if tied:
             return owned(work, active, cohort.ids // per_device, device=device)
         split: dict[str, Any] = {"device": device, "num_devices": layout.num_devices}
-        return dealt(work, active, **split) if queues else balanced(work, active, lanes=layout.lanes, **split)
+        fair = queues or fold == "rows"  # no device may train more clients than it has room for
+        return dealt(work, active, **split) if fair else balanced(work, active, lanes=layout.lanes, **split)
 
-    inputs = Inputs(population, cohort, rows, bank_rows, key, noise, alike)
+    slots = cohort.ids.shape[0]
+    held = None
+    if fold == "rows":
+        held = held_by(scheduled(True), slots, room(slots, per_device if tied else 0, layout.num_devices), layout)
+    inputs = Inputs(population, cohort, rows, bank_rows, key, noise, alike, held)
     mine = cohort.ids // per_device == device if tied else None
     own = beside_the_broadcast(more, bank.algorithm, bank_rows, mine)
-    summed, stacked, bank = run_lanes(task, inputs, bank, scheduled, layout)
+    summed, stacked, bank, kept = run_lanes(task, inputs, bank, scheduled, layout)
     if own is not None:
         stacked = {**stacked, "more": own}
     summed, stacked = merge((summed, _widen(stacked)), layout)
-    total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
-    up, down = aggregator.overhead(aggregator_state, cohort.ids.shape[0])
-    info = _pass_info(summed, stacked, cohort, active, examples, Traffic(sizes[-1] + up, downloaded + down))
+    size, template = seen[-1]
+    if held is not None:
+        apart: dict[str, Any] = {"message": stacked.pop("message"), "present": stacked["in_sum"] > 0, "cohort": cohort}
+        total = rows_on_devices(kept, held, template=template, device=device, layout=layout, **apart)
+    else:
+        total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
+    up, down = aggregator.overhead(aggregator_state, slots)
+    info = _pass_info(summed, stacked, cohort, active, examples, Traffic(size + up, downloaded + down))
     return Pass(total, summed["in_sum"], bank, info)
 
 
@@ -209,6 +223,7 @@ def _pass_info(
         "id": jnp.where(cohort.selected, cohort.ids, -1),
         "num_examples": jnp.where(cohort.selected, sizes, 0.0).astype(jnp.int32),
         "in_sum": in_sum,
+        "nonfinite": active & ~in_sum,
         **of_cohort(traffic, cohort, rows.get("more")),
     }
     return PassInfo(
@@ -222,6 +237,18 @@ def _pass_info(
     )
 
 
+def with_aggregate(
+    result: Pass, aggregate: Aggregate, aggregator: Aggregator, state: Any
+) -> tuple[Aggregate, PassInfo]:
+    """What server and records are told, once the total was decoded to `aggregate` and the aggregator's new `state`."""
+    info = result.info._replace(aggregator=aggregator.metrics(state))
+    count, left_out = result.num_clients, aggregate.left_out
+    if left_out is not None:
+        info = info._replace(clients={**info.clients, "left_out": left_out})
+        count = count - left_out.sum(dtype=jnp.int32)
+    return aggregate if aggregator.public_count is not None else aggregate._replace(num_clients=count), info
+
+
 def all_finite(tree: PyTree) -> jax.Array:
     """A bool scalar: whether every float in a pytree is finite."""
     leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
@@ -230,79 +257,6 @@ def all_finite(tree: PyTree) -> jax.Array:
     for leaf in floats:
         finite = finite & jnp.all(jnp.isfinite(leaf))
     return finite
-
-
-def traced_once(client_fn: ClientFn) -> ClientFn:
-    """The same function, which is traced once: for `output_template` and, on one device, inside of the round too.
-
-    What clients share and what they keep has to go in as the second argument: a closure would be that of one trace.
-    """
-
-    @partial(jax.jit, static_argnames=("static",), inline=True)
-    def flat(own: Any, lanes: Any, state: PyTree, static: tuple[Any, ...]) -> ClientOutput:
-        wave = Wave(*lanes, *static)
-        return _checked(client_fn(ClientData(**own, wave=wave), state))
-
-    def call(data: ClientData, state: PyTree) -> ClientOutput:
-        own = {"offset": data.offset, "num_examples": data.num_examples, "id": data.id, "work": data.work}
-        own |= {"features": dict(data.features), "key": data.key, "noise": data.noise}
-        return flat(own, tuple(data.wave[:3]), state, static=tuple(data.wave[3:]))
-
-    return call
-
-
-def _checked(output: Any) -> ClientOutput:
-    if not isinstance(output, ClientOutput):
-        raise TypeError(
-            f"the client's function returned a {type(output).__name__}; expected a fedjaxlite.ClientOutput "
-            "(update=..., weight=...)."
-        )
-    return output
-
-
-def output_template(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> ClientOutput:
-    """The shapes of what a client returns, found by tracing it on one abstract client, in lanes as in a round.
-
-    Raises:
-      TypeError, ValueError: for what is wrong with the client's function or its loss, before anything runs.
-    """
-    noise = jax.random.key(0, impl="threefry2x32")
-    return jax.eval_shape(one_client_of(client_fn, population, layout), dict(population.features), client_state, noise)
-
-
-def draws_noise(client_fn: ClientFn, population: Population, client_state: PyTree, layout: Layout) -> bool:
-    """Whether the client's function reads the key of its noise, `ClientData.noise`: seen in its traced program."""
-    noise = jax.random.key(0, impl="threefry2x32")
-    program = jax.make_jaxpr(one_client_of(client_fn, population, layout))
-    found = program(dict(population.features), client_state, noise).jaxpr
-    return _reads(found, found.invars[-1])
-
-
-def _reads(program: Jaxpr, variable: Any) -> bool:
-    """Whether a program does more with an argument than hand it to a function that does not read it either."""
-
-    def by(equation: Any, place: int) -> bool:
-        inner = equation.params.get("jaxpr") if equation.primitive.name in ("jit", "pjit") else None
-        return inner is None or _reads(inner.jaxpr, inner.jaxpr.invars[place])
-
-    handed = ((e, place) for e in program.eqns for place, operand in enumerate(e.invars) if operand is variable)
-    return variable in program.outvars or any(by(equation, place) for equation, place in handed)
-
-
-def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -> Callable[..., ClientOutput]:
-    """The client's function on one abstract client, in lanes as in a round."""
-
-    def one_client(features: Any, state: PyTree, noise: jax.Array) -> ClientOutput:
-        zero, lanes = jnp.int32(0), (layout.lanes or 2,)
-        zeros, ones = jnp.zeros(lanes, jnp.int32), jnp.ones(lanes, jnp.float32)
-        apart = layout.execution.max_steps is None
-        static: dict[str, Any] = {"platform": layout.platform, "mean_size": mean_size(population), "taken_apart": apart}
-        wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, **static)
-        key = jax.random.key(0, impl="threefry2x32")
-        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, noise), state)
-        return jax.tree.map(jnp.asarray, output)
-
-    return one_client
 
 
 def wire_of_output(output: ClientOutput, *, arrays: bool = False, **of_run: Any) -> Wire:

@@ -29,6 +29,7 @@ from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
+from fedjaxlite.wire.rows import fold_of
 
 PyTree = Any
 
@@ -119,7 +120,7 @@ def rounds(
       (3.0, 2)
     """
     program = _composed(algorithm, sampler, aggregator, execution)
-    aggregator, layout, fold = program.aggregator, program.layout, _fold(program.aggregator)
+    aggregator, layout, fold = program.aggregator, program.layout, fold_of(program.aggregator)
     place_once, going = _placer(layout), going_on.going(program)
 
     @lru_cache(maxsize=32)
@@ -200,10 +201,6 @@ def _composed(algorithm: Any, sampler: Any, aggregator: Any, execution: Any) -> 
         raise TypeError(f"`sampler` is {sampler!r}; expected a Sampler, such as fl.sampling.uniform(10).")
     aggregator = as_chain(aggregator)
     return Program(algorithm, sampler, aggregator, resolve(execution, sampler.capacity), client_of(algorithm))
-
-
-def _fold(aggregator: Aggregator) -> str:
-    return "stack" if any(codec.role == "stack" for codec in aggregator.parts) else "sum"
 
 
 def _check_data(data: Any, state: RoundState, program: Program) -> None:

@@ -11,22 +11,21 @@ from fedjaxlite import checks
 from fedjaxlite.data.client_view import ClientData
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.cohort_pass import (
-    ClientFn,
     ClientState,
     PassInfo,
     as_chain,
-    draws_noise,
-    output_template,
     run_pass,
-    traced_once,
     wire_of_output,
+    with_aggregate,
 )
+from fedjaxlite.execution.lanes.traced_client import ClientFn, draws_noise, output_template, traced_once
 from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, resolve, spans_processes, with_lanes
 from fedjaxlite.keys import OF_NO_CLIENT, NoiseKeys, as_key, entropy_key, is_tracing
 from fedjaxlite.protocol.algorithm import Aggregate, ClientOutput
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, Wire
 from fedjaxlite.wire.packing.forms import num_bytes
+from fedjaxlite.wire.rows import fold_of
 
 PyTree = Any
 
@@ -178,7 +177,7 @@ def _once(
 ) -> tuple[tuple[Aggregate, PassInfo], Any]:
     population, cohort, key, noise = data
     aggregator, capacity = parts.aggregator, cohort.ids.shape[0]
-    output, state, wire = _built(parts, shared, population, layout, capacity, scaled)
+    output, state, _ = _built(parts, shared, population, layout, capacity, scaled)
     own = aggregator.init_client(output.update)
     if jax.tree.leaves(own):
         raise ValueError(
@@ -193,7 +192,7 @@ def _once(
         lambda data, state: parts.client(data, (shared, state)),
         aggregator=aggregator,
         aggregator_state=state,
-        fold=wire.fold,
+        fold=fold_of(aggregator),
         population=population,
         cohort=cohort,
         rows=cohort.ids,
@@ -205,6 +204,4 @@ def _once(
         downloaded=num_bytes(shared),
     )
     aggregate, state = aggregator.decode(state, result.total, for_server)
-    if aggregator.public_count is None:
-        aggregate = aggregate._replace(num_clients=result.num_clients)
-    return (aggregate, result.info._replace(aggregator=aggregator.metrics(state))), sharded
+    return with_aggregate(result, aggregate, aggregator, state), sharded

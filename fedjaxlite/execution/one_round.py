@@ -1,5 +1,6 @@
 """The program behind `rounds`: its first state, one round of it on one device, and what it sends."""
 
+import logging
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,25 +12,25 @@ from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared_cohort import all_alike, draw
 from fedjaxlite.execution.bytes_sent import Traffic, broadcast, downloaded, traffic_on
 from fedjaxlite.execution.cohort_pass import (
-    ClientFn,
     ClientState,
     PassInfo,
-    draws_noise,
-    output_template,
     run_pass,
-    traced_once,
     wire_of_output,
+    with_aggregate,
 )
 from fedjaxlite.execution.first_keys import first_keys
+from fedjaxlite.execution.lanes.traced_client import ClientFn, draws_noise, output_template, traced_once
 from fedjaxlite.execution.layout import Layout, place, with_lanes
 from fedjaxlite.execution.ledger import Composition, Ledger, Segment, segment_of
 from fedjaxlite.execution.round_state import Keys, RoundState
+from fedjaxlite.execution.side_by_side import kept_messages
 from fedjaxlite.keys import OF_NO_CLIENT, as_key, is_tracing
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
 
 PyTree = Any
+LOG = logging.getLogger("fedjaxlite.execution")
 
 
 class Program(NamedTuple):
@@ -147,8 +148,13 @@ def first_state(
     clients = bank(one, population.num_clients, layout)
     ledger = Ledger((segment(program, found, 0),))
     state = RoundState(jnp.int32(0), server_state, found.aggregator_state, keys, ClientState((), ()), ledger)
-    state = state if checks.is_traced(state) else place(_owned_copy(state), layout)
-    return state._replace(clients=clients)
+    if checks.is_traced(state):
+        return state._replace(clients=clients)
+    sizes = {"num_clients": population.num_clients, "num_devices": layout.num_devices}
+    kept = kept_messages(algorithm, program.aggregator, found.wire, params, **sizes)
+    if kept is not None:
+        LOG.info("%s", kept)
+    return place(_owned_copy(state), layout)._replace(clients=clients)
 
 
 def bank(one: PyTree, num_clients: int, layout: Layout) -> PyTree:
@@ -238,8 +244,7 @@ def _one_round(
         than="its `init(wire)`",
         remedy="What `begin` adds for one round has to be dropped again.",
     )
-    if aggregator.public_count is None:
-        aggregate = aggregate._replace(num_clients=result.num_clients)
+    aggregate, info = with_aggregate(result, aggregate, aggregator, aggregator_state)
     server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
     checks.same_structure(
         server_state,
@@ -249,7 +254,7 @@ def _one_round(
         remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
     )
     new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients, state.ledger)
-    return new, result.bank, result.info._replace(aggregator=aggregator.metrics(aggregator_state))
+    return new, result.bank, info
 
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.bytes_sent import broadcast
-from fedjaxlite.execution.cohort_pass import one_client_of
+from fedjaxlite.execution.lanes.traced_client import one_client_of
 from fedjaxlite.execution.layout import with_lanes
 from fedjaxlite.execution.one_round import Program
 from fedjaxlite.execution.round_state import RoundState

@@ -5,6 +5,7 @@ live plot is an observer like those in this room:
 
     observer.py   what an observer is told, and what it may answer
     records.py    one dict of plain numbers a round, and the file of JSON lines that holds them
+    left_out.py   whose messages did not count, by name, in a round and over a run
     recovery.py   what a run that goes on makes of a file of records that was damaged
     files.py      records and event files, written round by round
     stopping.py   a target that is reached, a metric that no longer improves
@@ -19,6 +20,7 @@ from fedjaxlite.observers.files import to_jsonl as to_jsonl
 from fedjaxlite.observers.files import to_tensorboard as to_tensorboard
 from fedjaxlite.observers.guards import stop_when_diverged as stop_when_diverged
 from fedjaxlite.observers.guards import stop_when_lost as stop_when_lost
+from fedjaxlite.observers.left_out import left_out as left_out
 from fedjaxlite.observers.observer import History as History
 from fedjaxlite.observers.observer import LastRound as LastRound
 from fedjaxlite.observers.observer import Observer as Observer

@@ -16,6 +16,7 @@ import numpy as np
 
 from fedjaxlite.execution.cohort_pass import PassInfo
 from fedjaxlite.files import replace_text
+from fedjaxlite.observers.left_out import LEFT_OUT, named_in_each
 
 __all__ = ["read"]  # what users need of it: the file of a run, as a list of records
 
@@ -36,6 +37,7 @@ def of_dispatch(
     seconds: float,
     noised: bool = False,
     noised_locally: bool = False,
+    names: np.ndarray | None = None,
 ) -> list[Record]:
     """The records of the rounds of one dispatch.
 
@@ -46,18 +48,23 @@ def of_dispatch(
       seconds: wall time of the whole dispatch, shared equally.
       noised: the chain holds a mechanism of privacy.
       noised_locally: the local training adds noise of its own, for single examples.
+      names: of all clients, `[N]`; None names them by their index.
 
     Returns:
       one dict a round: "round", "selected", "reported", "nonfinite", "examples", the mean metrics of local training
       ("loss" and what the algorithm gives; NaN where no client is in the sum), what the aggregator tells of itself (an
       adaptive clip norm), "bytes_up", "bytes_down", "seconds". A metric whose name is one of these gets the prefix
-      "train_", or "aggregator_". With `noised`, "simulation_only" lists what no guarantee covers: what was measured on
-      the clients past the noise, and what follows from the cohort. One client more or less is what the noise hides, and
-      it would show in a count of clients, in their bytes, and in the time that they took: sums are divided by a fixed
-      number so that the true one need not leave the server. With `noised_locally` alone, it lists what was measured on
-      the clients; how many of them there are is told.
+      "train_", or "aggregator_". Where clients' messages did not count, two lists name them: "nonfinite_clients", and
+      "left_out_clients", which something before a rule left out; `fl.observers.left_out` counts them over rounds. With
+      `noised`, "simulation_only" lists what no guarantee covers: what was measured on the clients past the noise, and
+      what follows from the cohort. One client more or less is what the noise hides, and it would show in a count of
+      clients, in their bytes, and in the time that they took: sums are divided by a fixed number so that the true one
+      need not leave the server. With `noised_locally` alone, it lists what was measured on the clients; how many of
+      them there are is told.
     """
     sent = {name: _per_round(infos.clients, name, num_rounds) for name in ("bytes_up", "bytes_down")}
+    facts = {name: np.asarray(here(infos.clients[name])) for name in ("id", *LEFT_OUT) if name in infos.clients}
+    who = named_in_each(facts, num_rounds, names)
     infos = infos._replace(clients={})
     rows = jax.tree.map(lambda leaf: np.asarray(here(leaf)).reshape((num_rounds,)), infos)
     records = []
@@ -84,10 +91,12 @@ def of_dispatch(
             **{name: int(of_rounds[i]) for name, of_rounds in sent.items()},
             "seconds": seconds / num_rounds,
         }
+        named = {name: of_rounds[i] for name, of_rounds in who.items() if of_rounds[i]}
+        record |= named
         if noised:
-            record["simulation_only"] = [*OF_THE_COHORT, *metrics]
+            record["simulation_only"] = [*OF_THE_COHORT, *metrics, *named]
         elif noised_locally:
-            record["simulation_only"] = ["nonfinite", "examples", *metrics]
+            record["simulation_only"] = ["nonfinite", "examples", *metrics, *named]
         records.append(record)
     return records
 

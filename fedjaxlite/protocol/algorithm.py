@@ -41,12 +41,15 @@ class Aggregate(NamedTuple):
       weight: the total weight, a scalar or a tree prefix of `value`. Zero where nobody reported; `value` is zero then.
       num_clients: int32 scalar, how many clients are in the sum.
       scalars: dict of scalars, the mean of each of the clients' scalars under the same weight as the update.
+      left_out: bool `[K]`, whose messages arrived and were left out by what stands before a rule; None for other
+        chains. A server that sees every message apart knows.
     """
 
     value: PyTree
     weight: Any
     num_clients: Any
     scalars: Mapping[str, Any]
+    left_out: Any = None
 
 
 def _params_of(server_state: Any) -> PyTree:

@@ -13,6 +13,7 @@ from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds, rounds
 from fedjaxlite.execution.layout import Layout, place, resolve, spans_processes
 from fedjaxlite.execution.round_state import RoundState
+from fedjaxlite.execution.side_by_side import Kept, kept_messages
 from fedjaxlite.observers.progress import duration, size
 from fedjaxlite.rehearsal.rehearse import Rehearsal, lanes_asked, rehearse
 from fedjaxlite.rehearsal.roofline import time_of
@@ -59,6 +60,7 @@ class Plan(NamedTuple):
       probes: one for each number of lanes that was tried; none under a target.
       lanes: the fastest of them, for `fl.Execution(lanes=...)`; under a target `Rehearsal.lanes`.
       probe_seconds: what the plan itself took.
+      kept: the messages that a rule needs side by side; None for a sum. `temp_bytes` holds them and what it adds.
       rehearsal: the round compiled for a target, a `rehearsal.rehearse.Rehearsal`; None without one.
     """
 
@@ -77,6 +79,7 @@ class Plan(NamedTuple):
     probe_seconds: float
     rehearsal: Rehearsal | None = None
     entropy_up: float | None = None
+    kept: Kept | None = None
 
     def __str__(self) -> str:
         """A table of what a client sends, what a round costs, and what each number of lanes measured."""
@@ -90,6 +93,7 @@ class Plan(NamedTuple):
             ("data", f"{size(self.data_bytes)} on every device"),
             ("devices", self.devices),
         ]
+        rows += [] if self.kept is None else [("messages kept", str(self.kept))]
         lines = [f"{name:<18} {value}" for name, value in rows]
         lines += ["", *(_table(self) if self.rehearsal is None else str(self.rehearsal).splitlines())]
         seconds = _seconds(self)
@@ -157,8 +161,10 @@ def plan(
     if target is not None:
         rehearsal = rehearse(run, params, population, target=target, lanes_options=lanes_options)
         where = f"{rehearsal.num_devices} x {rehearsal.target.chip.title}, compiled for and not run on"
-        return _plan(run, params, population, num_rounds, rehearsal.state_bytes, where, rehearsal.lanes)._replace(
-            probe_seconds=time.perf_counter() - begin, rehearsal=rehearsal
+        devices = (rehearsal.num_devices, where)
+        return _plan(run, params, population, num_rounds, rehearsal.state_bytes, devices, rehearsal.lanes)._replace(
+            probe_seconds=time.perf_counter() - begin,
+            rehearsal=rehearsal,
         )
     layout = resolve(run.execution, run.sampler.capacity)
     # Processes that probe together have clocks of their own, and have to decide alike.
@@ -179,8 +185,11 @@ def plan(
             break
     where = f"{layout.num_devices} x {layout.devices[0].device_kind}"
     fastest = min(probes, key=lambda probe: probe.seconds_per_round).lanes
-    return _plan(run, params, population, num_rounds, num_bytes(state), where, fastest)._replace(
-        probes=tuple(probes), probe_seconds=time.perf_counter() - begin, entropy_up=_entropy(run, state, population)
+    devices = (layout.num_devices, where)
+    return _plan(run, params, population, num_rounds, num_bytes(state), devices, fastest)._replace(
+        probes=tuple(probes),
+        probe_seconds=time.perf_counter() - begin,
+        entropy_up=_entropy(run, state, population),
     )
 
 
@@ -196,11 +205,12 @@ def _plan(
     population: Population,
     num_rounds: int | None,
     state_bytes: int,
-    where: str,
+    devices: tuple[int, str],
     lanes: int,
 ) -> Plan:
     """What follows by arithmetic, wherever the run goes."""
-    traffic = run.traffic(params, population)
+    traffic, wire = run.traffic(params, population), run.wire(params, population)
+    sizes = {"num_clients": population.num_clients, "num_devices": devices[0]}
     return Plan(
         num_params=sum(int(np.size(leaf)) for leaf in jax.tree.leaves(params)),
         num_clients=population.num_clients,
@@ -211,10 +221,11 @@ def _plan(
         local_steps=_local_steps(run, population),
         state_bytes=state_bytes,
         data_bytes=num_bytes(population),
-        devices=where,
+        devices=devices[1],
         probes=(),
         lanes=lanes,
         probe_seconds=0.0,
+        kept=kept_messages(run.algorithm, run.aggregator, wire, params, **sizes),
     )
 
 

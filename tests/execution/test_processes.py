@@ -25,7 +25,7 @@ def digests(process: subprocess.Popen) -> list[str]:
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     # What connects the processes may print lines of its own, empty ones too.
-    return [line for line in output.splitlines() if line.startswith(("plain ", "stateful ", "noised "))]
+    return [line for line in output.splitlines() if line.startswith(("plain ", "stateful ", "ruled ", "noised "))]
 
 
 @pytest.mark.whole
@@ -36,8 +36,8 @@ def test_two_processes_give_the_bits_of_one():
     pair = [launch(i, 2, 2, port) for i in range(2)]
     first, second = (digests(process) for process in pair)
     alone = digests(launch(0, 1, 4, 0))
-    assert len(alone) == 3
+    assert len(alone) == 4
     assert first == second
-    assert first[:2] == alone[:2]
+    assert first[:3] == alone[:3]
     # A secret, which the first process draws for both: the next run has another one.
-    assert first[2] != alone[2]
+    assert first[3] != alone[3]

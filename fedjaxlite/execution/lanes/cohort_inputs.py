@@ -1,6 +1,8 @@
 """What lanes read of a cohort, and where the results of its clients go."""
 
+import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -23,11 +25,27 @@ class Part(NamedTuple):
       summed: pytree that is added over clients.
       stacked: pytree that is kept apart, one row per slot of the cohort.
       state: pytree, what the client keeps.
+      held: pytree of floats that this device keeps apart, one row for each of its clients.
     """
 
     summed: PyTree
     stacked: PyTree
     state: PyTree
+    held: PyTree = ()
+
+
+class Held(NamedTuple):
+    """Where a device keeps what its clients gave, apart from each other, flat and in pieces of one size.
+
+    Attributes:
+      rows: static, how many it has room for.
+      pieces: static, of each; zeros fill up the last.
+      at: int32 `[K]`, each slot's row; `rows` for a slot that another device trains. None where rows are slots.
+    """
+
+    rows: int
+    pieces: int
+    at: jax.Array | None
 
 
 Task = Callable[[ClientData, PyTree, jax.Array, jax.Array, jax.Array], Part]
@@ -44,6 +62,7 @@ class Inputs(NamedTuple):
       key: the round's client key.
       noise: the round's key for noise that clients draw.
       alike: static, whether all clients are known to have as many examples and to do all of their work.
+      held: where what is kept apart goes; None where nothing is.
     """
 
     population: Population
@@ -53,6 +72,7 @@ class Inputs(NamedTuple):
     key: jax.Array
     noise: jax.Array
     alike: bool = False
+    held: Held | None = None
 
 
 class Results(NamedTuple):
@@ -62,11 +82,13 @@ class Results(NamedTuple):
       summed: pytree, the sum over clients.
       stacked: pytree of `[K, ...]`, this device's rows filled and zeros elsewhere.
       bank: pytree with a leading axis of this device's clients, what they keep.
+      held: pytree of float32 `[rows * pieces, entries]`, this device's clients'; zeros in spare rows and past an end.
     """
 
     summed: PyTree
     stacked: PyTree
     bank: PyTree
+    held: PyTree = ()
 
 
 def everyone(inputs: Inputs, schedule: Schedule) -> LaneArgs:
@@ -142,11 +164,12 @@ def one_client(task: Task, inputs: Inputs, layout: Layout, lanes: LaneArgs | Non
     return work
 
 
-def nothing_yet(part: Part, capacity: int, bank: PyTree) -> Results:
+def nothing_yet(part: Part, inputs: Inputs, bank: PyTree) -> Results:
     """Results before the first client; `part` holds the shapes of one client's."""
+    capacity = inputs.cohort.ids.shape[0]
     summed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.summed)
     stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), part.stacked)
-    return Results(summed, stacked, bank)
+    return Results(summed, stacked, bank, jax.tree.map(partial(_rows_for, inputs.held), part.held))
 
 
 def with_parts(results: Results, parts: Part, slot: jax.Array, done: jax.Array, inputs: Inputs) -> Results:
@@ -160,7 +183,31 @@ def with_parts(results: Results, parts: Part, slot: jax.Array, done: jax.Array, 
     bank = jax.tree.map(
         lambda all_, new: _write(all_, jnp.where(done, rows, all_.shape[0]), new), results.bank, parts.state
     )
-    return Results(summed, stacked, bank)
+    return Results(summed, stacked, bank, _with_held(results.held, parts.held, slot, done, inputs.held))
+
+
+def _rows_for(where: Held | None, leaf: Any) -> jax.Array:
+    """Zeros for one leaf of what is kept apart."""
+    rows, pieces = (0, 1) if where is None else (where.rows, where.pieces)
+    return jnp.zeros((rows * pieces, -(-math.prod(leaf.shape) // pieces)), jnp.float32)
+
+
+def _with_held(held: PyTree, new: PyTree, slot: jax.Array, done: jax.Array, where: Held | None) -> PyTree:
+    if where is None:
+        return held
+    row = jnp.where(done, slot if where.at is None else read(where.at, slot), where.rows)
+
+    # Each piece is a row of its own: on chips that keep arrays in tiles, reshaping all of them would be a copy.
+    def write(table: jax.Array, new: jax.Array) -> jax.Array:
+        flat, share = new.reshape((new.shape[0], -1)).astype(table.dtype), table.shape[1]
+        for piece in range(where.pieces):  # filling the last one up would be a copy of the message
+            some = flat[:, piece * share : (piece + 1) * share]
+            place = row * where.pieces + piece
+            here = table.at[place] if some.shape[1] == share else table.at[place, : some.shape[1]]
+            table = here.set(some, mode="drop", wrap_negative_indices=False)
+        return table
+
+    return jax.tree.map(write, held, new)
 
 
 def over_lanes(fn: Callable[..., Any], layout: Layout) -> Callable[..., Any]:

@@ -56,7 +56,7 @@ def run_lanes(
     whole = one_client(task, inputs, layout, None)
     static = layout.execution.max_steps is not None or jax.config.values["jax_disable_jit"]
     found = TakenApart(None, None, jax.eval_shape(whole, one)) if static else take_apart(whole, one)
-    results, program = nothing_yet(found.shapes, inputs.cohort.ids.shape[0], bank), found.program
+    results, program = nothing_yet(found.shapes, inputs, bank), found.program
     if program is None:
 
         def together(place: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
@@ -83,7 +83,7 @@ def _waves(
     schedule: Schedule,
     layout: Layout,
 ) -> Results:
-    lanes, capacity = layout.lanes, inputs.cohort.ids.shape[0]
+    lanes, capacity = layout.lanes, schedule.order.shape[0]
 
     def wave(index: jax.Array, results: Results) -> Results:
         place = jnp.asarray(index, jnp.int32) * lanes + jnp.arange(lanes, dtype=jnp.int32)
