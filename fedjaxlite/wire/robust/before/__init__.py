@@ -1,0 +1,7 @@
+"""What is done to all messages before a rule.
+
+    nnm.py bucketing.py arc.py   mixing, buckets, clipping, on the server's side of the wire
+    worker_momentum.py           averages over rounds, at the client
+
+What comes in: what makes messages easier to tell apart, and leaves the choice to the rule behind it.
+"""
