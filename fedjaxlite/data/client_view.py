@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjaxlite import checks
+from fedjaxlite.data.changed_batches import Change, one_after_the_other
 from fedjaxlite.data.local_loop import run_steps
 from fedjaxlite.data.population import Population
 from fedjaxlite.platforms import default_platform, platform_of
@@ -17,7 +18,7 @@ from fedjaxlite.shuffle import shuffled, unrolling
 PyTree = Any
 Step = Callable[[PyTree, dict[str, jax.Array], jax.Array, jax.Array], PyTree]
 # Fixed fold_ins of a client's key: what one purpose draws never depends on what another does.
-SHUFFLE, LOCAL, ENCODE = 0, 1, 2
+SHUFFLE, LOCAL, ENCODE, CHANGE = 0, 1, 2, 3
 
 
 class Wave(NamedTuple):
@@ -71,6 +72,7 @@ class ClientData:
       wave: what its lanes share.
       noise: a key for noise that protects the client's examples, a function of the run's noise key, the round and the
         id; None outside of a run.
+      change: what is done to every batch as it is drawn, or None; see `with_change`.
     """
 
     features: Mapping[str, jax.Array]
@@ -81,6 +83,7 @@ class ClientData:
     key: jax.Array
     wave: Wave
     noise: jax.Array | None = None
+    change: Change | None = None
 
     def batches(
         self, *, batch_size: int, epochs: Any = None, steps: Any = None, shuffle: bool = True, stream: int = 0
@@ -112,7 +115,10 @@ class ClientData:
         return Batches(self, batch_size, epochs, steps, shuffle, stream)
 
     def of(self, population: Population) -> "ClientData":
-        """The same client's examples in another population with the same clients, such as its own test set."""
+        """The same client's examples in another population with the same clients, such as its own test set.
+
+        What changes batches of this view does not change those of the other: nobody augments a test set.
+        """
         population = jax.tree.map(jnp.asarray, population)  # it may lie on the host still
 
         def sizes(ids: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -122,12 +128,40 @@ class ClientData:
         offset, num_examples = sizes(self.id)
         sizes_of_all = {"max_size": population.max_size, "mean_size": mean_size(population)}
         wave = self.wave._replace(num_examples=sizes(self.wave.ids)[1], **sizes_of_all)
-        return replace(self, features=population.features, offset=offset, num_examples=num_examples, wave=wave)
+        features = population.features
+        return replace(self, features=features, offset=offset, num_examples=num_examples, wave=wave, change=None)
 
     def with_work(self, work: Any) -> "ClientData":
         """The same view with another share of local steps, for all lanes alike: `with_work(1.0)` ignores stragglers."""
         everyone = jnp.full(self.wave.work.shape, work, jnp.float32)
         return replace(self, work=jnp.asarray(work, jnp.float32), wave=self.wave._replace(work=everyone))
+
+    def with_change(self, change: Change) -> "ClientData":
+        """The same view, every batch of which goes through a function as it is drawn: augmentation, or poison.
+
+        No array of the population changes, and whatever computes on batches (local steps, full gradients) sees them
+        changed. A program without a change is what it would be if there were none.
+
+        Args:
+          change: `change(batch, examples, key) -> batch`; `batch` is a dict of `[B, ...]` without the mask, `examples`
+            int32 `[B]` says which of the client's examples its rows are, from 0 on, and `key` is a fixed function of
+            the client's key, the batches' stream and the step. It returns the same names with as many rows. Of two
+            changes the one that was asked for first comes first: it is nearer to the data.
+
+        Raises:
+          TypeError: if `change` cannot be called so. When a batch is drawn, TypeError and ValueError for other names or
+            another number of rows.
+
+        Example:
+          >>> import jax, numpy as np, fedjaxlite as fl
+          >>> people = fl.Population.from_arrays({"x": np.float32([1, 3, 10])}, client_ids=[0, 0, 1])
+          >>> data = client_view(people, 0, key=jax.random.key(0))
+          >>> double = data.with_change(lambda batch, examples, key: {"x": 2 * batch["x"]})
+          >>> double.batches(batch_size=2, epochs=1, shuffle=False).batch(0)[0]["x"].tolist()
+          [2.0, 6.0]
+        """
+        checks.is_function_of("batch", "examples", "key", change=change)
+        return replace(self, change=one_after_the_other(self.change, change))
 
 
 def client_view(population: Population, client: Any, *, key: jax.Array) -> ClientData:
@@ -201,7 +235,11 @@ class Batches:
         computed on them can be infinite where the client's own examples are not, and they are masked in every loss.
         """
         rows, mask = self._places(step, self._seed())
-        return {**self._read(rows, self.data.features), "mask": mask}, mask
+        batch = self._read(rows, self.data.features)
+        key = self._change_key()
+        if key is not None:
+            batch = self._changed(batch, rows, jax.random.fold_in(key, jnp.asarray(step, jnp.int32)))
+        return {**batch, "mask": mask}, mask
 
     def _seed(self) -> jax.Array | None:
         """What the orders follow from, uint32 `[2]`; None where every batch is all of a client's examples."""
@@ -209,6 +247,17 @@ class Batches:
             return None
         key = jax.random.fold_in(jax.random.fold_in(self.data.key, SHUFFLE), self.stream)
         return jax.random.bits(key, (2,), jnp.uint32)
+
+    def _change_key(self) -> jax.Array | None:
+        """What the keys of the batches' change follow from; None where nothing changes them."""
+        if self.data.change is None:
+            return None
+        return jax.random.fold_in(jax.random.fold_in(self.data.key, CHANGE), self.stream)
+
+    def _changed(self, batch: dict[str, jax.Array], rows: jax.Array, key: jax.Array | None) -> dict[str, jax.Array]:
+        if self.data.change is None or key is None:
+            return batch
+        return dict(self.data.change(batch, rows - self.data.offset, key))
 
     def _places(self, step: jax.Array, seed: jax.Array | None) -> tuple[jax.Array, jax.Array]:
         """The rows of a step's batch in the packed features, int32 `[B]`, and its mask."""
@@ -252,19 +301,20 @@ class Batches:
         """
         key = jax.random.fold_in(jax.random.fold_in(self.data.key, LOCAL), self.stream)
 
-        seed = self._seed()
+        seed, to_change = self._seed(), self._change_key()
         # Labels and the like, one entry a row, are read ahead too.
         ahead = [name for name, feature in self.data.features.items() if feature.ndim == 1]
         behind = [name for name in self.data.features if name not in ahead]
 
         def draw(index: jax.Array) -> tuple[Any, ...]:
             rows, mask = self._places(index, seed)
-            return rows, mask, self._read(rows, ahead), jax.random.fold_in(key, index)
+            changing = None if to_change is None else jax.random.fold_in(to_change, index)
+            return rows, mask, self._read(rows, ahead), jax.random.fold_in(key, index), changing
 
         def body(_: jax.Array, drawn: tuple[Any, ...], carry: PyTree) -> PyTree:
-            rows, mask, read, own = drawn
+            rows, mask, read, own, changing = drawn
             batch = {**self._read(rows, behind), **read}
-            batch = {name: batch[name] for name in self.data.features}
+            batch = self._changed({name: batch[name] for name in self.data.features}, rows, changing)
             return step(carry, {**batch, "mask": mask}, mask, own)
 
         return run_steps(self.data, self._count, draw, body, carry)
