@@ -86,10 +86,10 @@ def sampler() -> fl.Sampler:
 def missing() -> list[str]:
     """The public codecs, functions that return an `fl.Aggregator`, that no chain is named after."""
     named = {name.partition("/")[0] for name in CHAINS} | {"chain", "clip_by_global_norm"}  # these two are in others
-    named |= {"measure_entropy"}  # changes nothing
+    named |= {"measure_entropy", "rule", "restack"}  # changes nothing; what fl.robust is made of
     makers = (
         name
-        for module in (fl, privacy, compression)
+        for module in (fl, privacy, compression, fl.robust, fl.attacks)
         for name in module.__all__
         if inspect.isfunction(thing := getattr(module, name)) and thing.__annotations__.get("return") is fl.Aggregator
     )
@@ -129,4 +129,48 @@ def _behind_a_mean(make: Callable[[], tuple[fl.Aggregator, ...]]) -> Callable[[]
     return lambda: fl.chain(fl.mean(), *make())
 
 
-CHAINS |= {name: _behind_a_mean(make) for name, make in CODECS.items() if name not in CHAINS}
+RULES: dict[str, Callable[[], tuple[fl.Aggregator, ...]]] = {
+    "robust_mean": lambda: (fl.robust.mean(),),
+    "geometric_median": lambda: (fl.robust.geometric_median(),),
+    "centered_clipping": lambda: (fl.robust.centered_clipping(0.5, steps=2),),
+    "dnc": lambda: (fl.robust.dnc(f=1, coordinates=20),),
+    "norm_filter": lambda: (fl.robust.norm_filter(10.0), fl.robust.mean()),
+    "worker_momentum": lambda: (fl.robust.worker_momentum(0.9), fl.robust.mean()),
+    "fl_trust": lambda: (fl.robust.fl_trust(server=0),),
+    "zeno_pp": lambda: (fl.robust.zeno_pp(server=0, rho=0.1, epsilon=0.01),),
+    "one_of": lambda: (fl.robust.one_of([fl.robust.median(), [fl.robust.nnm(f=1), fl.robust.mean()]], 1),),
+    "krum": lambda: (fl.robust.krum(f=0),),
+    "krum/byzfl": lambda: (fl.robust.krum(f=1, neighbors="byzfl"),),
+    "multi_krum": lambda: (fl.robust.multi_krum(f=1, neighbors="byzfl"),),
+    "bulyan": lambda: (fl.robust.bulyan(f=0),),
+    "mda": lambda: (fl.robust.mda(f=1),),
+    "monna": lambda: (fl.robust.monna(f=1, pivot=2),),
+    "nnm": lambda: (fl.robust.nnm(f=1), fl.robust.mean()),
+    "arc": lambda: (fl.robust.arc(f=1), fl.robust.mean()),
+    "bucketing": lambda: (fl.robust.bucketing(size=2), fl.robust.mean()),
+    "median": lambda: (fl.robust.median(),),
+    "median/weighted": lambda: (fl.robust.median(weighted=True),),
+    "trimmed_mean": lambda: (fl.robust.trimmed_mean(f=1),),
+    "trimmed_mean/weighted": lambda: (fl.robust.trimmed_mean(f=1, weighted=True),),
+    "meamed": lambda: (fl.robust.meamed(f=1),),
+    "rlr": lambda: (fl.robust.rlr(threshold=2),),
+}
+"""Every rule of `fl.robust`, as it stands behind a mean."""
+
+BAD = (1, 7, 9)
+"""Who is bad of the population."""
+
+ATTACKS: dict[str, Callable[[], tuple[fl.Aggregator, ...]]] = {
+    "alie": lambda: (fl.attacks.alie(BAD), fl.robust.mean()),
+    "ipm": lambda: (fl.attacks.ipm(BAD, scale=0.5), fl.robust.mean()),
+    "min_max": lambda: (fl.attacks.min_max(BAD), fl.robust.mean()),
+    "min_sum": lambda: (fl.attacks.min_sum(BAD, direction="unit"), fl.robust.mean()),
+    "mimic": lambda: (fl.attacks.mimic(BAD, warm_up=2), fl.robust.mean()),
+    "optimal_alie": lambda: (fl.attacks.optimal_alie(BAD, fl.robust.mean(), evaluations=4), fl.robust.mean()),
+    "optimal_ipm": lambda: (fl.attacks.optimal_ipm(BAD, fl.robust.mean(), evaluations=4), fl.robust.mean()),
+    "one_of/attacks": lambda: (fl.attacks.one_of([fl.attacks.alie(BAD), fl.attacks.ipm(BAD)], 1), fl.robust.mean()),
+    "judged": lambda: (fl.attacks.judged(fl.robust.mean(), BAD),),
+}
+"""Every attack by all messages of a round, before a rule, as they stand behind a mean."""
+
+CHAINS |= {name: _behind_a_mean(make) for name, make in (CODECS | RULES | ATTACKS).items() if name not in CHAINS}

@@ -302,8 +302,8 @@ class TestOrders:
         mask = fl.Aggregator(role="mask", name="mask")
         self.refuses(fl.mean(), mask, fl.clip_by_value(1.0), text="has clip_by_value behind the mask mask.*before it")
         stack = fl.stack(lambda values, weights, present: values)
-        self.refuses(fl.mean(), mask, stack, text="has stack behind the mask mask")
-        self.refuses(fl.mean(), stack, fl.clip_by_value(1.0), text="has clip_by_value behind stack, which needs every")
+        self.refuses(fl.mean(), mask, stack, text="has both mask and stack: behind a mask the server sees a sum")
+        self.refuses(fl.mean(), stack, fl.clip_by_value(1.0), text="has clip_by_value behind stack, which makes one")
         self.refuses(fl.mean(over=4), stack, text=r"`stack` is not a sum, so mean\(over=4\) has nothing to divide")
 
     def test_chains_of_chains_are_one_chain(self) -> None:

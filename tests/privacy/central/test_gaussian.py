@@ -278,7 +278,7 @@ class TestRefusals:
             ),
             (
                 (gaussian(clip_norm=1.0, noise_multiplier=1.0), fl.stack(lambda v, w, p: v)),
-                "is not a sum",
+                "`gaussian` adds its noise to a sum of updates, and this chain ends with a rule that is no sum",
             ),
         ],
     )

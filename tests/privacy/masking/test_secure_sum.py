@@ -244,7 +244,7 @@ class TestRefused:
         self.built(fl.mean(), CLIP, secure_sum(), CLIP, text=text)
         middle = fl.stack(lambda value, present, weight: value)
         self.built(
-            fl.mean(), CLIP, secure_sum(), middle, text="has stack behind the mask mask; a masked message cannot"
+            fl.mean(), CLIP, secure_sum(), middle, text="has both mask and stack: behind a mask the server sees a sum"
         )
         self.built(
             fl.mean(), CLIP, mask(),
