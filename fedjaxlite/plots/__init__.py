@@ -10,6 +10,8 @@ What comes in: pictures of what other rooms give as numbers; nothing is computed
 """
 
 from fedjaxlite.plots.across_clients import clients as clients
+from fedjaxlite.plots.backdoors import backdoor as backdoor
+from fedjaxlite.plots.heat import heat_map as heat_map
 from fedjaxlite.plots.judgments import confusion as confusion
 from fedjaxlite.plots.judgments import reliability as reliability
 from fedjaxlite.plots.over_rounds import accuracy_against_bytes as accuracy_against_bytes
@@ -24,10 +26,12 @@ from fedjaxlite.plots.who import partition as partition
 __all__ = [
     "accuracy_against_bytes",
     "accuracy_against_epsilon",
+    "backdoor",
     "clients",
     "confusion",
     "curves",
     "epsilon",
+    "heat_map",
     "participation",
     "partition",
     "reconstructions",

@@ -13,7 +13,10 @@ from small_runs import go
 import fedjaxlite as fl
 
 ROOT = Path(__file__).resolve().parents[2]
-LOGGERS = ("fedjaxlite.training", "fedjaxlite.observers", "fedjaxlite.trackers", "fedjaxlite.sweeps")
+LOGGERS = (
+    *("fedjaxlite.training", "fedjaxlite.observers", "fedjaxlite.trackers", "fedjaxlite.sweeps"),
+    "fedjaxlite.execution",
+)
 
 
 def said(caplog) -> list[tuple[str, int, str]]:

@@ -410,11 +410,22 @@ def every_figure(**options):
         "curves": plots.curves(run, title=12 * "a long title ", **options),
         "accuracy_against_bytes": plots.accuracy_against_bytes(run, **options),
         "accuracy_against_epsilon": plots.accuracy_against_epsilon({"a": [0.5, 0.7]}, [1, 2], **options),
+        "backdoor": plots.backdoor(
+            {"a": {"success": [0.1, 0.2], "accuracy": [0.9, 0.8]}}, images={"clean": np.ones((4, 4))}, **options
+        ),
         "clients": plots.clients({"a": [0.5, 0.7]}, **options),
         "epsilon": plots.epsilon(run, **options),
+        # this one, `confusion` and `reconstructions` never have a legend
+        "heat_map": plots.heat_map(
+            [[0.5, 0.7]],
+            ["a row with a long name"],
+            ["x", "y"],
+            label="accuracy",
+            ylabel="rule",
+            **{name: value for name, value in options.items() if name != "legend"},
+        ),
         "participation": plots.participation([[0, 1], [1, 2]], 3, **options),
         "partition": plots.partition(people, **options),
-        # this one and `confusion` never have a legend
         "reconstructions": plots.reconstructions(
             {"original": np.ones((2, 4, 4))}, **{name: value for name, value in options.items() if name != "legend"}
         ),
@@ -445,7 +456,9 @@ def test_every_figure_is_complete_and_shows_in_a_notebook(tmp_path):
 def test_legends_can_be_left_out_of_every_figure():
     drawn = every_figure(legend=False)
     for name, figure in every_figure().items():
-        assert any(axis.get_legend() for axis in figure.axes) == (name not in ("reconstructions", "confusion")), name
+        assert any(axis.get_legend() for axis in figure.axes) == (
+            name not in ("reconstructions", "confusion", "heat_map")
+        ), name
         assert not any(axis.get_legend() for axis in drawn[name].axes), name
         assert len(drawn[name].axes) == len(figure.axes)
     people = fl.Population.from_arrays({"y": [0, 0, 1, 1]}, client_ids=["a", "a", "b", "b"])

@@ -79,3 +79,31 @@ def test_a_curve_of_a_classifier_has_linear_axes():
 def test_what_cannot_be_drawn_is_refused(call, error, text):
     with pytest.raises(error, match=text):
         call()
+
+
+def test_a_heat_map_shows_every_number_and_leaves_out_what_is_none():
+    values = [[90.0, 11.04], [np.nan, 80.0]]
+    axis = plots.heat_map(values, ["mean", "median"], ["1", "3"], xlabel="bad", ylabel="rule", title="iid").axes[0]
+    assert cells(axis) == ["90.0", "11.0", "80.0"]
+    assert [label.get_text() for label in axis.get_yticklabels()] == ["mean", "median"]
+    assert axis.images[0].get_clim() == (11.04, 90.0)
+    # The numbers can be read on their shades.
+    assert [text.get_color() for text in axis.texts] == ["black", "white", "black"]
+    seeds = plots.heat_map([[[0.0]], [[1.0]]], ["a"], ["b"], limits=(0, 2), digits=2).axes[0]
+    assert cells(seeds) == ["0.50"]
+    assert seeds.images[0].get_clim() == (0, 2)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "text"),
+    [
+        (lambda: plots.heat_map([[1.0]], ["a", "b"], ["c"]), ValueError, r"shape \[1, 1\], and there are 2 rows and 1"),
+        (lambda: plots.heat_map([["x"]], ["a"], ["c"]), TypeError, "`values` is "),
+        (lambda: plots.heat_map([[1.0]], "a", ["c"]), TypeError, "`rows` is 'a'; expected a list of labels"),
+        (lambda: plots.heat_map([[1.0]], ["a"], []), TypeError, r"`columns` is \[\]; expected a list of labels"),
+        (lambda: plots.heat_map([[1.0]], ["a"], ["c"], limits=(1, 0)), ValueError, "`limits` is .*the least first"),
+    ],
+)
+def test_a_heat_map_refuses_what_does_not_fit(call, error, text):
+    with pytest.raises(error, match=text):
+        call()
