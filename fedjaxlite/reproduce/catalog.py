@@ -41,12 +41,16 @@ TABLES = {
     "compression": Entry(
         "studies.compression", "compression", "accuracy against bytes: every codec (MNIST, Shakespeare)"
     ),
+    "backdoor": Entry(
+        "studies.backdoor", "backdoor", "model replacement under robust rules: success and accuracy (MNIST)"
+    ),
     "reddi2021": Entry("papers.reddi2021", "reddi2021", "FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi on three tasks"),
     "andrew2021": Entry("papers.andrew2021", "andrew2021", "adaptive clipping against fixed clip norms (MNIST)"),
     "kairouz2021": Entry("papers.kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),
     "kairouz2021-text": Entry("papers.kairouz2021", "kairouz2021_text", "accuracy against epsilon (Shakespeare)"),
     "leak-digits": Entry("studies.leak", "leak_digits", "images put together from what a server sees (digits)"),
     "leak-mnist": Entry("studies.leak", "leak_mnist", "images put together from what a server sees (MNIST)"),
+    "robust": Entry("studies.robust", "robust", "rules against attacks: attacks, rules, f, heterogeneity (MNIST)"),
     "leak-members": Entry(
         "studies.leak_members", "leak_members", "who took part, from the model and from a sum (digits)"
     ),

@@ -35,7 +35,9 @@ def call(*arguments: object, code: int = 0) -> str:
 # Every table.
 
 
-@pytest.mark.parametrize("name", list(catalog.TABLES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name == "robust" else ()) for name in catalog.TABLES]
+)
 @pytest.mark.whole
 def test_a_table_runs_and_leaves_everything(name, tmp_path) -> None:
     told = call(name, "--smoke", "--seeds", 2, "--out", tmp_path)
