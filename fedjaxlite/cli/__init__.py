@@ -2,8 +2,9 @@
 
     app.py         the commands                            commands.py reproduction.py   what they do
     options/       a run's options and their help          settings.py   all of them as one record, and in config.toml
-    signatures.py  words for functions and arguments       parse.py named.py compress.py   from texts to objects
-    methods/       the methods, what each takes and costs  loading.py build.py   from settings to the objects of a run
+    signatures.py  words for functions and arguments       loading.py build.py   from settings to the objects of a run
+    parse.py named.py compress.py robust.py                from texts to objects
+    methods/       the methods, what each takes and costs
     private_run.py noise, budgets and what is told of them
 
 What comes in: what turns a command line into calls of public functions, and their results into lines of text.

@@ -32,6 +32,7 @@ _EXAMPLES = "\n\n".join(
         "fedjaxlite run --dataset shakespeare --clients 50 --rounds 20",
         "fedjaxlite run --algorithm scaffold --client-lr 0.05 --set server_lr=0.5",
         "fedjaxlite run --algorithm ditto --set lam=0.1 --personal-eval",
+        "fedjaxlite run --robust trimmed_mean:f=3 --before nnm:f=3 --attack alie --bad 3 --cohort 20",
         "fedjaxlite run --resume runs/adam --rounds 200",
         "fedjaxlite run --config runs/adam/config.toml --seed 1",
     ]

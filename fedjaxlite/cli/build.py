@@ -7,7 +7,7 @@ import jax
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.cli import compress, methods, named, parse, private_run
+from fedjaxlite.cli import compress, methods, named, parse, private_run, robust
 from fedjaxlite.cli.loading import NATURAL, Data, is_own
 from fedjaxlite.cli.loading import load as load
 from fedjaxlite.cli.settings import Settings
@@ -64,9 +64,10 @@ def filled(settings: Settings) -> Settings:
     private = settings.noise_multiplier is not None or settings.epsilon is not None
     settings = settings._replace(
         sampler=settings.sampler or ("poisson" if private else "uniform"),
-        aggregator=settings.aggregator or ("mean" if private else "weighted"),
+        aggregator=settings.aggregator or ("mean" if private or settings.robust else "weighted"),
     )
     private_run.check(settings)
+    robust.check(settings)
     own = is_own(settings.dataset)
     if settings.clients is None and settings.partition != "natural" and not own:
         settings = settings._replace(clients=100)
@@ -130,7 +131,7 @@ def algorithm_of(
       ValueError: for what does not fit the method.
     """
     made = methods.algorithm_of(_method(settings), settings, loss_fn, _facts(settings, population, model), overrides)
-    return compress.on_the_way_down(settings, made)
+    return compress.on_the_way_down(settings, robust.on_algorithm(settings, made, population))
 
 
 def rounds_of(settings: Settings, algorithm: fl.Algorithm, population: fl.Population) -> fl.Rounds:
@@ -138,7 +139,9 @@ def rounds_of(settings: Settings, algorithm: fl.Algorithm, population: fl.Popula
     return fl.rounds(
         algorithm,
         sampler=parse.sampler(settings, population.num_clients),
-        aggregator=parse.aggregator(settings, population, compress.on_the_way_up(settings)),
+        aggregator=parse.aggregator(
+            settings, population, (*compress.on_the_way_up(settings), *robust.on_rows(settings, population))
+        ),
         execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
     )
 
@@ -181,6 +184,10 @@ def evaluations_of(settings: Settings, loss_fn: Any, data: Data, *, model: Any =
         execution = fl.Execution(lanes=settings.lanes, devices=settings.devices)
         loss = methods.loss_of(method, arguments, loss_fn)
         evaluate["clients"] = fl.evaluate_clients(loss, data.own_test, execution=execution)
+    stamped = robust.triggered(settings, data.test)
+    if stamped is not None:
+        found = methods.evaluations(method, arguments, loss_fn, stamped)
+        evaluate |= {"backdoor" if name == "test" else f"backdoor_{name}": value for name, value in found.items()}
     return evaluate
 
 

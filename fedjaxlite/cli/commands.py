@@ -13,7 +13,7 @@ import jax
 import typer
 
 import fedjaxlite as fl
-from fedjaxlite.cli import build, named, private_run, sweeping
+from fedjaxlite.cli import build, named, private_run, robust, sweeping
 from fedjaxlite.cli.settings import Settings, to_arguments
 from fedjaxlite.datasets.folders import cache_folder
 from fedjaxlite.observers.progress import duration, size
@@ -46,6 +46,9 @@ def run(settings: Settings) -> None:
             Path(out).rmdir()  # where it is empty
         raise
     target = {"accuracy": settings.target_accuracy} if settings.target_accuracy is not None else None
+    attacked = robust.told(settings, job.population.num_clients)
+    if attacked and settings.progress:
+        typer.echo(attacked)
     try:
         history = train(
             job.rounds,
@@ -122,6 +125,8 @@ def plan(settings: Settings, target: str | None = None) -> None:
     settings = _with_machine(settings)
     job = build.job(settings)
     typer.echo(str(make_plan(job.rounds, job.params, job.population, num_rounds=settings.rounds)))
+    if attacked := robust.told(job.settings, job.population.num_clients):
+        typer.echo(attacked)
 
 
 def _rehearse(settings: Settings, target: str) -> None:
@@ -201,6 +206,8 @@ def _conclude(history: History, job: build.Job, folder: RunFolder) -> None:
     last = kept[-1]
     for told in _quality(kept, job.num_test):
         typer.echo(told)
+    if attacked := robust.told(job.settings, job.population.num_clients):
+        typer.echo(attacked)
     if "epsilon" in last:
         typer.echo(private_run.told(last, job.settings))
     sent = [sum(record[name] for record in kept) for name in ("bytes_up", "bytes_down")]
@@ -228,6 +235,8 @@ def _quality(kept: Sequence[Mapping[str, Any]], num_test: int) -> list[str]:
             f"test loss {final['test_loss']:.4g} on {num_test:,} examples after {final['round']} rounds "
             f"(best {best['test_loss']:.4g} at round {best['round']})"
         )
+    if stamped := [record for record in kept if "backdoor_accuracy" in record]:
+        told.append(f"backdoor: {stamped[-1]['backdoor_accuracy']:.2%} of triggered examples are taken for the target")
     for name, shown in (("own_accuracy", "{:.2%}"), ("own_loss", "{:.4g}")):
         own = [record for record in kept if name in record]
         if own:

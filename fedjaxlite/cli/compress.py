@@ -48,13 +48,7 @@ def _codec(option: str, text: str) -> fl.Aggregator:
     word, _, rest = text.partition(":")
     table = known()
     name = signatures.chosen(option, word, table)
-    parameters = signatures.parameters_of(table[name])
-    given = signatures.arguments_of(option, text, name, parameters, rest)
-    signatures.check_complete(option, name, parameters, given)
-    try:
-        return table[name](**given)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{option} {text}: {error}") from None
+    return signatures.called(option, text, name, table[name], rest)
 
 
 def on_the_way_up(settings: Settings) -> tuple[fl.Aggregator, ...]:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
-from fedjaxlite.cli.options import learning, running, wire
+from fedjaxlite.cli.options import bad_clients, learning, running, wire
 from fedjaxlite.training import run_config
 
 _NOT_KEPT = ("out", "resume", "accept_changes", "config", "progress", "debug", "compile_cache")
@@ -46,6 +46,10 @@ class Settings(NamedTuple):
     compress_down: wire.CompressDown = None
     secure_sum: wire.SecureSum = False
     measure_entropy: wire.MeasureEntropy = False
+    robust: bad_clients.Robust = None
+    before: bad_clients.Before = None
+    attack: bad_clients.Attack = None
+    bad: bad_clients.Bad = None
     noise_multiplier: wire.NoiseMultiplier = None
     epsilon: wire.Epsilon = None
     max_epsilon: wire.MaxEpsilon = None

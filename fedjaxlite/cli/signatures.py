@@ -104,6 +104,40 @@ def check_complete(option: str, name: str, parameters: Mapping[str, inspect.Para
         raise ValueError(f"{option} names {name} without {', '.join(left)}; write {name}:{','.join(left).upper()}.")
 
 
+def called(
+    option: str,
+    text: str,
+    name: str,
+    function: Callable[..., Any],
+    words: str,
+    *,
+    told: Mapping[str, Any] | None = None,
+    read: Reader | None = None,
+) -> Any:
+    """What a function gives for arguments behind a colon; what it refuses is told with the option in front.
+
+    Args:
+      option: whose text it is, for messages.
+      text: all of it, for messages.
+      name: the function's.
+      function: it.
+      words: such as "f=3,iterations=5".
+      told: arguments that do not come from the text.
+      read: as in `arguments_of`.
+
+    Raises:
+      ValueError: for arguments that it does not have, lacks or refuses.
+    """
+    told = {} if told is None else told
+    parameters = {n: p for n, p in parameters_of(function).items() if n not in told}
+    given = arguments_of(option, text, name, parameters, words, read)
+    check_complete(option, name, parameters, given)
+    try:
+        return function(**told, **given)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{option} {text}: {error}") from None
+
+
 def plain(text: str) -> Any:
     """A number, a truth, nothing, or the word itself.
 

@@ -5,7 +5,7 @@ from typing import Any
 import typer
 
 DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
-PRIVACY, EVALUATION = "Differential privacy", "Evaluation"
+PRIVACY, ROBUST, EVALUATION = "Differential privacy", "Bad clients", "Evaluation"
 MACHINE, OUTPUT = "Execution", "Output"
 SWEEP = "Several runs at once"
 

@@ -11,6 +11,7 @@ OPTIONS = (
     *OVERRIDES,
     *("algorithm", "server_optimizer", "cohort", "sampler", "dropout", "stragglers", "aggregator", "clip_norm"),
     *("quantize_bits", "compress", "error_feedback", "feedback_kind", "compress_down", "noise_multiplier", "epsilon"),
+    *("robust", "before", "attack", "bad"),
 )
 """Options that a grid may hold: those of a run on the same data, from the same first model."""
 TRACED = ("client_lr", "server_lr", "noise_multiplier")

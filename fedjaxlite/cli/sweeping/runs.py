@@ -20,8 +20,10 @@ def run(settings: Settings) -> fl.Sweep:
       ValueError: for whatever cannot be run; before any training.
     """
     axes = grid(settings)
-    # Noise decides who takes part and how they are weighed, where that is left open: for all points alike.
+    # Noise and rules decide who takes part and how they are weighed, where that is left open: for all points alike.
     noise = {name: axes[name][0] for name in ("noise_multiplier", "epsilon", "clip_norm") if name in axes}
+    bad = ("robust", "before", "attack", "bad")
+    noise |= {name: next((v for v in axes[name] if v is not None), None) for name in bad if name in axes}
     settings = build.filled(settings._replace(**noise))._replace(**dict.fromkeys(noise))
     share = 0.2 if settings.validation is None else settings.validation
     parse.share(validation=share)
