@@ -18,8 +18,8 @@ AWAY_OK := $(AWAY)/.installed
 CUDA    ?= cuda
 GPU     := $(VENV)-gpu
 GPU_OK  := $(GPU)/.installed-$(CUDA)
-# The tests of numbers: what a round, a codec, a mask or a model computes.
-NUMBERS := tests/laws tests/local tests/models tests/wire $(addprefix tests/privacy/,central correlated distributed local \
+# The tests of numbers: what a round, a codec, a rule, a mask or a model computes.
+NUMBERS := tests/laws tests/local tests/models tests/wire tests/robust tests/attacks $(addprefix tests/privacy/,central correlated distributed local \
   masking) $(addprefix tests/execution/,test_numpy_parity.py test_noise_keys.py test_federated_sum_noise.py) \
   --ignore=tests/local/test_large_models.py
 

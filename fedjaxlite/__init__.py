@@ -69,6 +69,7 @@ from fedjaxlite.variables import trainable as trainable
 from fedjaxlite.variables import with_state as with_state
 from fedjaxlite.variables import with_trainable as with_trainable
 from fedjaxlite.wire import compression as compression
+from fedjaxlite.wire import robust as robust
 from fedjaxlite.wire.aggregator import Aggregator as Aggregator
 from fedjaxlite.wire.aggregator import Bounds as Bounds
 from fedjaxlite.wire.aggregator import ClientInfo as ClientInfo
@@ -87,10 +88,15 @@ from fedjaxlite.wire.means import weighted_mean as weighted_mean
 from fedjaxlite.wire.messages import message_from_bytes as message_from_bytes
 from fedjaxlite.wire.messages import message_to_bytes as message_to_bytes
 from fedjaxlite.wire.quantization import quantize as quantize
+from fedjaxlite.wire.rows import Rows as Rows
+from fedjaxlite.wire.rows import Shares as Shares
+from fedjaxlite.wire.stacking import restack as restack
+from fedjaxlite.wire.stacking import rule as rule
 from fedjaxlite.wire.stacking import stack as stack
 
 if TYPE_CHECKING:
     from fedjaxlite import algorithms as algorithms
+    from fedjaxlite import attacks as attacks
     from fedjaxlite import baselines as baselines
     from fedjaxlite import datasets as datasets
     from fedjaxlite import interop as interop
@@ -127,7 +133,9 @@ __all__ = [
     "PreparedCohort",
     "RoundState",
     "Rounds",
+    "Rows",
     "Sampler",
+    "Shares",
     "Stacked",
     "Sweep",
     "Traffic",
@@ -135,6 +143,7 @@ __all__ = [
     "Wire",
     "algorithms",
     "apply_delta",
+    "attacks",
     "baselines",
     "batch_loss",
     "chain",
@@ -176,7 +185,10 @@ __all__ = [
     "quantize",
     "records",
     "repeat",
+    "restack",
+    "robust",
     "rounds",
+    "rule",
     "sampling",
     "stack",
     "sweep",
@@ -195,6 +207,7 @@ __all__ = [
 # Loaded on first use: some of them stand above the engine, and all of them are optional to a given program.
 _LAZY_MODULES = (
     "algorithms",
+    "attacks",
     "baselines",
     "datasets",
     "interop",

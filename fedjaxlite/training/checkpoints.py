@@ -6,6 +6,7 @@ import gc
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -103,8 +104,8 @@ def open_at(
         if told is not None:
             # Outside of `except`, and after what the storage layer left behind is gone: else its own complaints follow
             # this error when the interpreter ends, and hide it.
-            shutil.rmtree(path / f"{number}.tmp", ignore_errors=True)
             gc.collect()
+            _remove(path / f"{number}.tmp")
             raise told
         LOG.info("checkpoint of round %d in %s", number, path)
 
@@ -193,6 +194,15 @@ def _checked(
     for words in found.told:
         LOG.warning("the run goes on, and %s", words)
     return tuple(found.changed)
+
+
+def _remove(half: Path) -> None:
+    """Deletes what was half written, also while threads of the storage layer still write to it."""
+    for _ in range(20):
+        shutil.rmtree(half, ignore_errors=True)
+        if not half.exists():
+            return
+        time.sleep(0.1)
 
 
 def _not_saved(error: Exception, path: Path, number: int) -> OSError:

@@ -203,6 +203,7 @@ def _dispatch(run: Run, state: RoundState, start: Start, begin: float) -> tuple[
         seconds=seconds,
         noised=start.wire is not None and start.wire.noised,
         noised_locally=bool(run.rounds.algorithm.mechanisms),
+        names=run.population.names,
     )
     for i, record in enumerate(new, start=1):
         record["elapsed"] = before - begin + seconds * i / length

@@ -105,7 +105,13 @@ def _chains() -> Iterator[Subject]:
             algorithm = fl.algorithms.fed_avg(_three_outputs, client_optimizer=optax.sgd(0.02), batch_size=8)
             return Made(algorithm, chain(), chains.sampler(), {"w": jnp.zeros((17, 3)), "b": jnp.zeros(3)}, people)
 
-        yield Subject("chain", name, name, make)
+        yield Subject("chain", name, _family(name), make)
+
+
+def _family(chain: str) -> str:
+    """That of a chain: a codec is one of its own; rules and attacks of one room are alike."""
+    made = getattr(fl.robust, chain.partition("/")[0], None) or getattr(fl.attacks, chain.partition("/")[0], None)
+    return chain if made is None or chain not in chains.RULES | chains.ATTACKS else made.__module__.rsplit(".", 1)[0]
 
 
 def _three_outputs(params: Any, batch: Any, key: Any) -> jax.Array:

@@ -6,12 +6,19 @@ from types import ModuleType
 from typing import Any, NamedTuple
 
 from bases_algorithms import ALGORITHMS
+from bases_attacks import ATTACKS
+from bases_backdoors import BACKDOORS
 from bases_compression import COMPRESSION
 from bases_engine import ENGINE
 from bases_formats import FORMATS
 from bases_metrics import METRICS
 from bases_preprocessing import PREPROCESSING
 from bases_privacy import PRIVACY
+from bases_robust_centers import CENTERS
+from bases_robust_coordinates import ROBUST_COORDINATES
+from bases_robust_distances import ROBUST_DISTANCES
+from bases_robust_grid import ROBUST_GRID
+from bases_robust_seam import SEAM
 from bases_sweeps import SWEEPS
 from bases_tables import TABLES
 from calls import Base
@@ -41,6 +48,13 @@ BASES: dict[str, Base] = {
     **PREPROCESSING,
     **SWEEPS,
     **METRICS,
+    **CENTERS,
+    **SEAM,
+    **ATTACKS,
+    **BACKDOORS,
+    **ROBUST_COORDINATES,
+    **ROBUST_DISTANCES,
+    **ROBUST_GRID,
 }
 
 LABELS = (*ODD, *TRACED)
@@ -56,9 +70,11 @@ MODULES: dict[str, ModuleType] = {
     "metrics.": metrics,
     "baselines.": baselines,
     "algorithms.": algorithms,
+    "attacks.": fl.attacks,
     "algorithms.analytics.": algorithms.analytics,
     "algorithms.lora.": algorithms.lora,
     "compression.": compression,
+    "robust.": fl.robust,
     "preprocessing.": preprocessing,
     "privacy.": privacy,
     "privacy.accounting.": privacy.accounting,
@@ -84,6 +100,8 @@ LEFT_OUT = {
     "metrics.total": "takes arrays as they are, under jit",
     "compression.downlink": "takes its codecs by place; the base of this name gives them",
     "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,
+    "robust.apply": "takes arrays as they are, under jit",
+    "robust.mean": "takes no arguments",
     "privacy.secagg.SecureAggregationError": "an error",
 }
 """Public functions that no call is made of, and why."""

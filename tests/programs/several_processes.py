@@ -41,11 +41,16 @@ def counting(shared, count, data, key):
 
 
 stateful = plain._replace(init_client=lambda params: jnp.int32(0), client_update=counting)
-for name, algorithm in (("plain", plain), ("stateful", stateful)):
+median = fl.chain(fl.mean(), fl.robust.nnm(f=1), fl.robust.median())
+for name, algorithm, aggregator in (
+    ("plain", plain, fl.weighted_mean()),
+    ("stateful", stateful, fl.weighted_mean()),
+    ("ruled", stateful, median),
+):
     run = fl.rounds(
         algorithm,
         sampler=fl.sampling.uniform(6),
-        aggregator=fl.weighted_mean(),
+        aggregator=aggregator,
         execution=fl.Execution(lanes=2, deterministic=True),
     )
     state = run.init({"w": jnp.zeros(5), "b": jnp.float32(0)}, people, key=jax.random.key(1))

@@ -30,7 +30,12 @@ PROGRAMS = [
     )
     if page.name not in ELSEWHERE
 ]
-SLOW = ("availability.md", "seeds_and_rates.md", "streaming.md")  # what they show has everyday tests of its own
+SLOW = (
+    "availability.md",
+    "seeds_and_rates.md",
+    "streaming.md",
+    "withstand_bad_clients.md",
+)  # what they show has everyday tests of its own
 
 # Where the names of a public module are documented: a page of docs/reference.
 REFERENCE = {
@@ -40,7 +45,9 @@ REFERENCE = {
     "fedjaxlite.algorithms.shared_parts.lora": "algorithms",
     "fedjaxlite.baselines": "metrics",
     "fedjaxlite.checks": "local",
+    "fedjaxlite.attacks": "robustness",
     "fedjaxlite.wire.compression": "compression",
+    "fedjaxlite.wire.robust": "robustness",
     "fedjaxlite.datasets": "data",
     "fedjaxlite.interop": "data",
     "fedjaxlite.losses": "models",

@@ -25,7 +25,7 @@ FLOORS = (
     ("ground",),
     ("models", "protocol", "sampling", "lowering", "metrics"),
     ("data", "losses", "wire"),
-    ("execution", "local", "partition", "plots"),
+    ("execution", "local", "partition", "plots", "attacks"),
     ("datasets", "evaluation", "observers", "interop"),
     ("training", "rehearsal", "sweeps", "baselines"),
     ("algorithms", "privacy"),
