@@ -229,10 +229,18 @@ def refuse(name: str, wire: fl.Wire) -> None:
       wire: what the chain is up to the mechanism.
 
     Raises:
-      ValueError: for what `refuse_order` refuses; for a mean without a fixed denominator (weights or the number of
-        reports would count), for a sampler that scales weights, and for a tree of weights.
+      ValueError: for what `refuse_order` refuses; for a rule that sees every message apart, which no noise on a sum
+        covers; for a mean without a fixed denominator (weights or the number of reports would count), for a sampler
+        that scales weights, and for a tree of weights.
     """
     refuse_order(name, wire)
+    if wire.stack_ahead:
+        raise ValueError(
+            f"`{name}` adds its noise to a sum of updates, and this chain ends with a rule that is no sum: how far one "
+            "client moves a rule's result is another question, so no guarantee would hold. Let clients noise their own "
+            "updates, which a rule may then see: privacy.local_gaussian(...) before it, behind fl.mean(). Or leave the "
+            f"rule out: the clip of `{name}` bounds what each client adds to the sum."
+        )
     if wire.denominator is None:
         drawn, size = wire.participation, "..."
         if drawn is not None and wire.num_clients is not None:
