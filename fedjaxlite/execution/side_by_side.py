@@ -23,7 +23,7 @@ from fedjaxlite.execution.layout import AXIS, Layout, merge
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Cohort
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
-from fedjaxlite.wire.rows import Rows, Shares, fold_of, in_place
+from fedjaxlite.wire.rows import Rows, Shares, counted, fold_of, in_place
 
 PyTree = Any
 _BLOCK = 2**20
@@ -141,8 +141,7 @@ def rows_on_devices(
         # One counts from 1, so that what no device has is 0, and becomes -1.
         whose = merge(jnp.where(mine, device * where.rows + where.at + 1, 0), layout) - 1
         held = jax.tree.map(partial(_traded, where, whose), held)
-    weights = jnp.where(present, message.weight.astype(jnp.float32), 0.0)
-    beside = Message((), weights.sum(), {name: (weights * s).sum() for name, s in message.scalars.items()})
+    weights, beside = counted(message, present)
     ids = jnp.where(present, cohort.ids, -1).astype(jnp.int32)
     return Rows(held, weights, present, ids, _shares(template, device, layout), beside)
 

@@ -69,6 +69,18 @@ class Opened(NamedTuple):
     ids: Any
 
 
+class Known(NamedTuple):
+    """What codecs of rows ask of a cohort.
+
+    Attributes:
+      ids: int32 `[K]`.
+      selected: bool `[K]`, whose ids these are clients'.
+    """
+
+    ids: Any
+    selected: Any
+
+
 def open_rows(state: PyTree, cohort: Any, key: Any) -> Opened:
     """The `begin` of a codec of rows."""
     return Opened(state, key, jnp.where(cohort.selected, cohort.ids, -1).astype(jnp.int32))
@@ -79,12 +91,16 @@ def rows_of(total: Stacked | Rows, ids: Any) -> Rows:
     if isinstance(total, Rows):
         return total
     message, present = total
-    weights = jnp.where(present, message.weight, 0.0)
-    scalars = {name: (weights * s).sum() for name, s in message.scalars.items()}
+    weights, beside = counted(message, present)
     shares = on_one_device(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), message.value))
     known = jnp.arange(present.shape[0], dtype=jnp.int32) if ids is None else ids
-    beside = Message((), weights.sum(), scalars)
     return Rows(shares.mine(message.value), weights, present, jnp.where(present, known, -1), shares, beside)
+
+
+def counted(message: Message, present: jax.Array) -> tuple[jax.Array, Message]:
+    """The weights of those who are present, float32 `[K]`, and what is summed beside values: `Rows.beside`."""
+    weights = jnp.where(present, message.weight, 0.0)
+    return weights, Message((), weights.sum(), {name: (weights * s).sum() for name, s in message.scalars.items()})
 
 
 def weighted_sum(share: jax.Array, values: PyTree) -> PyTree:

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Message, Stacked, Wire
 from fedjaxlite.wire.clips import needs_floats
-from fedjaxlite.wire.rows import Opened, Rows, open_rows, rows_of, with_left_out
+from fedjaxlite.wire.rows import Opened, Rows, counted, open_rows, rows_of, with_left_out
 
 PyTree = Any
 _REDUCE = "Reduce the leading axis [K] and nothing else."
@@ -52,7 +52,7 @@ def stack(fn: Callable[[PyTree, jax.Array, jax.Array], PyTree], *, name: str = "
             as_sent, beside = jax.vmap(total.shares.whole)(total.values), total.beside
             total = Stacked(Message(as_sent, total.weights, {}), total.present)
         message, present = total
-        weights = jnp.where(present, message.weight, 0.0)
+        weights, own = counted(message, present)
         value = fn(message.value, weights, present)
         checks.same_structure(
             jax.eval_shape(lambda: value),
@@ -61,9 +61,7 @@ def stack(fn: Callable[[PyTree, jax.Array, jax.Array], PyTree], *, name: str = "
             than="one client's update",
             remedy=_REDUCE,
         )
-        if beside is None:
-            scalars = {key: (weights * s).sum() for key, s in message.scalars.items()}
-            beside = Message((), weights.sum(), scalars)
+        beside = own if beside is None else beside
         return _not_divided(value, beside.weight, beside.scalars), state
 
     return Aggregator(init=lambda wire: ((), _stacked(name, wire)), decode=decode, role="stack", name=name)
@@ -174,8 +172,8 @@ def restack(
       name: for messages and records.
       hparams: for printing and for the record of a run.
       init: `init(update) -> state`, as in `fl.rule`.
-      minimum: the fewest clients that it is defined for; a chain for fewer is refused, and where fewer report rows go
-        through unchanged if there are as many as before.
+      minimum: the fewest clients that it is defined for; a chain for fewer is refused. What becomes of a round in
+        which fewer report is up to `fn`.
       metrics: `metrics(state) -> {name: scalar}`, what it tells after a round.
 
     Returns:

@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite.attacks.together.honest import centered, count, honest_mean, norms, sides
-from fedjaxlite.attacks.together.tail import as_tail, init_tail, run_tail, told_of_tail, value_of
 from fedjaxlite.attacks.who import as_bad, told
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
+from fedjaxlite.wire.robust.tail import as_tail, init_tail, run_tail, told_of_tail, value_of
 from fedjaxlite.wire.rows import Opened, open_rows, rows_of
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.attacks.measured.starts import start
-from fedjaxlite.attacks.together.tail import as_tail
 from fedjaxlite.wire.robust.by_hand import apply
+from fedjaxlite.wire.robust.tail import as_tail
 
 FARTHEST = 1e3
 LEAST_VARIANCE = 1e-2

@@ -5,7 +5,6 @@
     min_max.py      as far as distances to the honest allow, in closed form: Min-Max and Min-Sum
     mimic.py        copies of one honest client
     optimal.py      the factor of ALIE and IPM that moves a known rule furthest; search.py, the search for it
-    tail.py         a rule and what stands before it, run by hand
 
 What comes in: codecs of rows (`fl.restack`) that stand first of all that works on rows. Those whom `share` makes bad
 are drawn by each codec anew.

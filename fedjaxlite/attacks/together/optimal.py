@@ -9,9 +9,9 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.attacks.together.honest import honest_mean, honest_moments, norms, send, sides
 from fedjaxlite.attacks.together.search import largest_on_line
-from fedjaxlite.attacks.together.tail import as_tail, init_tail, run_tail, told_of_tail, value_of
 from fedjaxlite.attacks.who import as_bad, told
 from fedjaxlite.wire.aggregator import Aggregator, Wire
+from fedjaxlite.wire.robust.tail import as_tail, init_tail, run_tail, told_of_tail, value_of
 from fedjaxlite.wire.rows import Rows
 from fedjaxlite.wire.stacking import restack
 

@@ -9,6 +9,7 @@
     by_hand.py      a rule on plain arrays, without a run
     bounds.py       how far bad clients can move a rule: what is proved
     one_of.py       a rule by a number that may be traced
+    tail.py         a rule and what stands before it, run inside of another codec
 
 What comes in: what decides how much each client's message counts, from the messages alone or from the server's own
 data. A rule needs every message apart; what only clips a norm is a sum, and says so.

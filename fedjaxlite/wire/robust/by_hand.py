@@ -1,7 +1,7 @@
 """A rule on plain arrays, without a run."""
 
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -13,15 +13,9 @@ from fedjaxlite.wire.aggregator import Aggregator, Message, Stacked
 from fedjaxlite.wire.chain import chain
 from fedjaxlite.wire.head import wire_of
 from fedjaxlite.wire.means import mean, weighted_mean
+from fedjaxlite.wire.rows import Known
 
 PyTree = Any
-
-
-class _Everyone(NamedTuple):
-    """What codecs of rows ask of a cohort."""
-
-    ids: Any
-    selected: Any
 
 
 def apply(
@@ -75,7 +69,7 @@ def apply(
             f"`codecs` is {', '.join(codec.name for codec in given)}, whose messages are summed; expected a rule at "
             "the end, such as fl.robust.median(), or fl.robust.mean() for the mean."
         )
-    everyone = _Everyone(_one_each("ids", ids, num, jnp.arange(num), jnp.int32), here)
+    everyone = Known(_one_each("ids", ids, num, jnp.arange(num), jnp.int32), here)
     begun = row.begin(state, everyone, jax.random.key(0) if key is None else as_key(key, "key"))
     zeroed = jax.tree.map(lambda leaf: jnp.where(here.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0), values)
     total = Stacked(Message(zeroed, _one_each("weights", weights, num, 1.0, jnp.float32), {}), here)

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
-from fedjaxlite.wire.rows import Opened, Rows, open_rows, rows_of
+from fedjaxlite.wire.robust.tail import Tail, as_tail, init_tail, run_tail
+from fedjaxlite.wire.rows import Opened, open_rows, rows_of
 
 PyTree = Any
-Row = tuple[Aggregator, ...]
 
 
 class OneOfState(NamedTuple):
@@ -53,7 +53,7 @@ def one_of(rules: Sequence[Aggregator | Sequence[Aggregator]], which: Any) -> Ag
       >>> fl.robust.apply(one_of([fl.robust.mean(), first], 1), x).tolist()
       [1.0, 2.0]
     """
-    options = [_checked(f"rules[{i}]", given) for i, given in enumerate(_several("rules", rules))]
+    options = [as_tail(given, f"rules[{i}]") for i, given in enumerate(_several("rules", rules))]
 
     def outcome(state: Any, message: Message) -> tuple[Any, Any]:
         return state, message
@@ -62,7 +62,7 @@ def one_of(rules: Sequence[Aggregator | Sequence[Aggregator]], which: Any) -> Ag
 
 
 def switch(
-    options: Sequence[Row], which: Any, outcome: Callable[[Any, Any], tuple[Any, Any]], *, name: str, role: str
+    options: Sequence[Tail], which: Any, outcome: Callable[[Any, Any], tuple[Any, Any]], *, name: str, role: str
 ) -> Aggregator:
     """One of several rows of codecs that work on all messages.
 
@@ -78,11 +78,8 @@ def switch(
     def begin_run(wire: Wire) -> tuple[OneOfState, Wire]:
         states, behind = [], wire
         for row in options:
-            own, behind = [], wire
-            for codec in row:
-                state, behind = codec.init(behind)
-                own.append(state)
-            states.append(tuple(own))
+            own, behind = init_tail(row, wire)
+            states.append(own)
         return OneOfState(tuple(states), jnp.asarray(chosen, jnp.int32)), behind
 
     def decode(state: Any, total: Any, key: Any) -> tuple[Any, OneOfState]:
@@ -92,7 +89,7 @@ def switch(
 
         def branch(i: int) -> Callable[[], Any]:
             def run() -> Any:
-                new, result = run_row(options[i], states[i], rows, opened)
+                result, new = run_tail(options[i], states[i], rows, opened.key)
                 new, arrays = outcome(new, result)
                 return (*states[:i], new, *states[i + 1 :]), arrays
 
@@ -115,18 +112,7 @@ def switch(
     )
 
 
-def run_row(row: Row, states: Any, rows: Rows, opened: Opened) -> tuple[tuple[Any, ...], Any]:
-    """New states, and what the last codec makes of the rows. The first draws what it draws where it stands alone."""
-    result: Any = rows
-    new = []
-    for i, (codec, state) in enumerate(zip(row, states, strict=True)):
-        key = opened.key if i == 0 else jax.random.fold_in(opened.key, i)
-        result, own = codec.decode(Opened(state, key, opened.ids), result, key)
-        new.append(own)
-    return tuple(new), result
-
-
-def _told(options: Sequence[Row], state: OneOfState) -> dict[str, Any]:
+def _told(options: Sequence[Tail], state: OneOfState) -> dict[str, Any]:
     """What the chosen one tells, where all tell of it; else zero for those that do not."""
     found: dict[str, list[Any]] = {}
     for i, (row, states) in enumerate(zip(options, state.states, strict=True)):
@@ -152,17 +138,3 @@ def _several(name: str, given: Any) -> Sequence[Any]:
     if isinstance(given, Aggregator) or not isinstance(given, Sequence) or not given:
         raise TypeError(f"`{name}` is {checks.shown(given)}; expected a list of at least one.")
     return given
-
-
-def _checked(where: str, given: Any) -> Row:
-    row = (given,) if isinstance(given, Aggregator) or not isinstance(given, Sequence) else tuple(given)
-    kind = "a rule of fl.robust, or a list that ends with one"
-    checks.one_instance(Aggregator, kind, **{where if len(row) == 1 else f"{where}[{i}]": c for i, c in enumerate(row)})
-    roles = [codec.role for codec in row]
-    if not roles or roles[-1] != "stack" or set(roles[:-1]) - {"rows"}:
-        shown = ", ".join(codec.name for codec in row) or "empty"
-        raise ValueError(
-            f"`{where}` is {shown}; expected a rule that sees every message apart, such as fl.robust.median(), and "
-            "before it, in a list, only what changes all messages (fl.restack)."
-        )
-    return row

@@ -1,39 +1,32 @@
-"""The tail of a chain, a rule and what stands before it, run by whoever knows it: attackers, and who measures."""
+"""The tail of a chain, a rule and what stands before it, run inside of a codec: a choice, an attack, a measure."""
 
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
-from fedjaxlite.wire.rows import Rows
+from fedjaxlite.wire.rows import Known, Rows
 
 PyTree = Any
 Tail = tuple[Aggregator, ...]
 
 
-class _Here(NamedTuple):
-    """What codecs of rows ask of a cohort."""
-
-    ids: jax.Array
-    selected: jax.Array
-
-
-def as_tail(rule: Any) -> Tail:
-    """A rule, or a sequence of codecs of rows that ends with one, as a tuple."""
+def as_tail(rule: Any, where: str = "rule") -> Tail:
+    """A rule, or a list of codecs of rows that ends with one, as a tuple; `where` names the argument."""
     single = isinstance(rule, Aggregator) or not isinstance(rule, list | tuple)
     given: tuple[Any, ...] = (rule,) if single else tuple(rule)
     kind = "a rule of fl.robust, or a list that ends with one"
     checks.one_instance(
-        Aggregator, kind, **{f"rule[{i}]" if len(given) > 1 else "rule": c for i, c in enumerate(given)}
+        Aggregator, kind, **{f"{where}[{i}]" if len(given) > 1 else where: c for i, c in enumerate(given)}
     )
     roles = [codec.role for codec in given]
     if not roles or roles[-1] != "stack" or set(roles[:-1]) - {"rows"}:
         shown = ", ".join(codec.name for codec in given) or "empty"
         raise ValueError(
-            f"`rule` is {shown}; expected a rule that sees every message apart, such as fl.robust.median(), and before "
-            "it, in a list, only what changes all messages (fl.restack)."
+            f"`{where}` is {shown}; expected a rule that sees every message apart, such as fl.robust.median(), and "
+            "before it, in a list, only what changes all messages (fl.restack)."
         )
     return given
 
@@ -47,8 +40,8 @@ def init_tail(tail: Tail, wire: Wire) -> tuple[tuple[Any, ...], Wire]:
     return tuple(states), wire
 
 
-def run_tail(tail: Tail, states: Any, rows: Rows, key: Any) -> tuple[Message, tuple[Any, ...]]:
-    """What a tail makes of rows in a round, as its rule hands it on, and its new states.
+def run_tail(tail: Tail, states: Any, rows: Rows, key: Any) -> tuple[Any, tuple[Any, ...]]:
+    """What a tail makes of rows in a round, as its last codec hands it on, and its new states.
 
     The first codec gets the key itself: a rule alone draws what it draws in a chain.
     """
@@ -56,7 +49,7 @@ def run_tail(tail: Tail, states: Any, rows: Rows, key: Any) -> tuple[Message, tu
     new = []
     for i, (codec, state) in enumerate(zip(tail, states, strict=True)):
         own = key if i == 0 else jax.random.fold_in(key, i)
-        begun = codec.begin(state, _Here(rows.ids, rows.ids >= 0), own)
+        begun = codec.begin(state, Known(rows.ids, rows.ids >= 0), own)
         total, state = codec.decode(begun, total, own)
         new.append(state)
     return total, tuple(new)
