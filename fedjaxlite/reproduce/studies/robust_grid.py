@@ -96,7 +96,7 @@ def task(smoke: bool, data_dir: Path | None = None) -> Task:
     width = 32 if smoke else 200
     model = fl.models.mlp(features=(width, width, 10), input_shape=own["x"].shape[1:])
     validation = {name: np.asarray(train[name])[held] for name in ("x", "y")}
-    settings = (40, 8, 0.5, 0.9, 4) if smoke else (30, 8, 0.5, 0.9, 8)
+    settings = (40, 8, 0.5, 0.9, 4) if smoke else (14, 16, 1.0, 0.9, 8)
     test = {name: np.asarray(test[name]) for name in ("x", "y")}
     return Task("digits" if smoke else "MNIST", own, rows, offsets, validation, test, model, *settings)
 

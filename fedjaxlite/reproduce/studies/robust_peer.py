@@ -138,8 +138,8 @@ def main() -> None:
     """Measures, prints a table and writes what was measured."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--python", required=True)
-    parser.add_argument("--attacks", default="none,ALIE,IPM")
-    parser.add_argument("--rules", default=",".join(robust.RULES))
+    parser.add_argument("--attacks", nargs="+", choices=list(_ATTACKS), default=["none", "ALIE", "IPM"])
+    parser.add_argument("--rules", nargs="+", choices=list(robust.RULES), default=list(robust.RULES))
     parser.add_argument("--f", type=int, default=3)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--our-seeds", type=int, default=5)
@@ -147,8 +147,7 @@ def main() -> None:
     given = parser.parse_args()
     cores = fl.use_cpu_cores()
     task = grid.task(smoke=False)
-    attacks, rules = given.attacks.split(","), given.rules.split(",")
-    asked = lambda num_seeds: cells(attacks, rules, given.f, num_seeds, task.evaluations)  # noqa: E731
+    asked = lambda num_seeds: cells(given.attacks, given.rules, given.f, num_seeds, task.evaluations)  # noqa: E731
     began = time.perf_counter()
     found = theirs(given.python, task, asked(given.seeds), cores)
     their_seconds = time.perf_counter() - began
