@@ -1,6 +1,6 @@
 """Tiny problems, algorithms written from public names alone, and shared runs for the tests of the laws."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -205,3 +205,16 @@ def max_difference(got: Any, want: Any) -> float:
     """The largest absolute difference over all leaves."""
     leaves = zip(jax.tree.leaves(jax.device_get(got)), jax.tree.leaves(jax.device_get(want)), strict=True)
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in leaves)
+
+
+def some_often(values: Iterable[Any], every: int) -> list[Any]:
+    """All values that a test is parametrized by, each a value, a tuple or a `pytest.param`; of so many one is tried
+    every day, and the others are slow tests."""
+    sets = [
+        value
+        if isinstance(value, type(pytest.param()))
+        else pytest.param(*(value if isinstance(value, tuple) else (value,)))
+        for value in values
+    ]
+    later = lambda one: pytest.param(*one.values, marks=[*one.marks, pytest.mark.slow], id=one.id)  # noqa: E731
+    return [one if i % every == 0 else later(one) for i, one in enumerate(sets)]

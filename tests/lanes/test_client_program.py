@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import some_often
 
 import fedjaxlite as fl
 from fedjaxlite.data.client_view import ClientData, Wave, repeat
@@ -63,7 +64,7 @@ def inside_of_jit(data: ClientData, state: Any) -> Any:
 
 
 @pytest.mark.parametrize("update", [one_loop, repeated, inside_of_jit])
-@pytest.mark.parametrize("client", [0, 1, 2])
+@pytest.mark.parametrize("client", some_often([0, 1, 2], 3))
 def test_the_parts_are_the_whole(update: Any, client: int) -> None:
     whole, args = work(update), args_of(client)
     program = take_apart(whole, args).program

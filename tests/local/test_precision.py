@@ -1,7 +1,8 @@
 """In which precision products are computed: what `compute_dtype` asks for, what the default gives, what stays exact."""
 
+import itertools
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -102,8 +103,7 @@ def gradient(subject: Subject, lanes: int, **options: Any) -> tuple[Callable[...
     return jax.vmap(one), jax.tree.map(lambda leaf: jnp.stack([leaf] * lanes), args)
 
 
-@pytest.mark.parametrize("lanes", [1, 3])
-@pytest.mark.parametrize("name", SUBJECTS)
+@pytest.mark.parametrize(("name", "lanes"), helpers.some_often(itertools.product(SUBJECTS, (1, 3)), 3))
 def test_compute_dtype_is_what_products_are_of_on_gpu_and_tpu(name: str, lanes: int) -> None:
     """In the program that is handed to XLA for them, forward and backward, whatever the model makes by itself."""
     step, args = gradient(SUBJECTS[name](), lanes, compute_dtype=jnp.bfloat16)
@@ -205,12 +205,7 @@ def without_products(params: Any, batch: Any, key: Any) -> jax.Array:
     return (jnp.sum(batch["x"] * params["w"][None], -1) + params["b"] - batch["y"]) ** 2
 
 
-def some_often(names: Iterable[str], every: int) -> list[Any]:
-    """All names; but for each so many the tests are slow ones."""
-    return [pytest.param(n, marks=[] if i % every == 0 else pytest.mark.slow) for i, n in enumerate(names)]
-
-
-@pytest.mark.parametrize("name", some_often((method.name for method in METHODS), 6))
+@pytest.mark.parametrize("name", helpers.some_often((method.name for method in METHODS), 12))
 def test_methods_leave_no_product_of_their_own_to_the_default(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     """What lies beside the loss, such as the server's step or a matrix that is inverted, is the method's promise."""
     monkeypatch.setattr(helpers, "linear_loss", without_products)
@@ -233,7 +228,7 @@ def _traced(
     return jax.make_jaxpr(first_round)(params, people, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", some_often(CHAINS, 3))
+@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 6))
 def test_rounds_and_codecs_leave_no_product_to_the_default(name: str) -> None:
     """Sums over clients, rotations, correlated noise: what they promise holds wherever they run."""
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}

@@ -7,10 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import linen, nnx
+from helpers import some_often
 from jax import lax
 
 import fedjaxlite as fl
-from fedjaxlite.fingerprint import fingerprint
+from fedjaxlite.training.fingerprint import fingerprint
 
 T, B, E, H = 5, 2, 3, 4
 TOLERANCE = 1e-5
@@ -264,7 +265,7 @@ def all_agree(run, fn, *args, tolerance=TOLERANCE):
         close(got, plain, tolerance)
 
 
-@pytest.mark.parametrize("name", SCANS)
+@pytest.mark.parametrize("name", some_often(SCANS, 2))
 def test_values_and_gradients_agree(name):
     fn, w = SCANS[name]
     tolerance = 1e-2 if name == "narrow" else TOLERANCE  # a bfloat16 has 8 bits, and sums have another order
@@ -316,12 +317,12 @@ TRANSFORMS = {
 }
 
 
-@pytest.mark.parametrize("transform", TRANSFORMS)
+@pytest.mark.parametrize("transform", some_often(TRANSFORMS, 2))
 def test_transformations_agree(transform):
     all_agree(TRANSFORMS[transform], lstm, LSTM, XS)
 
 
-@pytest.mark.parametrize("name", ["keys and counts", "used in other ways too", "checkpointed inside"])
+@pytest.mark.parametrize("name", some_often(["keys and counts", "used in other ways too", "checkpointed inside"], 3))
 def test_second_derivatives_and_lanes_agree(name):
     fn, w = SCANS[name]
 
@@ -420,7 +421,7 @@ MODELS = {
 }
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", some_often(MODELS, 2))
 def test_recurrent_layers_of_flax_agree(name):
     model = MODELS[name]()
     params = model.init(jax.random.key(0))

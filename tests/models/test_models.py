@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import some_often
 
 from fedjaxlite import losses, models
 from fedjaxlite.models.lstm import lstm
@@ -77,7 +78,7 @@ def _trained(loss_fn, params, batch):
     return values, params
 
 
-@pytest.mark.parametrize("name", IMAGES)
+@pytest.mark.parametrize("name", some_often(IMAGES, 2))
 def test_image_model_learns(name):
     model = IMAGES[name]()
     x = jax.random.uniform(jax.random.key(2), (6, 8, 8, 1))
@@ -93,7 +94,7 @@ def test_image_model_learns(name):
     assert outputs.dtype == jnp.float32
 
 
-@pytest.mark.parametrize("name", TEXTS)
+@pytest.mark.parametrize("name", some_often(TEXTS, 2))
 def test_language_model_learns(name):
     model = TEXTS[name]()
     x = jax.random.randint(jax.random.key(2), (4, 7), 0, 6)

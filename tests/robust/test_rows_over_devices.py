@@ -58,7 +58,7 @@ def _nothing_seen(update: Any) -> Any:
     return {"kept": kept, **told, "again": jax.tree.map(lambda u: jnp.float32(0), update)}
 
 
-@pytest.mark.parametrize(("where", "stateful"), LAYOUTS)
+@pytest.mark.parametrize(("where", "stateful"), helpers.some_often(LAYOUTS, 2))
 def test_a_rule_sees_all_messages_in_the_order_of_the_cohort(where: dict[str, Any], stateful: bool) -> None:
     people = helpers.one_value_each(VALUES, sizes=[1, 5, 2, 1, 9, 3, 4, 2])
     algorithm = helpers.sender(_update, init_client=lambda params: jnp.float32(0) if stateful else ())

@@ -40,7 +40,7 @@ def by_hand(chain: fl.Aggregator, head: fl.Wire, weights: list[Any]) -> fl.Aggre
     return chain.decode(state, total, jax.random.key(9))[0]
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 2))
 @pytest.mark.parametrize("template", [UPDATES[0], SHAPES, jax.tree.map(np.asarray, UPDATES[0])])
 def test_a_chain_begins_encodes_and_decodes_by_hand(name: str, template: Any) -> None:
     make, weights, error = CHAINS[name]

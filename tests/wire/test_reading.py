@@ -154,7 +154,7 @@ CHAINS: dict[str, Callable[[], fl.Aggregator]] = {
 }
 
 
-@pytest.mark.parametrize("name", CHAINS)
+@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 2))
 def test_the_ledger_is_the_bytes_of_the_arrays(name: str) -> None:
     """In `traffic`, in every client's row, and in the bytes of a message; dropped clients send nothing."""
     chain = CHAINS[name]()
@@ -198,7 +198,7 @@ def test_bytes_come_back_as_the_message() -> None:
         message_bytes({})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("bits", [2, 7, 12])
+@pytest.mark.parametrize("bits", helpers.some_often([2, 7, 12], 3))
 def test_the_entropy_is_that_of_the_symbols(bits: int) -> None:
     update = jax.random.normal(jax.random.key(3), (500,)) / 4
     chain = fl.chain(fl.mean(), *quantized(bits), fl.measure_entropy())

@@ -4,6 +4,7 @@ import importlib
 import math
 
 import pytest
+from helpers import some_often
 from private_runs import DELTA, N, noised, poisson, run
 
 import fedjaxlite as fl
@@ -34,7 +35,8 @@ class TestCalibration:
         assert found == pytest.approx(1.290023, rel=1e-4)
 
     @pytest.mark.parametrize(
-        ("rate", "budget", "num_rounds"), [(0.1, 8.0, 20), (0.1, 1.0, 300), (0.1, 0.1, 50), (0.002, 0.3, 2000)]
+        ("rate", "budget", "num_rounds"),
+        some_often([(0.1, 8.0, 20), (0.1, 1.0, 300), (0.1, 0.1, 50), (0.002, 0.3, 2000)], 2),
     )
     def test_few_figures_are_computed_in_full(self, monkeypatch, rate, budget, num_rounds) -> None:
         """One takes up to a second; those on coarser grids, which lead there, take next to nothing."""

@@ -76,7 +76,9 @@ def test_both_count_in_either_order(first, second) -> None:
     assert both <= added * (1 + 1e-3)
 
 
-@pytest.mark.parametrize("name", ["everyone", "cyclic", "poisson", "fixed size", "laplace", "pure local", "discrete"])
+@pytest.mark.parametrize(
+    "name", helpers.some_often(["everyone", "cyclic", "poisson", "fixed size", "laplace", "pure local", "discrete"], 2)
+)
 def test_a_run_in_two_pieces_costs_what_it_costs_in_one(name) -> None:
     # The ways to one figure differ by their grids; cyclic rounds in two pieces may count a client once more.
     whole, pieces = alone(name, 10), of(COMPOSITIONS[name](), COMPOSITIONS[name]())

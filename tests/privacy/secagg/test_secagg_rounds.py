@@ -79,8 +79,8 @@ RANDOM = secagg_stand_ins.source(3)
         (4, None, 2, "semi-honest"),
         (4, None, 3, "lying"),
         (4, 2, 2, "semi-honest"),
-        (5, None, 3, "semi-honest"),
-        (5, 2, 2, "semi-honest"),
+        pytest.param(5, None, 3, "semi-honest", marks=pytest.mark.slow),
+        pytest.param(5, 2, 2, "semi-honest", marks=pytest.mark.slow),
         pytest.param(5, 2, 3, "semi-honest", marks=pytest.mark.slow),
     ],
 )

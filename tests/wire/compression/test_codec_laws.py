@@ -42,7 +42,7 @@ MEAN_OF_ALL = ("ef21", "ef21_sgdm", "dasha")
 """Whose mean is over clients too that are not in the round."""
 
 
-@pytest.mark.parametrize("name", chains.CODECS)
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 3))
 def test_a_codec_alone(name: str) -> None:
     """Its wire, its states, its sums, and the bounds that it claims."""
     chain = fl.chain(fl.mean(), *chains.CODECS[name]())
@@ -51,7 +51,7 @@ def test_a_codec_alone(name: str) -> None:
     check_aggregator(chain, TEMPLATE, scale=0.1, laws=[])
 
 
-@pytest.mark.parametrize("name", chains.CODECS)
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 2))
 def test_nothing_comes_of_nothing(name: str) -> None:
     """A vector of zeros, single entries, and values at the ends of float32 give numbers."""
     chain = fl.chain(fl.mean(), *chains.CODECS[name]())
@@ -76,7 +76,7 @@ def test_nothing_comes_of_nothing(name: str) -> None:
     assert wire.apart is None or not chain.sum_safe
 
 
-@pytest.mark.parametrize("name", chains.CODECS)
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 3))
 def test_the_bytes_of_a_message_are_its_arrays(name: str) -> None:
     """The ledger, the arrays and a message's file say the same; its entropy is not above."""
     update = {"w": jax.random.normal(jax.random.key(5), (33, 8)), "b": jnp.float32(0.3)}

@@ -72,7 +72,7 @@ def flat(tree: Any) -> np.ndarray:
 
 
 class TestAll:
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", helpers.some_often(ALL, 2))
     @pytest.mark.parametrize("parts", [False, True])
     def test_messages_have_the_shapes_that_the_wire_says(self, name: str, parts: bool) -> None:
         """Also for a tree of weights, which stays a prefix of what is sent."""
@@ -157,7 +157,7 @@ class TestInRounds:
         aggregator = fl.chain(fl.mean(over=over), *codecs)
         return helpers.one_run(algorithm, self.PEOPLE, UPDATE, aggregator=aggregator, num_rounds=2)
 
-    @pytest.mark.parametrize("name", SAFE)
+    @pytest.mark.parametrize("name", helpers.some_often(SAFE, 2))
     def test_behind_a_clip_and_before_integers_and_masks(self, name: str) -> None:
         """The masked sum of integers decodes to what the floats decode to, up to rounding of the levels."""
         clip = fl.clip_by_global_norm(3.0)

@@ -148,7 +148,7 @@ class TestQuicFL:
         assert (crowd[room:] == 5).all()
         assert stats.binom.sf(room, 3000, 1 / 512) < 1e-8
 
-    @pytest.mark.parametrize("bits", [3, pytest.param(1, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("bits", [pytest.param(bits, marks=pytest.mark.slow) for bits in (1, 3)])
     def test_sums_are_exact_and_the_same_behind_a_mask(self, bits: int) -> None:
         check_sums(quic_fl(bits=bits))
 
