@@ -10,10 +10,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.experimental import multihost_utils
 from jax.extend.core import get_opaque_trace_state
 
-from fedjaxlite import checks
+from fedjaxlite import checks, processes
 
 OF_NO_CLIENT = np.uint32(2**32 - 1)
 """What a round's client key is folded with for what all clients share: no client has this id."""
@@ -72,7 +71,7 @@ def noise_keys(num_runs: int) -> NoiseKeys:
             "`fl.noise_keys` was called inside of jit, vmap or grad, where the keys that it draws would be constants "
             "of the compiled program. Call it outside, and pass its result as an argument."
         )
-    return NoiseKeys(_from_system((int(num_runs),), shared=jax.process_count() > 1))
+    return NoiseKeys(_from_system((int(num_runs),), shared=True))
 
 
 def entropy_key(*, shared: bool = False) -> jax.Array:
@@ -87,7 +86,7 @@ def entropy_key(*, shared: bool = False) -> jax.Array:
 def _from_system(shape: tuple[int, ...], *, shared: bool) -> jax.Array:
     words = np.frombuffer(secrets.token_bytes(8 * int(np.prod(shape))), np.uint32).reshape((*shape, 2))
     if shared:
-        words = np.asarray(multihost_utils.broadcast_one_to_all(words))
+        words = processes.agreed_words(words)
     return jax.random.wrap_key_data(jnp.asarray(words), impl="threefry2x32")
 
 

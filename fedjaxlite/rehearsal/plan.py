@@ -6,12 +6,15 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-from fedjaxlite import checks
+from fedjaxlite import checks, processes
+from fedjaxlite.data.on_disk.sizes import most_rows
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared_cohort import prepare_cohort
 from fedjaxlite.execution.composition import Rounds, rounds
-from fedjaxlite.execution.layout import Layout, place, resolve, spans_processes
+from fedjaxlite.execution.layout import Layout, resolve, spans_processes
+from fedjaxlite.execution.prepared.checking import streams
+from fedjaxlite.execution.prepared.placing import placed
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.execution.side_by_side import Kept, kept_messages
 from fedjaxlite.observers.progress import duration, size
@@ -55,7 +58,7 @@ class Plan(NamedTuple):
       local_steps: all clients' local steps in a round, on average; None where the algorithm's hyperparameters do not
         say (it has no "batch_size" with "epochs" or "steps").
       state_bytes: what a run carries from round to round, all client states included: the size of a checkpoint.
-      data_bytes: the packed population; every device holds a copy.
+      data_bytes: the packed population; every device holds a copy. Of one on a disk, a cohort of its largest clients.
       devices: D, and of what kind.
       probes: one for each number of lanes that was tried; none under a target.
       lanes: the fastest of them, for `fl.Execution(lanes=...)`; under a target `Rehearsal.lanes`.
@@ -161,7 +164,7 @@ def plan(
     if target is not None:
         rehearsal = rehearse(run, params, population, target=target, lanes_options=lanes_options)
         where = f"{rehearsal.num_devices} x {rehearsal.target.chip.title}, compiled for and not run on"
-        devices = (rehearsal.num_devices, where)
+        devices = (rehearsal.num_devices // resolve(run.execution, run.sampler.capacity).num_shards, where)
         return _plan(run, params, population, num_rounds, rehearsal.state_bytes, devices, rehearsal.lanes)._replace(
             probe_seconds=time.perf_counter() - begin,
             rehearsal=rehearsal,
@@ -183,7 +186,7 @@ def plan(
             break  # so many lanes do not fit into memory
         if probes[-1].seconds_per_round > 1.2 * min(p.seconds_per_round for p in probes):
             break
-    where = f"{layout.num_devices} x {layout.devices[0].device_kind}"
+    where = f"{len(layout.devices)} x {layout.devices[0].device_kind}"
     fastest = min(probes, key=lambda probe: probe.seconds_per_round).lanes
     devices = (layout.num_devices, where)
     return _plan(run, params, population, num_rounds, num_bytes(state), devices, fastest)._replace(
@@ -220,7 +223,7 @@ def _plan(
         bytes_down=traffic.down,
         local_steps=_local_steps(run, population),
         state_bytes=state_bytes,
-        data_bytes=num_bytes(population),
+        data_bytes=_data_bytes(run, population),
         devices=devices[1],
         probes=(),
         lanes=lanes,
@@ -265,7 +268,7 @@ def _options(asked: Sequence[int] | None, layout: Layout, capacity: int) -> list
 
 def _of_the_first(seconds: float) -> float:
     """What the first of several processes measured."""
-    return float(multihost_utils.broadcast_one_to_all(np.float32(seconds)))
+    return float(processes.agreed(seconds))
 
 
 def _probe(
@@ -274,7 +277,8 @@ def _probe(
     """Compiles one round and times a few, on the state as it is: every round is the first one."""
     execution = run.execution._replace(lanes=lanes, donate=False, jit=True)
     trial = rounds(run.algorithm, sampler=run.sampler, aggregator=run.aggregator, execution=execution)
-    data = place(population, resolve(execution, run.sampler.capacity))
+    layout = resolve(execution, run.sampler.capacity)
+    data = placed(_first_cohort(run, state, population, layout.num_devices), layout)
     before = time.perf_counter()
     compiled = jax.jit(trial.step).lower(state, data).compile()
     compile_seconds = agreed(time.perf_counter() - before)
@@ -286,6 +290,25 @@ def _probe(
         times.append(agreed(time.perf_counter() - before))
     memory = compiled.memory_analysis()
     return Probe(lanes, compile_seconds, min(times), getattr(memory, "temp_size_in_bytes", None))
+
+
+def _first_cohort(run: Rounds, state: RoundState, population: Population, devices: int) -> Any:
+    """What a step gets: all of a population, or a cohort with its data and its clients' states, where these stream."""
+    if not streams(run.execution, population):
+        return population
+    cohort = run.sampler.sample(state.keys.sample, 0, population)
+    if not run.execution.states_elsewhere:
+        return prepare_cohort(population, cohort)
+    # All clients keep the same before the first round, so that no store has to be asked.
+    clients = jax.tree.map(lambda leaf: leaf[: run.sampler.capacity], state.clients)
+    return prepare_cohort(population, cohort, num_devices=devices, clients=clients)
+
+
+def _data_bytes(run: Rounds, population: Population) -> int:
+    if not population.on_disk:
+        return num_bytes(population)
+    row_bytes = sum(array.nbytes for array in population.features.values()) / max(1, int(population.offsets[-1]))
+    return round(row_bytes * most_rows(population, min(run.sampler.capacity, population.num_clients)))
 
 
 def _local_steps(run: Rounds, population: Population) -> float | None:
