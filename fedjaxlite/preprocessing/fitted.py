@@ -9,7 +9,7 @@ from typing import Any, NamedTuple, overload
 import numpy as np
 
 import fedjaxlite as fl
-from fedjaxlite import files
+from fedjaxlite import storage
 from fedjaxlite.preprocessing import rows as rows_of
 from fedjaxlite.preprocessing.step import Step
 
@@ -91,10 +91,10 @@ class Fitted(NamedTuple):
         }
         arrays = {f"{i} {name}": array for i, of in enumerate(self.numbers) for name, array in of.items()}
         if _ending(path) == ".npz":
-            files.write_npz(path, arrays, header)
+            storage.write_npz(path, arrays, header)
             return
         plain = {name: {"dtype": str(array.dtype), "values": array.tolist()} for name, array in arrays.items()}
-        files.replace_text(path, json.dumps({**header, "numbers": plain}, indent=1))
+        storage.replace_text(path, json.dumps({**header, "numbers": plain}, indent=1))
 
     def _applied(
         self, data: Mapping[str, Any], offsets: np.ndarray | None, own: fl.Population | None
@@ -139,7 +139,7 @@ class Fitted(NamedTuple):
 def load(path: str | os.PathLike[str], steps: tuple[Step, ...]) -> Fitted:
     """Reads what `Fitted.save` wrote; see `Pipeline.load`."""
     if _ending(path) == ".npz":
-        arrays, header = files.read_npz(path)
+        arrays, header = storage.read_npz(path)
     else:
         arrays, header = _read_json(path)
     if header.get("format") != _FORMAT:
