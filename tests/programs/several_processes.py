@@ -4,18 +4,10 @@ import hashlib
 import sys
 
 import jax
+from joining import join
 
 process, num_processes, num_devices, port = map(int, sys.argv[1:5])
-jax.config.update("jax_num_cpu_devices", num_devices)
-if num_processes > 1:
-    jax.distributed.initialize(
-        f"127.0.0.1:{port}",
-        num_processes=num_processes,
-        process_id=process,
-        heartbeat_timeout_seconds=30,
-        shutdown_timeout_seconds=30,
-        initialization_timeout=120,
-    )
+join(process, num_processes, num_devices, port)
 
 import jax.numpy as jnp  # noqa: E402
 import numpy as np  # noqa: E402
