@@ -10,10 +10,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.extend.random import threefry_2x32
 
 # Purposes: every stream of randomness of a run's sampling key has its own, so that no two are correlated.
 COHORT, GROUPS, DROPOUT, STRAGGLERS, DEADLINE, LATENCY, DEVICE, OVERFLOW = range(8)
 _PURPOSES = 16
+
+BLOCK = 2**20
+"""Clients whose bits are drawn at a time, where there are more: of a hundred million, bits would be 1.6 GB."""
+
+_SPARSE = 64
+"""A table of so many places for each draw takes longer than to sort the draws."""
 
 
 def round_key(key: Any, round_number: Any, purpose: int, layer: int = 0) -> Any:
@@ -83,7 +90,7 @@ def first_distinct(key: Any, limit: Any, target: Any, *, slots: int, size: int, 
       limit: int32 `[]`, may be traced; at most `size`.
       target: int32 `[]`, may be traced; at most `slots`. Cut to `limit`.
       slots: length of the result.
-      size: static bound of `limit`; memory is `size` int32.
+      size: static bound of `limit`; memory is `size` int32, or as many as are drawn where these are much fewer.
       batch: draws a turn; matters to speed alone.
 
     Returns:
@@ -100,14 +107,25 @@ def first_distinct(key: Any, limit: Any, target: Any, *, slots: int, size: int, 
         drawn = jax.random.bits(jax.random.fold_in(key, number), (batch,), jnp.uint32) & mask
         drawn = jnp.where(drawn < limit, drawn.astype(jnp.int32), size)
         sequence = jnp.concatenate([jnp.where(position[:slots] < count, values, size), drawn])
-        first_seen = jnp.full((size,), slots + batch, jnp.int32).at[sequence].min(position, mode="drop")
-        new = first_seen.at[sequence].get(mode="fill", fill_value=-1) == position
+        new = first_of_its_value(sequence, size)
         rank = jnp.cumsum(new, dtype=jnp.int32)
         values = jnp.zeros_like(values).at[jnp.where(new, rank - 1, slots)].set(sequence, mode="drop")
         return values, jnp.minimum(rank[-1], slots), number + 1
 
     start = (jnp.zeros((slots,), jnp.int32), jnp.int32(0), jnp.int32(0))
     return jax.lax.while_loop(lambda carry: carry[1] < target, turn, start)[0]
+
+
+def first_of_its_value(sequence: Any, size: int, sparse: int = _SPARSE) -> Any:
+    """Bool `[C]`: where a sequence of integers has a value below `size` for the first time."""
+    position = jnp.arange(sequence.shape[0], dtype=jnp.int32)
+    if sparse * sequence.shape[0] > size:
+        first_seen = jnp.full((size,), sequence.shape[0], jnp.int32).at[sequence].min(position, mode="drop")
+        return first_seen.at[sequence].get(mode="fill", fill_value=-1) == position
+    # A few draws of a hundred million: a table of all clients would be 400 MB, and most of the time of a small round.
+    values, where = jax.lax.sort((sequence, position), num_keys=1, is_stable=True)
+    changes = jnp.concatenate([jnp.ones((1,), bool), values[1:] != values[:-1]])
+    return jnp.zeros(sequence.shape, bool).at[where].set(changes & (values < size))
 
 
 @partial(jax.jit, static_argnames=("count", "size"), inline=True)
@@ -136,6 +154,36 @@ def _batch(slots: int, size: int) -> int:
     useful = -size * math.log1p(-slots / size) if slots < size else size * (math.log(size) + 1)
     raw = useful * 2 ** (size - 1).bit_length() / size
     return math.ceil(raw + 6 * math.sqrt(raw)) + 8
+
+
+def in_blocks(key: Any, n: int) -> bool:
+    """Whether the bits of n clients are drawn by blocks: where there are many, and the bits stay the same."""
+    typed = jnp.issubdtype(key.dtype, jax.dtypes.prng_key)
+    threefry = typed and str(jax.random.key_impl(key)) == "threefry2x32"
+    return n > BLOCK and threefry and bool(jax.config.values["jax_threefry_partitionable"])
+
+
+def blocks(n: int) -> Any:
+    """int32: where each block of n clients begins."""
+    return jnp.arange(0, n, BLOCK, dtype=jnp.int32)
+
+
+def block_bits(key: Any, begin: Any) -> Any:
+    """uint32 `[B]`: what `jax.random.bits(key, (n,))` holds from `begin` on, of which no n numbers are made.
+
+    So it is for keys of which `in_blocks` is true; behind the n-th there are bits of nobody.
+    """
+    place = begin.astype(jnp.uint32) + jnp.arange(BLOCK, dtype=jnp.uint32)
+    first, second = jax.random.key_data(key)
+    hashed = threefry_2x32((first, second), jnp.concatenate([jnp.zeros_like(place), place]))
+    return hashed[:BLOCK] ^ hashed[BLOCK:]
+
+
+def chosen(key: Any, n: int, threshold: Any) -> Any:
+    """Bool `[n]`: each with the chance (threshold + 1) / 2^32, independently."""
+    if not in_blocks(key, n):
+        return jax.random.bits(key, (n,), jnp.uint32) <= threshold
+    return jax.lax.map(lambda begin: block_bits(key, begin) <= threshold, blocks(n)).reshape(-1)[:n]
 
 
 @partial(jax.jit, inline=True)

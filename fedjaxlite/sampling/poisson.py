@@ -53,8 +53,8 @@ def poisson(rate: float, capacity: int, *, max_overflow: float = 1e-6) -> Sample
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         n = population.num_clients
-        bits = jax.random.bits(draws.round_key(key, round_number, draws.COHORT), (n,), jnp.uint32)
-        counts = draws.running_count(bits <= np.uint32(threshold - 1))
+        own = draws.round_key(key, round_number, draws.COHORT)
+        counts = draws.running_count(draws.chosen(own, n, np.uint32(threshold - 1)))
         count = counts[-1]
         slot = jnp.arange(slots, dtype=jnp.int32)
         first = jax.random.bits(draws.round_key(key, round_number, draws.OVERFLOW), (), jnp.uint32) >> jnp.uint32(1)

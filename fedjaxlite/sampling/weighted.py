@@ -117,15 +117,33 @@ def _without_replacement(size: int, table: np.ndarray | None) -> Any:
 
     def sample(key: Any, round_number: Any, population: Any) -> Cohort:
         weights = jnp.asarray(population.num_examples).astype(jnp.float32) if fixed is None else fixed
-        bits = jax.random.bits(draws.round_key(key, round_number, draws.COHORT), weights.shape, jnp.uint32)
-        # Early arrivals decide, so the draw is fine where it is small: a float32 from jax.random.uniform has only
-        # 2^23 values, and the first hundred of a million would tie.
-        uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32), jnp.float32(1 - 2.0**-24))
-        clock = jnp.where(weights > 0, -jnp.log1p(-uniform) / weights, jnp.inf)
-        arrival, ids = jax.lax.top_k(-clock, size)
+        own, n = draws.round_key(key, round_number, draws.COHORT), weights.shape[0]
+        if not draws.in_blocks(own, n):
+            arrival, ids = jax.lax.top_k(-_clock(jax.random.bits(own, (n,), jnp.uint32), weights), size)
+            return cohort(ids, arrival > -jnp.inf)
+        begins = draws.blocks(n)
+        rows = jnp.pad(weights, (0, -n % draws.BLOCK)).reshape(len(begins), draws.BLOCK)  # nobody weighs nothing
+
+        def block(best: Any, one: Any) -> Any:
+            begin, weights = one
+            ids = begin + jnp.arange(draws.BLOCK, dtype=jnp.int32)
+            both = jnp.concatenate([best[0], -_clock(draws.block_bits(own, begin), weights)])
+            arrival, place = jax.lax.top_k(both, size)  # of equal ones the first, as of all at once
+            return (arrival, jnp.concatenate([best[1], ids])[place]), None
+
+        nobody = (jnp.full((size,), -jnp.inf), jnp.zeros((size,), jnp.int32))
+        (arrival, ids), _ = jax.lax.scan(block, nobody, (begins, rows))
         return cohort(ids, arrival > -jnp.inf)
 
     return sample
+
+
+def _clock(bits: Any, weights: Any) -> Any:
+    """When each client arrives."""
+    # Early arrivals decide, so the draw is fine where it is small: a float32 from jax.random.uniform has only
+    # 2^23 values, and the first hundred of a million would tie.
+    uniform = jnp.minimum((bits.astype(jnp.float32) + 0.5) * jnp.float32(2.0**-32), jnp.float32(1 - 2.0**-24))
+    return jnp.where(weights > 0, -jnp.log1p(-uniform) / weights, jnp.inf)
 
 
 def _tickets(table: np.ndarray) -> np.ndarray:
