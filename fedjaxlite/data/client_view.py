@@ -12,6 +12,8 @@ from fedjaxlite import checks
 from fedjaxlite.data.changed_batches import Change, one_after_the_other
 from fedjaxlite.data.local_loop import run_steps
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.pieces import piece_of
+from fedjaxlite.data.prepared.whole import counted
 from fedjaxlite.platforms import default_platform, platform_of
 from fedjaxlite.shuffle import shuffled, unrolling
 
@@ -54,8 +56,8 @@ class Wave(NamedTuple):
 
 def mean_size(population: Population) -> int:
     """Examples of a client in the mean, as far as shapes tell: at least 1, at most those of the largest."""
-    rows = jax.tree.leaves(dict(population.features))[0].shape[0]
-    return max(1, min(population.max_size, round(rows / max(population.num_clients, 1))))
+    rows, num_clients = counted(population)
+    return max(1, min(population.max_size, round(rows / max(num_clients, 1))))
 
 
 @dataclass(frozen=True)
@@ -200,6 +202,9 @@ def client_view(population: Population, client: Any, *, key: jax.Array) -> Clien
     elif jnp.shape(client) != () or not jnp.issubdtype(client.dtype, jnp.integer):
         raise TypeError(f"`client` is {client!r}; expected one int32.")
     client = jnp.asarray(client, jnp.int32)
+    if population.on_disk:
+        checks.concrete("Its rows are read from the disk, outside of jit.", client=client)
+        population = piece_of(population, np.asarray(client)[None])
     offsets = jnp.asarray(population.offsets)
     size, work = offsets[client + 1] - offsets[client], jnp.float32(1)
     wave = Wave(client[None], size[None], work[None], population.max_size, platform=platform_of(population))

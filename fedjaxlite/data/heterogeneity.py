@@ -6,6 +6,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.client_report import gini
+from fedjaxlite.data.on_disk import reading
 from fedjaxlite.data.population import Population
 
 if TYPE_CHECKING:
@@ -138,20 +139,51 @@ def _label_histograms(
         raise TypeError(f"`ignored_ids` is {checks.shown(ignored_ids)}; expected a tuple of ints, such as (0,).")
     if label not in population.features:
         raise ValueError(f"there is no feature {label!r} among {sorted(population.features)}; pass label=.")
-    labels = np.asarray(population.features[label])
+    labels = population.features[label]
     if labels.dtype.kind not in "iub":
         raise TypeError(f"feature {label!r} has dtype {labels.dtype}; expected integer labels: bin it first.")
+    if population.on_disk:
+        return _counted_on_disk(population, label, ignored)
+    labels = np.asarray(labels)
     owner = np.repeat(np.arange(population.num_clients), np.diff(np.asarray(population.offsets, np.int64)))
+    labels, owner = _real(labels, owner, ignored)
+    _check_some(labels.size)
+    classes, codes = np.unique(labels, return_inverse=True)
+    count = population.num_clients * len(classes)
+    flat = np.bincount(owner * len(classes) + codes.ravel(), minlength=count)
+    return classes, flat.reshape(population.num_clients, len(classes))
+
+
+def _real(labels: np.ndarray, owner: np.ndarray, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The labels that count and the client of each, flat."""
     owner = np.broadcast_to(owner.reshape(-1, *[1] * (labels.ndim - 1)), labels.shape)
     if ignored.size:
         real = ~np.isin(labels, ignored)
-        labels, owner = labels[real], owner[real]
-    if labels.size == 0:
+        return labels[real], owner[real]
+    return labels.ravel(), owner.ravel()
+
+
+def _check_some(count: int) -> None:
+    if not count:
         raise ValueError("the population holds no labels but those of `ignored_ids`; expected at least one.")
-    classes, codes = np.unique(labels, return_inverse=True)
-    count = population.num_clients * len(classes)
-    flat = np.bincount(owner.ravel() * len(classes) + codes.ravel(), minlength=count)
-    return classes, flat.reshape(population.num_clients, len(classes))
+
+
+def _counted_on_disk(population: Population, label: str, ignored: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two passes over the labels, block by block: which there are, and how many each client has of each."""
+    found = [np.zeros(0, population.features[label].dtype)]
+    for _, block in reading.column_blocks(population, label):
+        found = [np.unique(np.concatenate([*found, np.unique(block)]))]
+    classes = found[0][~np.isin(found[0], ignored)]
+    _check_some(classes.size)
+    counts = np.zeros(population.num_clients * len(classes), np.int64)
+    for start, block in reading.column_blocks(population, label):
+        rows = np.arange(start, start + len(block))
+        labels, owner = _real(block, np.searchsorted(population.offsets, rows, side="right") - 1, ignored)
+        # Of a stretch of clients, so that a block costs what it holds.
+        first = int(owner[0]) if owner.size else 0
+        flat = np.bincount((owner - first) * len(classes) + np.searchsorted(classes, labels))
+        counts[first * len(classes) : first * len(classes) + len(flat)] += flat
+    return classes, counts.reshape(population.num_clients, len(classes))
 
 
 def _jensen_shannon(mixes: np.ndarray, whole: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Host-side arrays, ids and seeds: what a dict of features and a list of clients may hold, and how they are cast."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -37,10 +38,13 @@ def generator(seed: int, *stream: int) -> np.random.Generator:
     return np.random.default_rng(np.random.SeedSequence(int(seed), spawn_key=stream))
 
 
-def aligned(shape: Sequence[int], dtype: Any) -> np.ndarray:
-    """An empty array as JAX takes it on a CPU without a copy: a population lies in memory once, not once a device."""
-    num_bytes = int(np.prod(shape)) * np.dtype(dtype).itemsize
-    room = np.empty(num_bytes + ALIGNMENT, np.uint8)
+def aligned(shape: Sequence[int], dtype: Any, *, zeros: bool = False) -> np.ndarray:
+    """An array as JAX takes it on a CPU without a copy: a population lies in memory once, not once a device.
+
+    It is empty, or of zeros, which take memory as they are written to.
+    """
+    num_bytes = math.prod(shape) * np.dtype(dtype).itemsize
+    room = (np.zeros if zeros else np.empty)(num_bytes + ALIGNMENT, np.uint8)
     begin = -room.ctypes.data % ALIGNMENT
     return room[begin : begin + num_bytes].view(dtype).reshape(shape)
 
@@ -62,6 +66,15 @@ def frozen(array: np.ndarray) -> np.ndarray:
         array = own
     array.flags.writeable = False
     return array
+
+
+def check_countable(rows: int) -> None:
+    """Refuses more rows than a Population in memory can count."""
+    if rows > MAX_EXAMPLES:
+        raise ValueError(
+            f"there are {rows} examples; one Population in memory holds at most 2**31 - 1 = {MAX_EXAMPLES}. On a disk "
+            "there may be more: Population.write."
+        )
 
 
 def num_rows(features: Mapping[str, Any]) -> int:
@@ -90,8 +103,7 @@ def num_rows(features: Mapping[str, Any]) -> int:
                 f"feature {name!r} has {shape[0]} rows, but feature {first!r} has {rows}; expected one row "
                 "an example in every feature."
             )
-    if rows > MAX_EXAMPLES:
-        raise ValueError(f"there are {rows} examples; one Population holds at most 2**31 - 1 = {MAX_EXAMPLES}.")
+    check_countable(rows)
     return rows
 
 

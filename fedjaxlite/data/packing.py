@@ -9,6 +9,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data import host_arrays
+from fedjaxlite.data.on_disk.folder import about
 
 _REMEDY = "Population.from_arrays and Population.from_clients compute offsets and max_size."
 
@@ -113,3 +114,21 @@ def _check_values(offsets: np.ndarray, rows: int | None, max_size: int) -> None:
             f"`max_size` is {max_size}, but client {int(sizes.argmax())} has {sizes.max()} examples; expected at least "
             f"{sizes.max()}. {_REMEDY}"
         )
+
+
+def described(population: Any) -> str:
+    """A Population in one line: counts, sizes, and the features' dtypes and shapes, never values."""
+    kinds = []
+    for name, array in population.features.items():
+        shape = getattr(array, "shape", ())[1:]
+        kinds.append(f"{name} {getattr(array, 'dtype', '?')}{list(shape) if shape else ''}")
+    offsets = population.offsets
+    counts = f"{getattr(offsets, 'shape', (0,))[0] - 1} clients"
+    if population.stored is not None:
+        header = population.stored.header
+        counts += f", {header.num_examples} examples, {header.min_size} to {header.max_size} a client"
+        return f"Population({counts}; {', '.join(kinds)}; {about(population.stored)})"
+    if isinstance(offsets, (np.ndarray, jax.Array)) and not checks.is_traced(offsets):
+        sizes = np.diff(np.asarray(offsets))
+        counts += f", {sizes.sum()} examples, {sizes.min()} to {sizes.max()} a client"
+    return f"Population({counts}; {', '.join(kinds)})"

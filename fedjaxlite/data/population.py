@@ -1,18 +1,18 @@
 """The population: every client's examples, packed one after the other without padding."""
 
-import hashlib
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, overload
+from typing import Any, ClassVar, overload
 
 import jax
 import numpy as np
 
-from fedjaxlite import checks, files
+from fedjaxlite import checks
 from fedjaxlite.data import client_names, host_arrays, packing
-
-_FORMAT = "fedjaxlite population 1"
+from fedjaxlite.data.on_disk import columns, digest, one_file, reading, write_clients
+from fedjaxlite.data.on_disk.folder import Opened, Stored, opened
+from fedjaxlite.data.on_disk.write_rows import write as write_rows_
 
 
 @jax.tree_util.register_pytree_with_keys_class
@@ -23,13 +23,14 @@ class Population:
     Client i owns the rows `offsets[i]:offsets[i + 1]` of every feature. There is no padding: a million small clients
     are a million offsets. A Population is a pytree of its features and offsets, so it goes through `jax.jit` and
     `jax.device_put`; `max_size` is static, and `names` (the clients' own ids) stay on the host and are dropped by
-    tree transformations. The constructors below copy what they are given into read-only numpy arrays. A Population
-    that is made of its parts keeps them as they are, and is checked: shapes and dtypes always, the offsets where their
-    values are known (not under `jit`). Tree transformations rebuild without checks.
+    tree transformations. The constructors below copy what they are given into read-only numpy arrays; `open` maps them
+    from a disk. A Population that is made of its parts keeps them as they are, and is checked: shapes and dtypes
+    always, the offsets where their values are known (not under `jit`). Tree transformations rebuild without checks.
 
     Attributes:
       features: dict of arrays `[n_total, ...]`.
-      offsets: int32 `[N + 1]`, ascending from 0 to `n_total`; lists and int64 become int32.
+      offsets: int32 `[N + 1]`, ascending from 0 to `n_total`; lists and int64 become int32. Of a population on a disk
+        with more rows than int32 counts, int64.
       max_size: int, the number of examples of the largest client, or a bound on it.
       names: host array `[N]` of the ids that the clients came with, or None.
 
@@ -50,6 +51,7 @@ class Population:
     offsets: Any
     max_size: int
     names: np.ndarray | None = None
+    stored: ClassVar[Stored | None] = None  # of an opened one, where it lies; tree transformations drop it
 
     def __post_init__(self) -> None:
         parts = packing.checked(self.features, self.offsets, self.max_size, self.names)
@@ -78,6 +80,11 @@ class Population:
     def num_clients(self) -> int:
         """N, the number of clients: an int, static."""
         return self.offsets.shape[0] - 1
+
+    @property
+    def on_disk(self) -> bool:
+        """Whether the features are maps of a folder that `open` opened."""
+        return self.stored is not None
 
     @property
     def num_examples(self) -> Any:
@@ -219,7 +226,8 @@ class Population:
           >>> population.index_of(9), population.index_of([12, 7]).tolist()
           (1, [2, 0])
         """
-        return client_names.index_of(self.names, self.num_clients, names)
+        index = None if self.stored is None else self.stored.name_index
+        return client_names.index_of(self.names, self.num_clients, names, index)
 
     def select(self, ids: Sequence[int] | Sequence[str] | np.ndarray) -> "Population":
         """The Population of some of the clients.
@@ -241,24 +249,12 @@ class Population:
           >>> population.select([2, 0]).names.tolist(), population.select(["b"]).client("b")["y"].tolist()
           (['c', 'a'], [20])
         """
-        if isinstance(ids, (str, bytes)):
-            raise TypeError(f"ids is {ids!r}; expected a list, such as [{ids!r}].")
-        if client_names.are_names(ids):
-            ids = self.index_of(ids)
-        chosen = checks.as_array("ids", ids, "[M] client indices", marked=False)
-        if chosen.size == 0 or chosen.ndim != 1:
-            raise ValueError(f"ids has shape {list(chosen.shape)}; expected [M] client indices, at least one.")
-        if chosen.dtype.kind not in "iu":
-            raise TypeError(f"ids has dtype {chosen.dtype}; expected ints (for a mask use np.flatnonzero(mask)).")
-        for i in (chosen.min(), chosen.max()):
-            self._index(i)
-        host_arrays.distinct("ids", chosen)
-        offsets = np.asarray(self.offsets, np.int64)
-        sizes = (offsets[1:] - offsets[:-1])[chosen]
-        shift = offsets[chosen] - (np.cumsum(sizes) - sizes)
-        rows = np.repeat(shift, sizes) + np.arange(sizes.sum())
+        chosen = client_names.chosen(self, ids)
+        first, after = (np.asarray(self.offsets[at]).astype(np.int64) for at in (chosen, chosen + 1))
+        sizes = after - first
+        wanted = reading.extents(first, sizes, np.cumsum(sizes) - sizes)
         names = None if self.names is None else self.names[chosen]
-        return packed({k: host_arrays.take(v, rows) for k, v in self.features.items()}, sizes, names, allow_empty=True)
+        return packed(reading.rows_of(self, wanted, int(sizes.sum())), sizes, names, allow_empty=True)
 
     def renamed(self, names: Sequence[Any] | np.ndarray) -> "Population":
         """The same clients under other names.
@@ -272,23 +268,23 @@ class Population:
         Raises:
           TypeError: no ids. ValueError: not one a client, or not distinct.
         """
-        return replace(self, names=host_arrays.names_of(names, self.num_clients))
+        own = host_arrays.names_of(names, self.num_clients)
+        if self.stored is not None:
+            return _on_disk(Opened(dict(self.features), self.offsets, own, self.stored._replace(name_index=None)))
+        return replace(self, names=own)
 
     def fingerprint(self) -> str:
         """A hash of what is trained on: features (names, dtypes, values) and which client owns which row.
 
-        The clients' own ids are not part of it. The same data hash alike on every machine and device.
+        The clients' own ids are not part of it. The same data hash alike on every machine and device. A population on
+        a disk answers with the hash that was taken when it was written; `open(folder, verify=True)` takes it again.
 
         Returns:
           64 hex digits (SHA-256).
         """
-        digest = hashlib.sha256(_FORMAT.encode())
-        for name in sorted(self.features):
-            array = np.ascontiguousarray(self.features[name])
-            digest.update(f"\n{name!r} {array.dtype} {array.shape}\n".encode())
-            digest.update(array.reshape(-1).view(np.uint8).data)
-        digest.update(np.ascontiguousarray(self.offsets, dtype=np.int32).data)
-        return digest.hexdigest()
+        if self.stored is not None:
+            return self.stored.header.fingerprint
+        return digest.of_arrays(self.features, self.offsets)
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes the population, names and fingerprint included, to one .npz file, all or nothing.
@@ -305,11 +301,7 @@ class Population:
           ...     fl.Population.load(pathlib.Path(folder, "clients.npz")).names.tolist()
           ['a', 'b']
         """
-        arrays = {f"feature {name}": np.asarray(array) for name, array in self.features.items()}
-        arrays["offsets"] = np.asarray(self.offsets, np.int32)
-        if self.names is not None:
-            arrays["names"] = self.names
-        files.write_npz(path, arrays, {"format": _FORMAT, "fingerprint": self.fingerprint()})
+        one_file.save(path, self)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> "Population":
@@ -325,35 +317,147 @@ class Population:
           FileNotFoundError: there is no such file.
           ValueError: the file holds something else, or its content is not what was saved.
         """
-        arrays, header = files.read_npz(path)
-        if header.get("format") != _FORMAT:
-            raise ValueError(f"{os.fspath(path)!r} holds {header.get('format')!r}; expected {_FORMAT!r}.")
-        prefix = "feature "
-        features = {name.removeprefix(prefix): a for name, a in arrays.items() if name.startswith(prefix)}
-        sizes = np.diff(arrays["offsets"])
-        population = packed(features, sizes, arrays.get("names"), allow_empty=True)
-        if population.fingerprint() != header["fingerprint"]:
-            raise ValueError(f"{os.fspath(path)!r} is damaged: its content has not the fingerprint it was saved with.")
-        return population
+        return packed(*one_file.load(path), allow_empty=True)
+
+    @classmethod
+    def open(cls, folder: str | os.PathLike[str], *, verify: bool = False) -> "Population":
+        """Opens a folder that `write` made: a Population whose features stay on the disk.
+
+        Nothing is read but a header and a table of sizes, however large the folder is; features, offsets and names are
+        read-only maps. `fl.train`, `fl.evaluate`, `fl.evaluate_clients`, `fl.prepare_cohort`, samplers and
+        `fl.heterogeneity` take it and read what they need. What would put all of it on a device (`rounds.step` and
+        `steps`) refuses: there, `in_memory()` is meant.
+
+        Args:
+          folder: of `Population.write`, `write_rows` or `fl.datasets.from_parquet`.
+          verify: read all of it once, and refuse it unless it has the fingerprint that it was written with. Without,
+            that the header is what was sealed and that no file is longer or shorter than it says.
+
+        Returns:
+          A Population; `on_disk` tells.
+
+        Raises:
+          FileNotFoundError: there is no such folder.
+          ValueError: it holds no population, half of one, or a damaged one; the text says which.
+        """
+        return _on_disk(opened(folder, checks.flag(verify=verify)))
+
+    @classmethod
+    def write(
+        cls,
+        folder: str | os.PathLike[str],
+        clients: Iterable[Any],
+        *,
+        num_classes: int | None = None,
+        check_finite: bool = True,
+        allow_empty: bool = False,
+        buffer_bytes: int = 1 << 26,
+    ) -> "Population":
+        """Writes clients to a folder as they come, holding some of them at a time, and opens it.
+
+        Args:
+          folder: to be made, or empty.
+          clients: an iterable of what `from_clients` takes, one dict of arrays a client; or of pairs (name, dict), ints
+            or strings of at most 256 characters. A generator is gone through once.
+          num_classes: as in `from_arrays`.
+          check_finite: as in `from_arrays`.
+          allow_empty: let a client have no row.
+          buffer_bytes: about as much is held at a time, beside 16 bytes a client.
+
+        Returns:
+          The Population on the disk, clients in the order given.
+
+        Raises:
+          TypeError, ValueError: as `from_clients`, with the client's index and name and its row; a folder that holds
+            something; a name that comes twice. What was written is then deleted.
+
+        Guarantees:
+          A folder is whole, or `open` refuses it: its header is written last. It has the fingerprint that
+          `from_clients` gives the same clients.
+
+        Example:
+          >>> import pathlib, tempfile
+          >>> import fedjaxlite as fl
+          >>> with tempfile.TemporaryDirectory() as place:
+          ...     people = fl.Population.write(
+          ...         pathlib.Path(place, "people"), ((f"site {i}", {"y": [i] * i}) for i in (3, 1)))
+          ...     people.on_disk, people.client("site 1")["y"].tolist(), people.num_examples.tolist()
+          (True, [1], [3, 1])
+        """
+        what = columns.checked(num_classes, check_finite, buffer_bytes)
+        return cls.open(write_clients.write(folder, clients, what, allow_empty=allow_empty))
+
+    @classmethod
+    def write_rows(
+        cls,
+        folder: str | os.PathLike[str],
+        blocks: Iterable[tuple[Any, Mapping[str, Any]]],
+        *,
+        num_classes: int | None = None,
+        check_finite: bool = True,
+        buffer_bytes: int = 1 << 26,
+    ) -> "Population":
+        """Writes rows whose clients are mixed to a folder, grouped by client, and opens it.
+
+        Args:
+          folder: to be made, or empty. For a while it takes twice the room of what it becomes.
+          blocks: an iterable of pairs: `[b]` ints or strings, the owner of each row, and a dict of arrays `[b, ...]`.
+          num_classes: as in `from_arrays`.
+          check_finite: as in `from_arrays`.
+          buffer_bytes: about as much is held at a time, or the largest client; beside 40 bytes a client and a block.
+
+        Returns:
+          The Population on the disk: clients sorted by id, rows in the order that they came in.
+
+        Raises:
+          TypeError, ValueError: as `from_arrays`, for rows counted from the first block on; a folder that holds
+            something. What was written is then deleted.
+
+        Guarantees:
+          It has the names and the fingerprint that `from_arrays` gives the same rows, however they are cut into blocks.
+
+        Example:
+          >>> import pathlib, tempfile
+          >>> import fedjaxlite as fl
+          >>> blocks = [(["b", "a"], {"y": [1, 2]}), (["b"], {"y": [3]})]
+          >>> with tempfile.TemporaryDirectory() as place:
+          ...     people = fl.Population.write_rows(pathlib.Path(place, "people"), blocks)
+          ...     people.names.tolist(), people.client("b")["y"].tolist()
+          (['a', 'b'], [1, 3])
+        """
+        what = columns.checked(num_classes, check_finite, buffer_bytes)
+        return cls.open(write_rows_(folder, blocks, what))
+
+    def in_memory(self) -> "Population":
+        """The same population in host memory: what lies on a disk is read whole, what does not is returned as it is.
+
+        Raises:
+          ValueError: there are more rows than a Population in memory can hold, 2**31 - 1.
+        """
+        if self.stored is None:
+            return self
+        sizes = np.asarray(self.num_examples)
+        return packed(
+            reading.rows_between(self, 0, int(self.offsets[-1])),
+            sizes,
+            None if self.names is None else np.asarray(self.names),
+            allow_empty=True,
+        )
 
     def __repr__(self) -> str:
         """Short: counts, sizes, and the features' dtypes and shapes, never values."""
-        kinds = []
-        for name, array in self.features.items():
-            shape = getattr(array, "shape", ())[1:]
-            kinds.append(f"{name} {getattr(array, 'dtype', '?')}{list(shape) if shape else ''}")
-        counts = f"{getattr(self.offsets, 'shape', (0,))[0] - 1} clients"
-        if isinstance(self.offsets, (np.ndarray, jax.Array)) and not checks.is_traced(self.offsets):
-            sizes = np.diff(np.asarray(self.offsets))
-            counts += f", {sizes.sum()} examples, {sizes.min()} to {sizes.max()} a client"
-        return f"Population({counts}; {', '.join(kinds)})"
+        return packing.described(self)
 
     def _index(self, index: Any) -> int:
-        if isinstance(index, (bool, np.bool_)) or not isinstance(index, (int, np.integer)):
-            raise TypeError(f"a client's index is {index!r}; expected an int in [0, {self.num_clients}), or a name.")
-        if not 0 <= index < self.num_clients:
-            raise IndexError(f"client {index} is out of range; the population has clients 0 to {self.num_clients - 1}.")
-        return int(index)
+        return client_names.checked_index(index, self.num_clients)
+
+
+def _on_disk(parts: Opened) -> Population:
+    """A Population of a folder, whose offsets its seal vouches for: they are not looked through."""
+    made = Population.tree_unflatten(parts.stored.header.max_size, (parts.features, parts.offsets))
+    object.__setattr__(made, "names", parts.names)
+    object.__setattr__(made, "stored", parts.stored)
+    return made
 
 
 def packed(
@@ -367,7 +471,9 @@ def packed(
             f"client {i}{name} has no examples, and so have {int((sizes == 0).sum())} of {len(sizes)} clients; leave "
             "them out, or pass allow_empty=True (an empty client that is sampled contributes nothing)."
         )
-    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32)
+    offsets = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
+    host_arrays.check_countable(int(offsets[-1]))
+    offsets = offsets.astype(np.int32)
     owned = {name: host_arrays.frozen(array) for name, array in features.items()}
     if names is not None:
         names = names.copy()

@@ -10,6 +10,7 @@
 Data of one's own: `from_table` reads CSV, Parquet and Arrow files and frames.
 Files of other federated data sets have readers of their own: `from_leaf` (JSON), `from_fedjax_sqlite`,
 `from_tff_sqlite`, `from_folder` (arrays and images); `from_huggingface` takes a `datasets.Dataset` that is there.
+Data larger than memory: `from_parquet` and `from_array_record` stream files into a folder, for `Population.open`.
 
 What comes in: where examples come from, with a loader each; nothing here needs a network.
 """
@@ -30,9 +31,11 @@ from fedjaxlite.partition.partitioner import federate as federate
 
 __all__ = ["Table", "federate", "from_table", "load"]
 from fedjaxlite.datasets.formats.array_folders import from_folder as from_folder
+from fedjaxlite.datasets.formats.array_record import from_array_record as from_array_record
 from fedjaxlite.datasets.formats.fedjax_sqlite import from_fedjax_sqlite as from_fedjax_sqlite
 from fedjaxlite.datasets.formats.huggingface import from_huggingface as from_huggingface
 from fedjaxlite.datasets.formats.leaf import from_leaf as from_leaf
+from fedjaxlite.datasets.formats.parquet import from_parquet as from_parquet
 from fedjaxlite.datasets.formats.text import encode_characters as encode_characters
 from fedjaxlite.datasets.formats.text import encode_words as encode_words
 from fedjaxlite.datasets.formats.tff_sqlite import from_tff_sqlite as from_tff_sqlite
@@ -41,10 +44,12 @@ __all__ = [
     "encode_characters",
     "encode_words",
     "federate",
+    "from_array_record",
     "from_fedjax_sqlite",
     "from_folder",
     "from_huggingface",
     "from_leaf",
+    "from_parquet",
     "from_tff_sqlite",
     "load",
 ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from fedjaxlite import files
+from fedjaxlite import storage
 from fedjaxlite.datasets import folders
 
 _BULK = 8192
@@ -133,7 +133,7 @@ def _split(folder: Path, split: str, features: Sequence[str] | None, cache: bool
     file = None if place is None else place / f"tfds-{_fingerprint(folder, split, features)}.npz"
     if file is not None:
         try:
-            arrays, header = files.read_npz(file)
+            arrays, header = storage.read_npz(file)
             return _examples(arrays, header["supervised"], header["images"])
         except (OSError, ValueError, KeyError):
             pass  # absent or damaged: read the data set itself
@@ -141,7 +141,7 @@ def _split(folder: Path, split: str, features: Sequence[str] | None, cache: bool
     if file is not None:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.write_npz(file, arrays, header)
+            storage.write_npz(file, arrays, header)
         except OSError:
             pass  # a cache that cannot be written costs time, nothing else
     return _examples(arrays, header["supervised"], header["images"])

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite import datasets, files, partition
+from fedjaxlite import datasets, partition, storage
 from fedjaxlite.datasets import shakespeare
 from fedjaxlite.datasets import tfds as tfds_reader
 
@@ -360,7 +360,7 @@ def test_what_was_read_is_cached(prepared, tmp_path, monkeypatch):
     cached = sorted(p.name for p in (tmp_path / "cache").iterdir())
     assert len(cached) == 2
     assert all(name.startswith("tfds-toy-1.10.0-") for name in cached)
-    assert files.read_npz(tmp_path / "cache" / cached[0])[0]["image"].dtype == np.uint8
+    assert storage.read_npz(tmp_path / "cache" / cached[0])[0]["image"].dtype == np.uint8
     monkeypatch.setattr(tfds_reader, "_read", lambda *args: pytest.fail("the cache was not used"))
     again, _ = datasets.load("toy", data_dir=prepared)
     assert all((first[name] == again[name]).all() for name in first)
@@ -372,7 +372,7 @@ def test_a_damaged_cache_is_read_anew(prepared, tmp_path):
         path.write_bytes(path.read_bytes()[:100])
     assert len(datasets.load("toy", data_dir=prepared)[0]["y"]) == 5
     for path in (tmp_path / "cache").iterdir():
-        files.read_npz(path)
+        storage.read_npz(path)
 
 
 def test_a_data_set_prepared_anew_is_read_anew(prepared, tmp_path):

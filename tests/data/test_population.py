@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import fedjaxlite as fl
+from fedjaxlite import storage
 from fedjaxlite.data.population import Population
 
 
@@ -224,14 +225,12 @@ def test_load_refuses_other_files_and_damage(tmp_path):
 
 
 def test_load_checks_the_format_and_the_fingerprint(tmp_path):
-    from fedjaxlite import files
-
     path = tmp_path / "clients.npz"
     arrays = {"feature y": np.zeros(2, np.int32), "offsets": np.array([0, 2], np.int32)}
-    files.write_npz(path, arrays, {"format": "something else"})
+    storage.write_npz(path, arrays, {"format": "something else"})
     with pytest.raises(ValueError, match="holds 'something else'; expected 'fedjaxlite population 1'"):
         Population.load(path)
-    files.write_npz(path, arrays, {"format": "fedjaxlite population 1", "fingerprint": "0"})
+    storage.write_npz(path, arrays, {"format": "fedjaxlite population 1", "fingerprint": "0"})
     with pytest.raises(ValueError, match="its content has not the fingerprint it was saved with"):
         Population.load(path)
 
@@ -319,7 +318,7 @@ def test_num_classes_checks_labels():
 
 def test_more_examples_than_int32_counts_are_refused():
     x = np.broadcast_to(np.zeros(1, np.uint8), (2**31,))
-    with pytest.raises(ValueError, match=r"2147483648 examples; one Population holds at most 2\*\*31 - 1"):
+    with pytest.raises(ValueError, match=r"2147483648 examples; one Population in memory holds at most 2\*\*31 - 1"):
         Population.from_arrays({"x": x}, client_ids=[0])
 
 

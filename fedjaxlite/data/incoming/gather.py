@@ -221,8 +221,7 @@ def _joined(name: str, parts: list[np.ndarray]) -> np.ndarray:
     if len(kinds) > 1:
         dtype = np.dtype(np.float32 if any(kind.kind == "f" for kind in kinds) else np.int32)
     rows = sum(len(part) for part in parts)
-    if rows > host_arrays.MAX_EXAMPLES:
-        raise ValueError(f"there are {rows} examples; one Population holds at most {host_arrays.MAX_EXAMPLES}.")
+    host_arrays.check_countable(rows)
     out = host_arrays.aligned((rows, *parts[0].shape[1:]), dtype)
     parts.reverse()
     start = 0
