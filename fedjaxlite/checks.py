@@ -24,6 +24,7 @@ from fedjaxlite.plain_values import shown as shown
 from fedjaxlite.tree_checks import as_array as as_array
 from fedjaxlite.tree_checks import float_leaves as float_leaves
 from fedjaxlite.tree_checks import numeric_leaves as numeric_leaves
+from fedjaxlite.tree_checks import path_names as path_names
 from fedjaxlite.tree_checks import path_str as path_str
 from fedjaxlite.tree_checks import real_array as real_array
 from fedjaxlite.tree_checks import same_structure as same_structure

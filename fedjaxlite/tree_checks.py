@@ -107,6 +107,11 @@ def path_str(path: tuple[Any, ...]) -> str:
     return jax.tree_util.keystr(path) or "the root"
 
 
+def path_names(path: tuple[Any, ...]) -> tuple[Any, ...]:
+    """A pytree path as a tuple of the names on the way, such as ("dense", "kernel"), whatever the containers are."""
+    return tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
+
+
 def same_structure(given: Any, expected: Any, *, what: str, than: str, remedy: str, any_dtype: bool = False) -> None:
     """Refuses a pytree whose structure, shapes or dtypes differ from `expected`, naming the first path that does."""
     if isinstance(given, Iterator):

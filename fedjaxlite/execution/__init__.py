@@ -9,7 +9,9 @@
     side_by_side.py messages that are needed apart, shared out over devices by entries
     bytes_sent.py   the ledger of bytes, of one client and of each
     lanes/          who is trained beside whom, and the loops over lanes
-    layout.py       lanes, devices, and how they are mapped
+    layout/         lanes, devices, and how they are mapped
+    model_axis/     one model over several devices
+    prepared/       cohorts that the host prepared
     part_programs.py   what clients, server and sampler compute, apart from all that: for fingerprints
     federated_sum.py   one sum over a cohort, for anything that is no training
 

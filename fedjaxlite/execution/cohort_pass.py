@@ -7,13 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite.data.client_view import ENCODE, ClientData
-from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.drawing import Drawn
 from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
 from fedjaxlite.execution.lanes.traced_client import ClientFn
 from fedjaxlite.execution.lanes.waves import run_lanes
 from fedjaxlite.execution.layout import Layout, merge
+from fedjaxlite.execution.model_axis.placing import like_params
+from fedjaxlite.execution.model_axis.shardings import Table
+from fedjaxlite.execution.prepared.ties import tied
 from fedjaxlite.execution.side_by_side import held_by, room, rows_on_devices
 from fedjaxlite.protocol.algorithm import Aggregate, ClientOutput
 from fedjaxlite.sampling import Cohort
@@ -66,11 +69,17 @@ class PassInfo(NamedTuple):
 
 
 def client_task(
-    client_fn: ClientFn, aggregator: Aggregator, aggregator_state: Any, fold: str, seen: Callable[[int, PyTree], None]
+    client_fn: ClientFn,
+    aggregator: Aggregator,
+    aggregator_state: Any,
+    fold: str,
+    seen: Callable[[int, PyTree], None],
+    table: Table = (),
 ) -> Any:
     """The work of one lane: the client's update, guarded against NaN, encoded, read, and zeroed where no client is.
 
-    `seen` is told the bytes of a message, and the shapes of what is read of it, when the task is traced.
+    `seen` is told the bytes of a message, and the shapes of what is read of it, when the task is traced. `table` says
+    how the parameters are sharded.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
     noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
@@ -78,7 +87,7 @@ def client_task(
     """
 
     def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array, slot: jax.Array) -> Part:
-        output = client_fn(data, state.algorithm)
+        output = like_params(client_fn(data, state.algorithm), table)
         message = Message(output.update, output.weight, dict(output.scalars))
         finite = all_finite((message, output.client_state))
         ok = alive & finite
@@ -132,9 +141,7 @@ def run_pass(
     aggregator: Aggregator,
     aggregator_state: Any,
     fold: str,
-    population: Population,
-    cohort: Cohort,
-    rows: jax.Array,
+    drawn: Drawn,
     bank: ClientState,
     key: jax.Array,
     noise: jax.Array,
@@ -151,9 +158,7 @@ def run_pass(
       aggregator: a chain.
       aggregator_state: its state.
       fold: "sum", "stack" or "rows", what the chain needs: `wire.rows.fold_of`.
-      population: the data.
-      cohort: who takes part.
-      rows: int32 `[K]`, each slot's index in `population`.
+      drawn: who takes part, and on what data.
       bank: the states of this device's clients; a ClientState of empty trees ties no client to a device.
       key: the round's client key.
       noise: the round's key for noise that clients draw.
@@ -165,28 +170,33 @@ def run_pass(
     """
     seen: list[tuple[int, PyTree]] = []  # known once the task is traced, and for clients that never run it: late ones
     note = lambda *found: seen.append(found)  # noqa: E731
-    task = client_task(client_fn, aggregator, aggregator_state, fold, note)
+    task = client_task(client_fn, aggregator, aggregator_state, fold, note, layout.table)
+    population, cohort, rows = drawn.population, drawn.cohort, drawn.rows
     active = cohort.selected & cohort.reported
-    examples = (population.offsets[rows + 1] - population.offsets[rows]).astype(jnp.float32)
+    sizes = population.offsets[rows + 1] - population.offsets[rows] if drawn.sizes is None else drawn.sizes
+    examples = sizes.astype(jnp.float32)
     work = examples * cohort.work
-    per_device = jax.tree.leaves(bank)[0].shape[0] if jax.tree.leaves(bank) else 0
-    tied = per_device > 0 and layout.num_devices > 1
-    bank_rows = jnp.clip(cohort.ids - device * per_device, 0, per_device - 1) if tied else cohort.ids
+    tie = tied(drawn, bank, device, layout)
 
-    def scheduled(queues: bool) -> Schedule:
-        if tied:
-            return owned(work, active, cohort.ids // per_device, device=device)
+    def scheduled(queues: bool, device: Any = device) -> Schedule:
+        if tie.owner is not None:
+            return owned(work, active, tie.owner, device=device)
         split: dict[str, Any] = {"device": device, "num_devices": layout.num_devices}
-        fair = queues or fold == "rows"  # no device may train more clients than it has room for
+        # No device may train more clients than it has room for, or more than others that wait for it.
+        fair = queues or fold == "rows" or layout.in_step
         return dealt(work, active, **split) if fair else balanced(work, active, lanes=layout.lanes, **split)
 
     slots = cohort.ids.shape[0]
     held = None
     if fold == "rows":
-        held = held_by(scheduled(True), slots, room(slots, per_device if tied else 0, layout.num_devices), layout)
-    inputs = Inputs(population, cohort, rows, bank_rows, key, noise, alike, held)
-    mine = cohort.ids // per_device == device if tied else None
-    own = beside_the_broadcast(more, bank.algorithm, bank_rows, mine)
+        held = held_by(scheduled(True), slots, room(slots, tie.clients, layout.num_devices), layout)
+    most = None
+    if layout.in_step:
+        every = jnp.arange(layout.num_devices, dtype=jnp.int32)
+        most = jax.vmap(lambda each: scheduled(False, each).size)(every).max()
+    inputs = Inputs(population, cohort, rows, tie.rows, key, noise, alike, held, most)
+    mine = None if tie.owner is None else tie.owner == device
+    own = beside_the_broadcast(more, bank.algorithm, tie.rows, mine)
     summed, stacked, bank, kept = run_lanes(task, inputs, bank, scheduled, layout)
     if own is not None:
         stacked = {**stacked, "more": own}

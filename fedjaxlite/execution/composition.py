@@ -6,15 +6,18 @@ from functools import lru_cache
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.drawing import apart
 from fedjaxlite.data.prepared_cohort import PreparedCohort
 from fedjaxlite.execution import going_on
 from fedjaxlite.execution.bytes_sent import Traffic, broadcast
 from fedjaxlite.execution.cohort_pass import PassInfo, as_chain
-from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, placed_shapes, resolve
+from fedjaxlite.execution.layout import Execution, Layout, over_devices, place, placed_shapes, resolve, with_model
 from fedjaxlite.execution.ledger import Ledger
 from fedjaxlite.execution.one_round import (
     Program,
@@ -25,6 +28,8 @@ from fedjaxlite.execution.one_round import (
     traffic,
 )
 from fedjaxlite.execution.part_programs import part_programs
+from fedjaxlite.execution.prepared import checking, placing
+from fedjaxlite.execution.prepared.client_rows import rows_of
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
@@ -126,23 +131,26 @@ def rounds(
     @lru_cache(maxsize=32)
     def compiled(num_rounds: int | None) -> Callable[..., Any]:
         own = program if num_rounds is None else program._replace(client=client_of(algorithm))
-        return over_devices(lambda *args: run_rounds(own, fold, num_rounds, *args), layout)
+        model_of = lambda state: algorithm.params(state.server_state)  # noqa: E731
+        return over_devices(lambda *args: run_rounds(own, fold, num_rounds, *args), layout, model_of)
 
     def check(state: RoundState, data: Any) -> None:
         _check_data(data, state, program)
+        checking.check(program, state, data)
         going.check(state, data)
 
     def run(state: RoundState, data: Any, num_rounds: int | None) -> tuple[RoundState, PassInfo]:
         check(state, data)
         if isinstance(data, Population):
+            checking.check_whole(program, state, data)
             _check_clients(data.num_clients, state, program)
             _check_rounds_left(state, num_rounds or 1, sampler, aggregator)
         data = data if checks.is_traced(data) else place_once(data)
-        state = state if checks.is_traced(state) else _moved(state, program.layout)
-        (rest, info), clients = compiled(num_rounds)(_bare(state), data, state.clients)
+        state = state if checks.is_traced(state) else _moved(state, program)
+        (rest, info), clients = compiled(num_rounds)(*_arguments(state, data))
         if not checks.is_traced(info):
             _settle(info, program)
-        return rest._replace(clients=clients, ledger=state.ledger), info
+        return rest._replace(clients=clients, ledger=state.ledger, elsewhere=state.elsewhere), info
 
     def init(
         params: PyTree, population: Population, *, key: Any, noise_key: Any = None, cohort_key: Any = None
@@ -150,8 +158,7 @@ def rounds(
         state = first_state(program, params, population, key, noise_key, cohort_key)
         going.remember(state, population.num_clients)
         # Traced once more as a whole, so that whatever is wrong with the server's half is said now.
-        shapes = placed_shapes(population, program.layout)
-        jax.eval_shape(compiled(None), _bare(state), shapes, state.clients)
+        jax.eval_shape(compiled(None), *_arguments(state, checking.shapes(program, population, state.clients)))
         return state
 
     def steps(state: RoundState, population: Population, num_rounds: int) -> tuple[RoundState, PassInfo]:
@@ -161,14 +168,18 @@ def rounds(
         return run(state, population, int(num_rounds))
 
     def client_params(state: RoundState, client: int) -> PyTree:
-        _check_client(client, state)
-        own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
+        if execution.states_elsewhere:
+            own = jax.tree.map(lambda leaf: jnp.asarray(leaf[0]), rows_of(execution, state, [client]).algorithm)
+        else:
+            _check_client(client, state)
+            own = jax.tree.map(lambda leaf: leaf[client], state.clients.algorithm)
         return algorithm.client_params(broadcast(algorithm, state.server_state), own)
 
     def lower(state: RoundState, data: Any, num_rounds: int | None = None) -> jax.stages.Lowered:
         program_of: Any = compiled(num_rounds)
         program_of = program_of if hasattr(program_of, "lower") else jax.jit(program_of)
-        return program_of.lower(_bare(state), placed_shapes(data, layout), state.clients)
+        data = checking.shapes(program, data, state.clients) if num_rounds is None else placed_shapes(data, layout)
+        return program_of.lower(*_arguments(state, data))
 
     return Rounds(
         init=init,
@@ -189,9 +200,15 @@ def rounds(
     )
 
 
+def _arguments(state: RoundState, data: Any) -> tuple[Any, ...]:
+    """What a program is called with: the state without the clients', the data, the clients' states, pieces of data."""
+    data, pieces, clients = apart(data)
+    return _bare(state), data, state.clients if clients is None else clients, pieces
+
+
 def _bare(state: RoundState) -> RoundState:
     """What a program works on: without the clients, which come apart, and whatever was before it."""
-    return state._replace(clients=(), ledger=Ledger())
+    return state._replace(clients=(), ledger=Ledger(), elsewhere=None)
 
 
 def _composed(algorithm: Any, sampler: Any, aggregator: Any, execution: Any) -> Program:
@@ -211,7 +228,7 @@ def _check_data(data: Any, state: RoundState, program: Program) -> None:
             "PreparedCohort."
         )
     going_on.check_state(state)
-    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not checks.is_traced(leaf)]
+    leaves = [leaf for leaf in jax.tree.leaves(state) if isinstance(leaf, jax.Array) and not isinstance(leaf, Tracer)]
     if any(leaf.is_deleted() for leaf in leaves):
         raise ValueError(
             "`state` was given to an earlier step under Execution(donate=True), which took over its memory. Go on from "
@@ -241,10 +258,11 @@ def _check_client(client: Any, state: RoundState) -> None:
         raise IndexError(f"client {client} is out of range; expected 0 to {banks[0].shape[0] - 1}.")
 
 
-def _moved(state: RoundState, layout: Layout) -> RoundState:
+def _moved(state: RoundState, program: Program) -> RoundState:
     """The state on this layout's devices: one that was made on others may go on here, with the same numbers."""
-    if set(state.round.devices()) == set(layout.devices):
+    if set(state.round.devices()) == set(program.layout.devices):
         return state
+    layout = with_model(program.layout, program.algorithm.params(state.server_state))
     clients = place(state.clients, layout, sharded=True)
     return place(state._replace(clients=()), layout)._replace(clients=clients)
 
@@ -278,16 +296,30 @@ def _settle(info: PassInfo, program: Program) -> None:
         )
 
 
+_THERE: weakref.WeakKeyDictionary[Population, weakref.WeakValueDictionary[Any, Population]] = (
+    weakref.WeakKeyDictionary()
+)
+"""Populations as they lie on devices; alive as long as some rounds hold them."""
+
+
 def _placer(layout: Layout) -> Callable[[Any], Any]:
-    """Puts a population on the devices once; a later call with the same object finds it there."""
+    """Puts a population on the devices once; a later call with the same object finds it there.
+
+    So does a call of other rounds on the same devices, such as those with fewer lanes.
+    """
     placed: weakref.WeakKeyDictionary[Population, Population] = weakref.WeakKeyDictionary()
 
     def put(data: Any) -> Any:
         if not isinstance(data, Population):
-            return place(data, layout)
+            return placing.placed(data, layout)
         if data not in placed:
-            with jax.ensure_compile_time_eval():  # inside of a caller's jit too, what is kept must be an array
-                placed[data] = place(data, layout)
+            there = _THERE.setdefault(data, weakref.WeakValueDictionary())
+            where = (layout.devices, layout.mesh)
+            found = there.get(where)
+            if found is None:
+                with jax.ensure_compile_time_eval():  # inside of a caller's jit too, what is kept must be an array
+                    found = there[where] = place(data, layout)
+            placed[data] = found
         return placed[data]
 
     return put

@@ -9,7 +9,10 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.client_view import ClientData
+from fedjaxlite.data.on_disk.sizes import most_rows
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.drawing import Drawn
+from fedjaxlite.data.prepared.pieces import piece_of
 from fedjaxlite.execution.cohort_pass import (
     ClientState,
     PassInfo,
@@ -76,7 +79,8 @@ def federated_sum(
 
     Returns:
       `call(shared, population, cohort, *, key, noise_key=None) -> (Aggregate, PassInfo)`, compiled once for every
-      shape. `shared` is any pytree that all clients get; a client's own key is a fixed function of `key` and its id.
+      shape. Of a population on a disk the cohort's clients are read. `shared` is any pytree that all clients get; a
+      client's own key is a fixed function of `key` and its id.
       Noise and masks never come from `key`, which others may know: `noise_key` is drawn from the operating system's
       entropy in every call, unless one is given: of `fl.noise_keys(num_calls)`, or a key of one's own, with which the
       noise is reproducible and not private. The call is a Computation: `privacy.epsilon` and `privacy.report` say what
@@ -103,12 +107,13 @@ def federated_sum(
     """
     checks.is_function_of("shared", "data", client_fn=client_fn)
     client = traced_once(lambda data, both: client_fn(both[0], data))
+    execution = execution._replace(param_shardings=None) if isinstance(execution, Execution) else execution
     parts = _Sum(client, as_chain(aggregator), execution)
 
     @lru_cache(maxsize=32)
     def compiled(capacity: int, scaled: bool) -> tuple[Layout, Callable[..., Any]]:
         layout = resolve(execution, capacity)
-        return layout, over_devices(lambda *args: _once(parts, layout, scaled, *args), layout)
+        return layout, over_devices(lambda *args: _once(parts, layout, scaled, *args[:4]), layout)
 
     @lru_cache(maxsize=32)
     def is_secret(capacity: int, scaled: bool, structure: Any, leaves: tuple[Any, ...]) -> bool:
@@ -123,6 +128,7 @@ def federated_sum(
         # Integer codecs need whole weights, so they have to know that no cohort's `scale` makes fractions of them.
         scaled = checks.is_traced(cohort.scale) or not bool(np.all(np.asarray(cohort.scale) == 1))
         capacity, key = cohort.ids.shape[0], as_key(key, "key")
+        population = _cohort_in_memory(population, cohort)
         leaves, structure = jax.tree.flatten((shared, population))
         shapes = tuple((np.shape(leaf), _dtype(leaf)) for leaf in leaves)
         layout, call = compiled(capacity, scaled)
@@ -136,6 +142,15 @@ def federated_sum(
         return _built(parts, shared, population, resolve(execution, capacity), capacity, scaled=False)[2]
 
     return Computation(run, wire, parts.aggregator)
+
+
+def _cohort_in_memory(population: Population, cohort: Cohort) -> Population:
+    """Of a population on a disk the clients of the cohort, padded so that all cohorts of this capacity compile once."""
+    if not population.on_disk:
+        return population
+    checks.concrete("The rows of its clients are read from the disk, outside of jit.", cohort=cohort)
+    ids = np.asarray(cohort.ids)[np.asarray(cohort.selected)]
+    return piece_of(population, ids, max(1, most_rows(population, min(len(cohort.ids), population.num_clients))))
 
 
 def _dtype(leaf: Any) -> Any:
@@ -193,9 +208,7 @@ def _once(
         aggregator=aggregator,
         aggregator_state=state,
         fold=fold_of(aggregator),
-        population=population,
-        cohort=cohort,
-        rows=cohort.ids,
+        drawn=Drawn(population, cohort, cohort.ids),
         bank=ClientState((), own),
         key=key,
         noise=for_clients,

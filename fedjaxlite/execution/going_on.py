@@ -7,9 +7,10 @@ import jax
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.whole import num_clients_of
 from fedjaxlite.data.prepared_cohort import PreparedCohort
 from fedjaxlite.execution.cohort_pass import ClientState
-from fedjaxlite.execution.layout import place
+from fedjaxlite.execution.layout import place, with_model
 from fedjaxlite.execution.ledger import UNPROTECTED, Segment, difference
 from fedjaxlite.execution.one_round import Program, bank, run_keys, segment, templates
 from fedjaxlite.execution.round_state import RoundState
@@ -42,7 +43,8 @@ def going(program: Program) -> GoingOn:
     def check(state: RoundState, data: Any) -> None:
         last, prepared = state.ledger.last, isinstance(data, PreparedCohort)
         # A prepared cohort holds its own clients only; how many there are is what the run began with.
-        num_clients = data.num_clients if not prepared else last.num_clients if last else None
+        known = num_clients_of(data.population) if prepared else data.num_clients
+        num_clients = known if known is not None else last.num_clients if last else None
         if (_facts(state), num_clients) in fits:
             return
         population = data.population if prepared else data
@@ -97,7 +99,13 @@ def _taken_over(
             "ledger of the state has to hold it. Call it outside, on one state at a time."
         )
     algorithm, layout = program.algorithm, program.layout
+    if layout.execution.states_elsewhere and jax.tree.leaves(state.clients):
+        raise ValueError(
+            f"`go_on` takes over what clients keep where devices have all of it, and these rounds keep it elsewhere "
+            f"(client_states={layout.execution.client_states!r}). Begin a run of its own: rounds.init(params, ...)."
+        )
     params = _params(program, state)
+    layout = with_model(layout, params, strict=True)
     program.sampler.check(population.num_clients)
     found = templates(program, params, population)
     old = state.keys

@@ -1,15 +1,17 @@
 """The program behind `rounds`: its first state, one round of it on one device, and what it sends."""
 
 import logging
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from fedjaxlite import checks
+from fedjaxlite import checks, processes
 from fedjaxlite.data.population import Population
-from fedjaxlite.data.prepared_cohort import all_alike, draw
+from fedjaxlite.data.prepared.drawing import all_alike, draw
+from fedjaxlite.data.prepared.whole import traceable
 from fedjaxlite.execution.bytes_sent import Traffic, broadcast, downloaded, traffic_on
 from fedjaxlite.execution.cohort_pass import (
     ClientState,
@@ -20,11 +22,19 @@ from fedjaxlite.execution.cohort_pass import (
 )
 from fedjaxlite.execution.first_keys import first_keys
 from fedjaxlite.execution.lanes.traced_client import ClientFn, draws_noise, output_template, traced_once
-from fedjaxlite.execution.layout import Layout, place, with_lanes
+from fedjaxlite.execution.layout import (
+    Layout,
+    made_in_place,
+    memory_of,
+    place,
+    spans_processes,
+    with_lanes,
+    with_model,
+)
 from fedjaxlite.execution.ledger import Composition, Ledger, Segment, segment_of
 from fedjaxlite.execution.round_state import Keys, RoundState
 from fedjaxlite.execution.side_by_side import kept_messages
-from fedjaxlite.keys import OF_NO_CLIENT, as_key, is_tracing
+from fedjaxlite.keys import OF_NO_CLIENT, NoiseKeys, as_key, is_tracing
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
@@ -92,6 +102,7 @@ def templates(program: Program, params: PyTree, population: Population, num_clie
     client_state = jax.eval_shape(algorithm.init_client, params)
     model = jax.eval_shape(algorithm.params, server_state)
     layout = with_lanes(program.layout, model, population, program.sampler.capacity)
+    population = traceable(population)
     output = output_template(program.client, population, (shared, client_state), layout)
     checks.same_structure(
         output.client_state,
@@ -139,13 +150,11 @@ def first_state(
     program.sampler.check(population.num_clients)
     _check_num_clients(program.algorithm, population)
     as_key(key, "key")
-    algorithm, layout = program.algorithm, program.layout
+    algorithm, layout = program.algorithm, with_model(program.layout, params, strict=True)
+    _check_processes(program, params, population, {"key": key, "noise_key": noise_key, "cohort_key": cohort_key})
     found = templates(program, params, population)
     keys = run_keys(program, found, key, noise_key, cohort_key)
-    params = jax.tree.map(jnp.asarray, params)
-    server_state = jax.tree.map(jnp.asarray, algorithm.init(params))
-    one = ClientState(algorithm.init_client(params), program.aggregator.init_client(found.output.update))
-    clients = bank(one, population.num_clients, layout)
+    server_state, clients = _begin(program, params, found, population.num_clients, layout)
     ledger = Ledger((segment(program, found, 0),))
     state = RoundState(jnp.int32(0), server_state, found.aggregator_state, keys, ClientState((), ()), ledger)
     if checks.is_traced(state):
@@ -154,18 +163,93 @@ def first_state(
     kept = kept_messages(algorithm, program.aggregator, found.wire, params, **sizes)
     if kept is not None:
         LOG.info("%s", kept)
-    return place(_owned_copy(state), layout)._replace(clients=clients)
+    rest = place(_owned_copy(state._replace(server_state=())), layout)
+    server_state = server_state if layout.table else place(_owned_copy(server_state), layout)
+    return rest._replace(server_state=server_state, clients=clients)
+
+
+def _begin(
+    program: Program, params: PyTree, found: Templates, num_clients: int, layout: Layout
+) -> tuple[PyTree, ClientState]:
+    """The server's first state, and what clients keep; of a sharded model no device holds the whole."""
+    algorithm = program.algorithm
+
+    def of_server(params: PyTree) -> PyTree:
+        return jax.tree.map(jnp.asarray, algorithm.init(params))
+
+    def of_clients(params: PyTree) -> ClientState:
+        return ClientState(algorithm.init_client(params), program.aggregator.init_client(found.output.update))
+
+    if not layout.table or checks.is_traced(params):
+        params = jax.tree.map(jnp.asarray, params)
+        return of_server(params), first_clients(of_clients(params), num_clients, program)
+    everyone = made_in_place(lambda p: _for_everyone(of_clients(p), num_clients, layout), params, layout, sharded=True)
+    return made_in_place(lambda p: jax.tree.map(jnp.copy, of_server(p)), params, layout), everyone
+
+
+def first_clients(one: PyTree, num_clients: int, program: Program) -> PyTree:
+    """What a state holds of the clients: all of them, or the rows of a cohort where they are kept elsewhere."""
+    layout = program.layout
+    elsewhere = layout.execution.states_elsewhere
+    return bank(one, program.sampler.capacity * layout.num_devices if elsewhere else num_clients, layout)
+
+
+def _check_processes(program: Program, params: PyTree, population: Population, keys: dict[str, Any]) -> None:
+    """Refuses to begin where several processes are about to begin unlike runs."""
+    if not spans_processes(program.layout) or checks.is_traced((params, population, keys)):
+        return
+    taking_part = {device.process_index for device in program.layout.devices}
+    if len(taking_part) != processes.count():
+        raise ValueError(
+            f"`devices` are those of {processes.listed(sorted(taking_part))}, and there are {processes.count()} "
+            "processes, all of which call these rounds. Take devices of every process, or leave `devices` out."
+        )
+    algorithm, sampler, aggregator = program.algorithm, program.sampler, program.aggregator
+    told = program.layout.execution._replace(devices=program.layout.num_devices)
+    data = {name: f"{leaf.dtype}{list(leaf.shape)}" for name, leaf in population.features.items()}
+    keys = {name: value.key if isinstance(value, NoiseKeys) else value for name, value in keys.items()}
+    values = {"params": params, **keys, "clients of the population": population.num_clients}
+    values |= {"features of the population": data, "clients' numbers of examples": population.offsets}
+    values |= {"algorithm": [algorithm.name, algorithm.hparams], "sampler": [sampler.name, sampler.capacity]}
+    values |= {"aggregator": [aggregator.name, aggregator.hparams], "execution": told._asdict()}
+    processes.same(values)
 
 
 def bank(one: PyTree, num_clients: int, layout: Layout) -> PyTree:
-    """One client's first state for all clients, on the devices that own them."""
+    """One client's first state for all clients, on the devices that own them.
+
+    Raises:
+      ValueError: they are larger than the devices' memory. RuntimeError: than what is left of it.
+    """
     # Every device owns as many clients as the others, so the last one may own some that do not exist.
     size = -(-num_clients // layout.num_devices) * layout.num_devices
-    clients = jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (size, *jnp.shape(leaf))), one)
-    return clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
+    room = None if is_tracing() else memory_of(layout)
+    bytes_of_all = size * sum(math.prod(jnp.shape(a)) * jnp.result_type(a).itemsize for a in jax.tree.leaves(one))
+    if room is not None and bytes_of_all > room:
+        raise ValueError(_too_large(num_clients, bytes_of_all, f", and the devices have {room / 1e9:.3g}"))
+    try:
+        clients = _for_everyone(one, num_clients, layout)
+        return clients if checks.is_traced(clients) else place(clients, layout, sharded=True)
+    except jax.errors.JaxRuntimeError as error:
+        if "RESOURCE_EXHAUSTED" not in str(error):
+            raise
+        raise RuntimeError(_too_large(num_clients, bytes_of_all, ", more than the devices have left")) from error
 
 
-def _owned_copy(state: RoundState) -> RoundState:
+def _too_large(num_clients: int, bytes_of_all: int, more: str) -> str:
+    return (
+        f"what {num_clients} clients keep between their rounds takes {bytes_of_all / 1e9:.3g} GB{more}. Keep it in "
+        'host memory, Execution(client_states="host"), or on a disk, Execution(client_states="a/folder").'
+    )
+
+
+def _for_everyone(one: PyTree, num_clients: int, layout: Layout) -> PyTree:
+    # Every device owns as many clients as the others, so the last one may own some that do not exist.
+    size = -(-num_clients // layout.num_devices) * layout.num_devices
+    return jax.tree.map(lambda leaf: jnp.broadcast_to(jnp.asarray(leaf), (size, *jnp.shape(leaf))), one)
+
+
+def _owned_copy(state: PyTree) -> PyTree:
     # Donation must never delete arrays that the caller still holds, such as the initial parameters.
     return jax.tree.map(lambda leaf: jnp.array(leaf, copy=True), state)
 
@@ -194,14 +278,16 @@ def run_rounds(
     state: RoundState,
     data: Any,
     clients: ClientState,
+    pieces: Any,
 ) -> tuple[Any, ClientState]:
     """One round, or `num_rounds` of them in a scan, on one device; inside `over_devices`."""
+    one = partial(_one_round, program, fold, device, data=data, pieces=pieces)
     if num_rounds is None:
-        state, clients, info = _one_round(program, fold, device, state, clients, data)
+        state, clients, info = one(state, clients)
         return (state, info), clients
 
     def body(carry: Any, _: None) -> tuple[Any, PassInfo]:
-        state, clients, info = _one_round(program, fold, device, carry[0], carry[1], data)
+        state, clients, info = one(carry[0], carry[1])
         return (state, clients), info
 
     (state, clients), infos = jax.lax.scan(body, (state, clients), None, length=num_rounds)
@@ -209,10 +295,11 @@ def run_rounds(
 
 
 def _one_round(
-    program: Program, fold: str, device: Any, state: RoundState, clients: ClientState, data: Any
+    program: Program, fold: str, device: Any, state: RoundState, clients: ClientState, data: Any, pieces: Any
 ) -> tuple[RoundState, ClientState, PassInfo]:
     algorithm, aggregator = program.algorithm, program.aggregator
-    population, cohort, rows = draw(program.sampler, state.keys.sample, state.round, data)
+    drawn = draw(program.sampler, state.keys.sample, state.round, data, device, pieces)
+    population, cohort = drawn.population, drawn.cohort
     shared = broadcast(algorithm, state.server_state)
     layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
     this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
@@ -224,9 +311,7 @@ def _one_round(
         aggregator=aggregator,
         aggregator_state=opened,
         fold=fold,
-        population=population,
-        cohort=cohort,
-        rows=rows,
+        drawn=drawn,
         bank=clients,
         key=this_round(state.keys.client),
         noise=for_clients,

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.whole import traceable
 from fedjaxlite.execution.bytes_sent import broadcast
 from fedjaxlite.execution.lanes.traced_client import one_client_of
 from fedjaxlite.execution.layout import with_lanes
@@ -36,7 +37,7 @@ def part_programs(
       (local work, and its message, encoded and read) and "server" (decoding, and the server's step).
     """
     algorithm, aggregator = program.algorithm, program.aggregator
-    state, population = jax.tree.map(_shape, (state, population))
+    state, population = jax.tree.map(_shape, (state, traceable(population)))
     shared = jax.eval_shape(lambda s: broadcast(algorithm, s), state.server_state)
     own = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), state.clients)
     key, number = state.keys.noise, state.round

@@ -1,5 +1,7 @@
 """What a run carries from round to round."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import jax
@@ -33,6 +35,23 @@ class Keys(NamedTuple):
     secret_cohorts: jax.Array
 
 
+@jax.tree_util.register_static
+@dataclass(frozen=True, eq=False)
+class Elsewhere:
+    """Where a run keeps its clients' states outside of the devices; a pytree without leaves.
+
+    Attributes:
+      read: `read(round, ids) -> ClientState` of NumPy's arrays `[n, ...]`, as they are after so many rounds; ValueError
+        where they have gone on since.
+      where: "host", or the folder.
+      reopen: what the next run goes on with.
+    """
+
+    read: Callable[[int, Any], Any]
+    where: str
+    reopen: Any
+
+
 class RoundState(NamedTuple):
     """Everything that a run carries from round to round; a pytree, and all that a checkpoint needs.
 
@@ -41,8 +60,10 @@ class RoundState(NamedTuple):
       server_state: the algorithm's.
       aggregator_state: the codecs'.
       keys: the run's random streams; they never change.
-      clients: what the clients keep, with a leading axis of clients on every leaf.
+      clients: what the clients keep, with a leading axis of clients on every leaf; of the cohort trained last where
+        they are kept elsewhere (`Execution(client_states=...)`).
       ledger: which compositions made the rounds, with the noise of each; static, and without leaves.
+      elsewhere: where clients' states are kept that devices do not hold, once `fl.train` did a round; likewise.
     """
 
     round: jax.Array
@@ -51,6 +72,7 @@ class RoundState(NamedTuple):
     keys: Keys
     clients: ClientState
     ledger: Ledger = Ledger()
+    elsewhere: Elsewhere | None = None
 
     @property
     def params(self) -> PyTree:

@@ -158,12 +158,8 @@ def _predicate(name: str, predicate: Predicate | None) -> Predicate:
     return predicate
 
 
-def _names(path: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(getattr(k, "key", getattr(k, "name", getattr(k, "idx", k))) for k in path)
-
-
 def _mask(params: PyTree, predicate: Predicate) -> PyTree:
-    return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(predicate(_names(path), leaf)), params)
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: bool(predicate(checks.path_names(path), leaf)), params)
 
 
 def _keep(params: PyTree, mask: PyTree) -> PyTree:

@@ -6,7 +6,7 @@ import jax
 
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds
-from fedjaxlite.execution.layout import AXIS, Layout
+from fedjaxlite.execution.layout import Layout, shardings_like, with_model
 from fedjaxlite.execution.round_state import RoundState
 
 PyTree = Any
@@ -44,11 +44,11 @@ def abstract(tree: PyTree, layout: Layout, *, sharded: bool = False) -> PyTree:
     Returns:
       the pytree with a `jax.ShapeDtypeStruct` in place of each leaf.
     """
-    if layout.mesh is None:
-        sharding: Any = jax.sharding.SingleDeviceSharding(layout.devices[0])
-    else:
-        sharding = jax.NamedSharding(layout.mesh, jax.P(AXIS) if sharded else jax.P())
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), tree)
+    alone = jax.sharding.SingleDeviceSharding(layout.devices[0])
+    there = (
+        jax.tree.map(lambda _: alone, tree) if layout.mesh is None else shardings_like(tree, layout, sharded=sharded)
+    )
+    return jax.tree.map(lambda leaf, place: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=place), tree, there)
 
 
 def first_shapes(run: Rounds, params: PyTree, population: Population) -> RoundState:
@@ -76,10 +76,9 @@ def lowered(run: Rounds, state: RoundState, population: Population, layout: Layo
       population: the data, or their shapes.
       layout: of the target's devices.
     """
-    clients = abstract(state.clients, layout, sharded=True)
-    return run.lower(
-        abstract(state._replace(clients=()), layout)._replace(clients=clients), abstract(population, layout)
-    )
+    own = with_model(layout, jax.eval_shape(run.algorithm.params, state.server_state))
+    clients = abstract(state.clients, own, sharded=True)
+    return run.lower(abstract(state._replace(clients=()), own)._replace(clients=clients), abstract(population, layout))
 
 
 def compiled_for(program: jax.stages.Lowered, platform: str) -> jax.stages.Compiled:

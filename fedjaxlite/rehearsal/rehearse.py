@@ -43,9 +43,11 @@ class Trial(NamedTuple):
         at its condition at every step.
       collectives: sums and exchanges over the devices, by kind.
       length: steps one after another; None where the algorithm does not tell its local steps.
-      flops: of a round's products on the busiest device, idle lanes included; counted in the traced program.
+      flops: of a round's products on the busiest device, idle lanes included; counted in the traced program. Devices
+        that train a client together have even shares of it.
       traffic: kernels and bytes of a round on the busiest device; counted in the compiled text.
-      roofline: the least time of a round; None where the number of steps is not known.
+      roofline: the least time of a round; None where the number of steps is not known, and where devices train a client
+        together.
       xla_flops: what XLA's own analysis counts, each loop once; None where it has none (GPUs).
     """
 
@@ -167,7 +169,11 @@ class _There(NamedTuple):
 
     def execution(self, lanes: int | None) -> Any:
         """The run's own execution on the target's devices."""
-        return self.asked.execution._replace(lanes=lanes, devices=list(self.devices), jit=True)
+        own = self.asked.execution._replace(lanes=lanes, jit=True)
+        if own.mesh is None:
+            return own._replace(devices=list(self.devices))
+        devices = np.asarray(self.devices).reshape(own.mesh.devices.shape)
+        return own._replace(mesh=jax.sharding.Mesh(devices, own.mesh.axis_names))
 
     def run(self, lanes: int) -> Rounds:
         """The run, composed for the target's devices."""
@@ -178,12 +184,20 @@ class _There(NamedTuple):
 
 
 def _asked(run: Rounds, target: Target, devices: tuple[Any, ...]) -> tuple[Any, ...]:
-    asked = run.execution.devices
+    asked, mesh = run.execution.devices, run.execution.mesh
     if run.execution.mapping != "shard_map":
         raise ValueError(
             f"`Execution(mapping={run.execution.mapping!r})` cannot be compiled for devices that are not here; "
             'rehearse with mapping="shard_map".'
         )
+    if mesh is not None:
+        there = tuple(mesh.devices.flat)
+        if mesh.size > len(devices):
+            raise ValueError(
+                f"`Execution(mesh=...)` has {mesh.size} devices, and {target.name} has {len(devices)}. Take a larger "
+                "target, or a smaller mesh."
+            )
+        return there if set(there) <= set(devices) else devices[: mesh.size]
     if asked is None:
         return devices
     if isinstance(asked, Sequence) and set(asked) <= set(devices):
@@ -250,7 +264,9 @@ def _read(compiled: Any, target: Target, layout: Layout, length: Length | None, 
     loop, a_step, exchanged = step_loop(text), traffic_of_step(text), collectives_of(text)
     steps, waves = (length.steps, length.turns) if length else (None, None)
     whole = traffic_of_round(text, steps, waves)
-    flops = work.on_device(steps or 1.0, waves or 1.0, layout.lanes)
+    flops = work.on_device(steps or 1.0, waves or 1.0, layout.lanes).times(1 / layout.num_shards)
+    # What devices that train a client together exchange in every step is in no bound here.
+    bound = length is not None and layout.num_shards == 1
     num_bytes = float(sum(each.num_bytes for each in exchanged))
     told = compiled.cost_analysis() or {}
     return Trial(
@@ -264,7 +280,7 @@ def _read(compiled: Any, target: Target, layout: Layout, length: Length | None, 
         length=length,
         flops=flops,
         traffic=whole,
-        roofline=roofline(target.chip, flops, whole, a_step, num_bytes, layout.num_devices) if length else None,
+        roofline=roofline(target.chip, flops, whole, a_step, num_bytes, layout.num_devices) if bound else None,
         xla_flops=told.get("flops"),
     )
 
@@ -322,9 +338,9 @@ def _remarks(found: Rehearsal) -> list[str]:
     if best.length and best.roofline:
         lines += _on_time(found, best, best.length, best.roofline)
     else:
-        lines.append(
-            "  time         unknown: the algorithm does not tell its local steps (batch_size with epochs or steps)"
-        )
+        why = "the algorithm does not tell its local steps (batch_size with epochs or steps)"
+        shared = "what devices that train a client together exchange in a step is not estimated"
+        lines.append(f"  time         unknown: {shared if best.length else why}")
     return lines
 
 

@@ -10,7 +10,7 @@ import numpy as np
 from fedjaxlite.data.client_view import mean_size
 from fedjaxlite.data.local_loop import Block
 from fedjaxlite.data.population import Population
-from fedjaxlite.data.prepared_cohort import all_alike
+from fedjaxlite.data.prepared.drawing import all_alike
 from fedjaxlite.execution.lanes import queues
 from fedjaxlite.execution.lanes.queues import Cut
 from fedjaxlite.execution.lanes.schedule import balanced, dealt, owned
@@ -110,6 +110,7 @@ def _cut(hparams: Mapping[str, Any], sampler: Sampler, population: Population, l
         lanes=layout.lanes,
         platform=layout.platform,
         change_cost=change_cost,
+        in_step=layout.in_step,
     )
 
 
@@ -138,10 +139,11 @@ def steps_in_turn(
     work = jnp.asarray(sizes[ids] * share, jnp.float32)
     owners = ids // -(-len(sizes) // num_devices) if tied and num_devices > 1 else None
     orders = [np.asarray(part) for part in _schedules(work, jnp.asarray(active), owners, layout, cut)]
-    longest = (0, 0)
-    for order, start, size in zip(*orders, strict=True):
-        own = todo[order[start : start + size]]
-        longest = max(longest, queues.steps_in_turn(own, lanes=lanes, cut=cut))
+    parts = [todo[order[start : start + size]] for order, start, size in zip(*orders, strict=True)]
+    if layout.in_step:  # in each turn all devices take the steps of the one with the most
+        width = max(len(part) for part in parts)
+        parts = [np.stack([np.pad(part, (0, width - len(part))) for part in parts]).max(0)]
+    longest = max(queues.steps_in_turn(part, lanes=lanes, cut=cut) for part in parts)
     return longest[0], longest[1], float(even)
 
 
@@ -152,7 +154,11 @@ def _schedules(work: jax.Array, active: jax.Array, owners: Any, layout: Layout, 
         if owners is not None:
             return owned(work, active, jnp.asarray(owners), device=device)
         split: dict[str, Any] = {"device": device, "num_devices": layout.num_devices}
-        return dealt(work, active, **split) if cut.queues else balanced(work, active, lanes=layout.lanes, **split)
+        return (
+            dealt(work, active, **split)
+            if cut.queues or layout.in_step
+            else balanced(work, active, lanes=layout.lanes, **split)
+        )
 
     return jax.jit(jax.vmap(of))(jnp.arange(layout.num_devices, dtype=jnp.int32))
 

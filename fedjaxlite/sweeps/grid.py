@@ -120,6 +120,11 @@ def made(make: Callable[..., Any], point: Point) -> Rounds:
     execution = run.execution
     if execution.devices == 1 and not execution.donate and execution.jit:
         return run
+    if execution.mesh is not None:
+        raise ValueError(
+            f"`make({told(point)})` returned rounds with `Execution(mesh=...)`, and each run of a sweep has one "
+            "device, since runs are what is spread over them. Leave the mesh out, or run such points by fl.train."
+        )
     alone = execution._replace(devices=1, donate=False, jit=True, mapping="shard_map")
     return rounds(run.algorithm, sampler=run.sampler, aggregator=run.aggregator, execution=alone)
 

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedjaxlite import checks
+from fedjaxlite.data.on_disk.refusing import in_memory_only
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction, directions
 from fedjaxlite.keys import is_tracing
@@ -120,6 +121,7 @@ def sweep(
     points = points_of(grid)
     check_make(make, points)
     checks.one_instance(Population, "a Population", population=population)
+    in_memory_only("fl.sweep", "run fl.train for each point", population=population)
     num_rounds = checks.positive_int(num_rounds=num_rounds)
     every = num_rounds if evaluate_every is None else checks.positive_count(evaluate_every=evaluate_every)
     seed_list = arguments.seeds_of(seeds)

@@ -96,7 +96,7 @@ def test_lanes_that_are_left_open_are_chosen_for_the_devices_of_the_layout(monke
     assert layout.with_lanes(found, np.zeros(1000, np.float32), IMAGES, 64).lanes == 8
 
 
-@pytest.mark.parametrize("name", [method.name for method in METHODS])
+@pytest.mark.parametrize("name", helpers.some_often((method.name for method in METHODS), 3))
 def test_no_method_asks_for_the_default_platform(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method = next(method for method in METHODS if method.name == name)
     people = with_empty_client(method.population())  # those that are told the number of clients count it
@@ -139,6 +139,10 @@ def test_evaluation_at_the_clients_is_traced_for_its_devices(monkeypatch: pytest
     assert "unroll=24" in on_gpu
 
 
+class _Traced(Exception):
+    """Nothing is run: what was to be seen was seen."""
+
+
 def _jaxpr_inside(monkeypatch: pytest.MonkeyPatch, evaluation: Any, params: Any) -> str:
     """The program of an evaluation at the clients; its reports are made on the host, so only the sum is traced."""
     seen: list[str] = []
@@ -146,14 +150,14 @@ def _jaxpr_inside(monkeypatch: pytest.MonkeyPatch, evaluation: Any, params: Any)
     def traced(body: Any, layout: layout.Layout) -> Any:
         def run(state: Any, data: Any, sharded: Any) -> Any:
             seen.append(str(jax.make_jaxpr(body)(jnp.int32(0), state, data, sharded)))
-            raise StopIteration
+            raise _Traced
 
         return run
 
     with monkeypatch.context() as patch:
         patch.setattr(federated_sum, "over_devices", traced)
         patch.setattr(federated_sum, "place", lambda tree, layout: tree)
-        with pytest.raises(StopIteration):
+        with pytest.raises(_Traced):
             evaluation(params)
     return seen[0]
 

@@ -1,4 +1,4 @@
-"""Law 1 across processes: the same bits from one process with four devices and from two processes with two each.
+"""Law 1 across processes that JAX itself was told of: the same bits from one with four devices and from two with two.
 
 What is read from the machine is read by the first process for all: noise from the operating system, so that their
 models stay the same under it, and the clock by which `fl.plan` decides.

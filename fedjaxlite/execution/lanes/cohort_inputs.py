@@ -12,7 +12,8 @@ from fedjaxlite.data.client_view import ClientData, Wave, mean_size
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.lanes.client_program import LaneArgs
 from fedjaxlite.execution.lanes.schedule import Schedule
-from fedjaxlite.execution.layout import Layout
+from fedjaxlite.execution.layout import Layout, of_all_devices
+from fedjaxlite.execution.model_axis.placing import like_params
 from fedjaxlite.sampling import Cohort
 
 PyTree = Any
@@ -63,6 +64,7 @@ class Inputs(NamedTuple):
       noise: the round's key for noise that clients draw.
       alike: static, whether all clients are known to have as many examples and to do all of their work.
       held: where what is kept apart goes; None where nothing is.
+      most: int32, the clients of the device with the most, where all devices go through as many turns; else None.
     """
 
     population: Population
@@ -73,6 +75,7 @@ class Inputs(NamedTuple):
     noise: jax.Array
     alike: bool = False
     held: Held | None = None
+    most: jax.Array | None = None
 
 
 class Results(NamedTuple):
@@ -147,6 +150,8 @@ def one_client(task: Task, inputs: Inputs, layout: Layout, lanes: LaneArgs | Non
       lanes: what all lanes take, `[L]`, for a client that loops along with them; None for one that is taken apart.
     """
     population = inputs.population
+    if lanes is not None and layout.in_step:
+        lanes = of_all_devices(lanes._replace(state=()), layout)
     static: dict[str, Any] = {
         "platform": layout.platform,
         "mean_size": mean_size(population),
@@ -164,12 +169,13 @@ def one_client(task: Task, inputs: Inputs, layout: Layout, lanes: LaneArgs | Non
     return work
 
 
-def nothing_yet(part: Part, inputs: Inputs, bank: PyTree) -> Results:
+def nothing_yet(part: Part, inputs: Inputs, bank: PyTree, layout: Layout) -> Results:
     """Results before the first client; `part` holds the shapes of one client's."""
     capacity = inputs.cohort.ids.shape[0]
     summed = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), part.summed)
     stacked = jax.tree.map(lambda leaf: jnp.zeros((capacity, *leaf.shape), leaf.dtype), part.stacked)
-    return Results(summed, stacked, bank, jax.tree.map(partial(_rows_for, inputs.held), part.held))
+    held = jax.tree.map(partial(_rows_for, inputs.held), part.held)
+    return like_params(Results(summed, stacked, bank, held), layout.table)
 
 
 def with_parts(results: Results, parts: Part, slot: jax.Array, done: jax.Array, inputs: Inputs) -> Results:

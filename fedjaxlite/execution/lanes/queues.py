@@ -53,6 +53,7 @@ def cut_of(program: ClientProgram, inputs: Inputs, layout: Layout) -> Cut:
         lanes=layout.lanes,
         platform=layout.platform,
         change_cost=program.change_cost,
+        in_step=layout.in_step,
     )
 
 
@@ -65,6 +66,7 @@ def cut_for(
     lanes: int,
     platform: str | None,
     change_cost: int = 1,
+    in_step: bool = False,
 ) -> Cut:
     """How the loops of clients are run.
 
@@ -76,14 +78,15 @@ def cut_for(
       lanes: L.
       platform: "cpu", "gpu", "tpu" ...
       change_cost: what ending clients and beginning others costs, in steps.
+      in_step: whether all devices take as many steps in each turn.
     """
-    alone = lanes == 1
+    alone = lanes == 1 and not in_step
     if alike and largest:
         if largest <= _MOST_STATIC:
             return Cut(Block(largest, whole=True, exact=True), largest, queues=False)
         return Cut(block_of(platform, largest=largest, mean=largest, alone=alone), largest, queues=False)
     block = block_of(platform, largest=largest, mean=mean, turns=turns, alone=alone)
-    queues = not alone and turns > 1 and (largest is None or largest != mean)
+    queues = lanes > 1 and not in_step and turns > 1 and (largest is None or largest != mean)
     return Cut(block, None, queues, change_cost)
 
 

@@ -10,7 +10,7 @@ from jax.extend.core import Jaxpr
 
 from fedjaxlite.data.client_view import ClientData, Wave, mean_size
 from fedjaxlite.data.population import Population
-from fedjaxlite.execution.layout import Layout
+from fedjaxlite.execution.layout import Layout, in_mesh
 from fedjaxlite.protocol.algorithm import ClientOutput
 
 PyTree = Any
@@ -84,7 +84,8 @@ def one_client_of(client_fn: ClientFn, population: Population, layout: Layout) -
         static: dict[str, Any] = {"platform": layout.platform, "mean_size": mean_size(population), "taken_apart": apart}
         wave = Wave(zeros, zeros, ones, population.max_size, layout.execution.max_steps, **static)
         key = jax.random.key(0, impl="threefry2x32")
-        output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, noise), state)
+        with in_mesh(layout):  # as in a round: a loss may say where its activations lie
+            output = client_fn(ClientData(features, zero, zero, zero, jnp.float32(1), key, wave, noise), state)
         return jax.tree.map(jnp.asarray, output)
 
     return one_client

@@ -28,7 +28,7 @@ from fedjaxlite.execution.lanes.cohort_inputs import (
 )
 from fedjaxlite.execution.lanes.queues import Cut, cut_of, run_queues, run_some
 from fedjaxlite.execution.lanes.schedule import Schedule
-from fedjaxlite.execution.layout import Layout
+from fedjaxlite.execution.layout import Layout, most_over_devices
 
 PyTree = Any
 
@@ -56,7 +56,7 @@ def run_lanes(
     whole = one_client(task, inputs, layout, None)
     static = layout.execution.max_steps is not None or jax.config.values["jax_disable_jit"]
     found = TakenApart(None, None, jax.eval_shape(whole, one)) if static else take_apart(whole, one)
-    results, program = nothing_yet(found.shapes, inputs, bank), found.program
+    results, program = nothing_yet(found.shapes, inputs, bank, layout), found.program
     if program is None:
 
         def together(place: jax.Array, bank: PyTree) -> tuple[Part, jax.Array, jax.Array]:
@@ -91,7 +91,8 @@ def _waves(
         return with_parts(results, parts, slot, alive, inputs)
 
     if layout.execution.max_steps is None:
-        return jax.lax.fori_loop(jnp.int32(0), -(-schedule.size // lanes), wave, results)
+        most = schedule.size if inputs.most is None else inputs.most
+        return jax.lax.fori_loop(jnp.int32(0), -(-most // lanes), wave, results)
     indices = jnp.arange(-(-capacity // lanes), dtype=jnp.int32)
     return jax.lax.scan(lambda carry, i: (wave(i, carry), None), results, indices)[0]
 
@@ -108,6 +109,9 @@ def _apart(
     now = turn(place, bank)
     begun = over_lanes(program.begin, layout)(now.told, now.state)
     num_steps = jnp.where(now.alive, begun.num_steps, 0)
-    trips = jnp.max(num_steps) if cut.trips is None else cut.trips
+    trips = cut.trips
+    if trips is None:
+        trips = jnp.max(num_steps)
+        trips = most_over_devices(trips, layout) if layout.in_step else trips
     carry = run_some(program, cut.block, layout, begun._replace(num_steps=num_steps), jnp.zeros_like(now.slot), trips)
     return over_lanes(program.end, layout)(now.alive, begun.kept, carry), now.slot, now.alive
