@@ -9,6 +9,7 @@ import numpy as np
 from fedjaxlite import checks
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.data.client_view import client_view
+from fedjaxlite.data.on_disk.refusing import in_memory_only
 from fedjaxlite.data.population import Population
 from fedjaxlite.evaluation.central import loss_for
 from fedjaxlite.evaluation.per_client import evaluate_clients, pooled
@@ -101,6 +102,7 @@ def checked(
 ) -> tuple[Any, int, jax.Array]:
     """The loss, the number of steps and the key of a baseline; refuses parameters that cannot be trained."""
     checks.one_instance(Population, "a Population", train=train, test=test)
+    in_memory_only("a baseline", train=train, test=test)
     checks.concrete("A baseline is a report, which no program returns.", params=params)
     checks.float_leaves("params", trainable(params))
     return loss_for(model_or_loss, train.features), checks.positive_int(steps=steps), as_key(key, "key")

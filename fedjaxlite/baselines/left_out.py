@@ -127,7 +127,7 @@ def _central(
         return {"": measured(what, tune(params, others).params, data.of(test), 64, longest)}
 
     run = everywhere(client, train, test, what, execution)
-    return run((params, twice, jnp.asarray(sizes, jnp.int32), test), train, key)[""]
+    return run(lambda test: (params, twice, jnp.asarray(sizes, jnp.int32), test), key)[""]
 
 
 def _federated(

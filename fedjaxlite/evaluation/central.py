@@ -12,7 +12,8 @@ import numpy as np
 from fedjaxlite import checks, losses
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
-from fedjaxlite.evaluation.measuring import finished, measuring, steps
+from fedjaxlite.evaluation import from_disk
+from fedjaxlite.evaluation.measuring import finished, measuring, steps, with_ends
 from fedjaxlite.keys import as_key
 from fedjaxlite.losses.outputs import output_shape
 from fedjaxlite.metrics.metric import Metric
@@ -90,7 +91,8 @@ def evaluate(
       model_or_loss: a loss function `(params, batch, key) -> [B]`; or a Model, of classes: ints "y" `[n]` and logits
         `[B, C]` take cross entropy, ints `[n, T]` and logits `[B, T, C]` the sequence cross entropy. For yes-or-no
         labels and for numbers give the loss, such as `fl.losses.binary_cross_entropy(model)`.
-      data: dict of arrays `[n, ...]`, or a Population, whose clients are pooled.
+      data: dict of arrays `[n, ...]`, or a Population, whose clients are pooled. One on a disk is gone through piece by
+        piece; what metrics keep of every row (exact areas under curves) is held in memory.
       batch_size: rows at a time.
       metrics: a list of `fl.metrics`, such as [fl.metrics.auroc()]. One that has the name of a metric that the loss
         gives itself, such as "accuracy", takes its place.
@@ -122,6 +124,8 @@ def evaluate(
     what = measuring(loss_fn, model_or_loss, metrics, model, bootstrap)
     draw = fixed_key() if key is None else as_key(key, "key")
     size = min(batch_size, n)
+    if isinstance(data, Population) and data.on_disk:
+        return Evaluation(from_disk.evaluated(what, data, size, draw), what.better)
     arrays = {name: jnp.asarray(array) for name, array in features.items()}
 
     @partial(jax.jit, static_argnums=0)
@@ -141,9 +145,7 @@ def evaluate(
         zeros = nothing(jax.eval_shape(lambda: at(jnp.int32(0))[0]))
         total, kept = jax.lax.scan(add, zeros, jnp.arange(-(-n // size), dtype=jnp.int32))
         rows, mask = kept
-        found = finished(what, total, rows, mask, draw, empty=1.0)
-        ends = {f"{name}_low": low for name, low in found.low.items()}
-        return {**found.values, **ends, **{f"{name}_high": high for name, high in found.high.items()}}
+        return with_ends(finished(what, total, rows, mask, draw, empty=1.0))
 
     return Evaluation(lambda params: run(platform_of((params, arrays)), params, arrays, draw), what.better)
 

@@ -215,6 +215,12 @@ def finished(
     return Found(values, named(low), named(high))
 
 
+def with_ends(found: Found) -> dict[str, jax.Array]:
+    """The values, and the ends of their intervals beside them."""
+    low = {f"{name}_low": value for name, value in found.low.items()}
+    return {**found.values, **low, **{f"{name}_high": value for name, value in found.high.items()}}
+
+
 def _means(sums: Sums, empty: float) -> dict[str, jax.Array]:
     weight = sums.weight if empty == 0 else jnp.where(sums.weight > 0, sums.weight, empty)
     return {name: total / weight for name, total in sums.loss.items()}

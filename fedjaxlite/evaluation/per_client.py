@@ -11,14 +11,16 @@ from fedjaxlite import checks
 from fedjaxlite.data.client_report import ClientReport
 from fedjaxlite.data.client_view import ClientData
 from fedjaxlite.data.group_gaps import group_ids
+from fedjaxlite.data.on_disk.refusing import in_memory_only
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction
-from fedjaxlite.evaluation import by_size
+from fedjaxlite.evaluation import by_size, in_pieces
 from fedjaxlite.evaluation.central import Evaluation, fixed_key, loss_for
 from fedjaxlite.evaluation.measuring import Found, Measuring, finished, measuring, steps
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.federated_sum import federated_sum
 from fedjaxlite.execution.layout import Execution
+from fedjaxlite.execution.prepared.client_rows import with_all
 from fedjaxlite.keys import as_key
 from fedjaxlite.local.local_sgd import local_sgd
 from fedjaxlite.metrics.metric import Metric
@@ -80,6 +82,7 @@ def evaluate_clients(
     Args:
       model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model of classes; see `evaluate`.
       population: the clients' test data; clients that were never trained on are one too (`partition.holdout_clients`).
+        One on a disk is gone through in pieces of clients, of which two are in memory at a time.
       rounds: a Rounds whose algorithm keeps personalized models; its clients are then the population's, in order.
       batch_size: rows at a time.
       metrics: a list of `fl.metrics`; see `evaluate`.
@@ -87,7 +90,7 @@ def evaluate_clients(
       bootstrap: so many resamples of each client's examples, for intervals; see `evaluate`.
       key: of the resamples; None draws the same in every call.
       groups: `[N]` ints or strings: the examples of a group's clients are pooled, and the report has a row for each
-        group in the order of their sorted names. None for a row a client. Not with `rounds`.
+        group in the order of their sorted names. None for a row a client. Not with `rounds`, nor on a disk.
       execution: lanes and devices.
 
     Returns:
@@ -125,7 +128,12 @@ def evaluate_clients(
 
     run = everywhere(client, population, population, what, execution)
     draw = fixed_key() if key is None else as_key(key, "key")
-    return Evaluation(lambda model: run(model, population, draw)[""], what.better)
+
+    def evaluated(model: Any) -> ClientReport:
+        given = model if rounds is None else with_all(rounds.execution, model, population.num_clients)
+        return run(lambda test: given, draw)[""]
+
+    return Evaluation(evaluated, what.better)
 
 
 def model_of(rounds: Rounds, state: Any, client: Any) -> PyTree:
@@ -138,6 +146,7 @@ def model_of(rounds: Rounds, state: Any, client: Any) -> PyTree:
 
 def pooled(population: Population, groups: Any) -> Population:
     """The population whose clients are groups of clients."""
+    in_memory_only("what pools the examples of clients", population=population)
     names, owner = group_ids(groups, population.num_clients)
     order = np.argsort(owner, kind="stable")
     sorted_ = population.select(order)
@@ -165,7 +174,7 @@ def evaluate_personalized(
     Args:
       model_or_loss: a loss function `(params, batch, key) -> [B]`, or a Model of classes (see `evaluate`); also what
         the clients fine-tune on.
-      train: what the clients fine-tune on.
+      train: what the clients fine-tune on; in memory or on a disk, as is `test`.
       test: what they test on; the same clients in the same order (`partition.train_test_split`).
       client_optimizer: optax optimizer of the fine-tuning.
       batch_size: B.
@@ -207,7 +216,7 @@ def evaluate_personalized(
     run = everywhere(client, train, test, what, execution)
 
     def both(params: PyTree, key: Any = None) -> tuple[ClientReport, ClientReport]:
-        reports = run((params, test), train, fixed_key() if key is None else as_key(key, "key"))
+        reports = run(lambda test: (params, test), fixed_key() if key is None else as_key(key, "key"))
         return reports["before"], reports["after"]
 
     return Evaluation(both, what.better)
@@ -219,7 +228,7 @@ def everywhere(
     test: Population,
     what: Measuring,
     execution: Execution,
-) -> Callable[[Any, Population, Any], dict[str, ClientReport]]:
+) -> Callable[[Callable[[Population], Any], Any], dict[str, ClientReport]]:
     """A measurement at all clients.
 
     Args:
@@ -230,7 +239,8 @@ def everywhere(
       execution: lanes and devices.
 
     Returns:
-      `run(shared, population, key) -> {name: ClientReport}`.
+      `run(shared, key) -> {name: ClientReport}`, where `shared(test)` is what all clients get beside their data: `test`
+      itself may come in pieces.
     """
     cohorts = by_size.groups(test, fixed_key()) if what.keeps_rows else [by_size.whole(train, fixed_key())]
 
@@ -250,14 +260,14 @@ def everywhere(
     calls = [(group, call_of(group.most)) for group in cohorts]
     sizes = np.diff(np.asarray(test.offsets))
 
-    def run(shared: Any, population: Population, key: Any) -> dict[str, ClientReport]:
+    def run(shared: Callable[[Population], Any], key: Any) -> dict[str, ClientReport]:
         all_of_them: dict[str, np.ndarray] = {}
         for group, call in calls:
-            for name, values in call(shared, population, group.cohort, key=key)[1].clients.items():
-                if name.count("/") >= 2:  # what the engine tells of clients has none
-                    own = np.asarray(values)
-                    shape = (len(sizes), *own.shape[1:])
-                    all_of_them.setdefault(name, np.full(shape, np.nan, own.dtype))[group.ids] = own
+            for ids, infos in in_pieces.results(call, shared, train, test, group, key):
+                for name, values in infos.items():
+                    if name.count("/") >= 2:  # what the engine tells of clients has none
+                        shape = (len(sizes), *values.shape[1:])
+                        all_of_them.setdefault(name, np.full(shape, np.nan, values.dtype))[ids] = values
         return _reports(all_of_them, sizes, what.better, test.names)
 
     return run

@@ -10,6 +10,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.client_view import ClientData
+from fedjaxlite.data.on_disk.refusing import in_memory_only
 from fedjaxlite.data.population import Population
 from fedjaxlite.evaluation import by_size
 from fedjaxlite.evaluation.central import fixed_key, rows_of
@@ -17,6 +18,7 @@ from fedjaxlite.evaluation.per_client import model_of
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.federated_sum import federated_sum
 from fedjaxlite.execution.layout import Execution
+from fedjaxlite.execution.prepared.client_rows import with_all
 from fedjaxlite.losses import Loss
 from fedjaxlite.losses.outputs import model_outputs
 from fedjaxlite.lowering import lower
@@ -76,6 +78,7 @@ def predict(
     if rounds is not None:
         checks.one_instance(Rounds, "what fl.rounds(...) returned, or None", rounds=rounds)
         checks.one_instance(Population, "a Population, whose clients are those of `rounds`", data=data)
+    in_memory_only("fl.predict", "go through pieces by data.select(ids)", data=data)
     features = rows_of(data)
     if "x" not in features:
         raise ValueError(f'`data` has no feature "x", which a model reads, only {sorted(features)}.')
@@ -128,6 +131,7 @@ def _personal(
     ]
 
     def run(state: Any) -> PyTree:
+        state = with_all(rounds.execution, state, population.num_clients)
         found: dict[str, np.ndarray] = {}
         for ids, cohort, call in parts:
             for name, values in call(state, population, cohort, key=fixed_key())[1].clients.items():
