@@ -5,6 +5,7 @@ live plot is an observer like those in this room:
 
     observer.py   what an observer is told, and what it may answer
     records.py    one dict of plain numbers a round, and the file of JSON lines that holds them
+    records_log.py   that file while a run writes it
     left_out.py   whose messages did not count, by name, in a round and over a run
     recovery.py   what a run that goes on makes of a file of records that was damaged
     files.py      records and event files, written round by round

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.observers import records
+from fedjaxlite.observers import records, records_log
 from fedjaxlite.observers.observer import History, Observer, Start
 
 
@@ -19,11 +19,11 @@ def to_jsonl(path: str | os.PathLike[str]) -> Observer:
     Returns:
       an Observer.
     """
-    logs: list[records.Log] = []
+    logs: list[records_log.Log] = []
 
     def start(start: Start) -> None:
         records.cut(path, int(records.here(start.state.round)))
-        logs.append(records.append_to(path))
+        logs.append(records_log.append_to(path))
 
     def end(history: History) -> None:
         del history

@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from fedjaxlite import checks
+from fedjaxlite.data.prepared.drawing import drawn_by
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.observers.observer import History, Observer, Start, Stop
 from fedjaxlite.observers.records import here
@@ -175,10 +176,13 @@ def _reporters(about: Sequence[Start], state: RoundState | None, rounds: Sequenc
     """The clients that reported in some rounds: the cohorts are drawn again, as records do not name them."""
     if not about or state is None:
         return ""
-    sample, population = jax.jit(about[0].rounds.sampler.sample), about[0].population
+    sampler, population = about[0].rounds.sampler, about[0].population
+    sample, data = jax.jit(sampler.sample), population
+    if population.on_disk:  # of which a draw gets the sizes alone
+        sample, data = jax.jit(drawn_by(sampler, population)), np.asarray(population.offsets).astype(np.int32)
     found: set[int] = set()
     for number in rounds[-10:]:
-        cohort = jax.tree.map(np.asarray, sample(here(state.keys.sample), number - 1, population))
+        cohort = jax.tree.map(np.asarray, sample(here(state.keys.sample), number - 1, data))
         found.update(cohort.ids[cohort.selected & cohort.reported].tolist())
     named = ", ".join(map(str, sorted(found)[:20]))
     more = f" and {len(found) - 20} more" if len(found) > 20 else ""

@@ -3,20 +3,19 @@
 The lines are strict JSON. A number that is not finite is written as null and read back as NaN.
 """
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
 
 from fedjaxlite.execution.cohort_pass import PassInfo
-from fedjaxlite.files import replace_text
 from fedjaxlite.observers.left_out import LEFT_OUT, named_in_each
+from fedjaxlite.storage import replace_text
 
 __all__ = ["read"]  # what users need of it: the file of a run, as a list of records
 
@@ -229,52 +228,6 @@ def cut(path: str | os.PathLike[str], last_round: int) -> list[Record]:
     kept = [record for record in read(path) if record["round"] <= last_round]
     replace_text(path, "".join(to_line(record) for record in kept))
     return kept
-
-
-class Log(NamedTuple):
-    """A file of records that is open for more; see `append_to`.
-
-    Attributes:
-      write: `write(record)` appends one line and hands it to the operating system.
-      close: closes the file.
-    """
-
-    write: Callable[[Mapping[str, Any]], None]
-    close: Callable[[], None]
-
-
-def append_to(path: str | os.PathLike[str]) -> Log:
-    """Opens a file of records to append to.
-
-    Args:
-      path: a `records.jsonl`, made if there is none.
-
-    Returns:
-      a Log.
-
-    Raises:
-      OSError: by `write`, where the disk is full or fails; the text says which rounds are safe.
-    """
-    file = Path(path).open("a", encoding="utf-8")  # noqa: SIM115  (closed by the Log)
-
-    def write(record: Mapping[str, Any]) -> None:
-        try:
-            file.write(to_line(record))
-            file.flush()
-        except OSError as error:
-            raise OSError(
-                error.errno,
-                f"the record of round {record['round']} could not be written to {os.fspath(path)!r}: "
-                f"{error.strerror or error}. The records before it are safe, and so is the last checkpoint. Free some "
-                "space, then go on with resume=True (--resume on the command line)",
-            ) from error
-
-    def close() -> None:
-        # What a full disk did not take is reported by `write`; closing must not hide that by failing again.
-        with contextlib.suppress(OSError):
-            file.close()
-
-    return Log(write, close)
 
 
 def _per_round(clients: Mapping[str, Any], name: str, num_rounds: int) -> np.ndarray:

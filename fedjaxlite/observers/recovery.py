@@ -5,8 +5,8 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from fedjaxlite.files import replace_text
 from fedjaxlite.observers.records import Record, of_line, to_line
+from fedjaxlite.storage import replace_text
 
 LOG = logging.getLogger("fedjaxlite.observers")
 

@@ -11,12 +11,13 @@ import json
 import logging
 import os
 import shutil
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import jax
-from jax.experimental import multihost_utils
+from fedjaxlite import processes
+from fedjaxlite.storage import patiently
 
 LOG = logging.getLogger("fedjaxlite.training")
 META = "meta/metadata"
@@ -49,30 +50,91 @@ def prepare(path: Path) -> None:
 def write(path: Path, number: int, fill: Callable[[Path], None], meta: Mapping[str, Any], *, keep: int) -> None:
     """Writes a checkpoint, all or nothing, and removes the oldest once there are more than `keep`.
 
+    What fails and may pass is tried again, as `fedjaxlite.storage` says: all of it in one process; of several, what the
+    first one does alone, since the others stand with it in the writing of the arrays.
+
     Args:
       path: the folder of checkpoints.
       number: the round.
       fill: writes the arrays into a folder that does not exist yet; called in every process.
       meta: what JSON can hold.
       keep: how many checkpoints stay.
+
+    Raises:
+      StorageError: it could not be written; nothing of it is left then.
     """
-    first, half, place = jax.process_index() == 0, path / f"{number}.tmp", path / str(number)
-    if first:
+    half, what = path / f"{number}.tmp", f"the checkpoint of round {number} could not be written to {str(path)!r}"
+
+    def begin() -> None:
+        _made_again(path)
         shutil.rmtree(half, ignore_errors=True)
         half.mkdir()
-    _together("begun")
-    fill(half / "state")
-    _together("filled")
-    if first:
+
+    def finish() -> None:
         _seal(half, meta)
-        if place.exists():  # of the same round and not whole: or the run would not have come here
-            _aside(place)
-        half.rename(place)
-        _to_disk(path)
+        _put_in_place(half, path / str(number))
+
+    def alone() -> None:
+        begin()
+        fill(half / "state")
+        finish()
+
+    def tried(step: Callable[[], None]) -> None:
+        # The storage layer raises errors of many types.
+        patiently(step, what, undo=lambda: _remove(half), of=(Exception,))
+
+    if processes.count() == 1:
+        tried(alone)
+        patiently(lambda: _to_disk(path), what)
+        _forget(path, keep)
+        return
+
+    def conclude() -> None:
+        patiently(finish, what)
+        patiently(lambda: _to_disk(path), what)
+        _forget(path, keep)
+
+    processes.by_first(lambda: tried(begin))
+    fill(half / "state")
+    processes.together("checkpoint filled")
+    processes.by_first(conclude)
+
+
+def oldest(path: Path) -> int:
+    """The round of the oldest checkpoint that is kept; there has to be one."""
+    return int(_numbered(path)[-1].name)
+
+
+def _made_again(path: Path) -> None:
+    """A folder that was deleted under a run is made again, but for those above it: they may be mounted elsewhere."""
+    if not path.exists():
+        path.mkdir(mode=0o700)
+        LOG.warning("%s was gone, with the checkpoints in it; it was made again", path)
+
+
+def _put_in_place(half: Path, place: Path) -> None:
+    if place.exists():  # of the same round and not whole: or the run would not have come here
+        _aside(place)
+    half.rename(place)
+
+
+def _forget(path: Path, keep: int) -> None:
+    """Deletes the oldest, and does not fail: what stays is deleted next time."""
+    try:
         for old in _numbered(path)[keep:]:
             # Renamed first: a process that is killed while it deletes must leave nothing that looks like a damaged one.
             shutil.rmtree(old.rename(path / f"{old.name}.old.tmp"), ignore_errors=True)
-    _together("written")
+    except OSError as error:
+        LOG.warning("old checkpoints in %s could not be deleted: %s", path, error.strerror or error)
+
+
+def _remove(half: Path) -> None:
+    """Deletes what was half written, also while threads of the storage layer still write to it."""
+    for _ in range(20):
+        shutil.rmtree(half, ignore_errors=True)
+        if not os.path.exists(half):  # noqa: PTH110  (Path.exists raises where storage is not to be reached)
+            return
+        time.sleep(0.1)
 
 
 def newest(path: Path) -> Whole | None:
@@ -84,18 +146,25 @@ def newest(path: Path) -> Whole | None:
     Raises:
       ValueError: there are checkpoints, and none is whole.
     """
+    found = processes.by_first(lambda: _newest(path))  # each file is read once, and nobody sees what others do not
+    return None if found is None else Whole(found["round"], path / found["folder"], found["meta"])
+
+
+def _newest(path: Path) -> dict[str, Any] | None:
     looked = {folder: look(folder) for folder in _numbered(path)}
     damaged = {folder: why for folder, (meta, why) in looked.items() if meta is None}
-    whole = next((Whole(meta["round"], folder, meta) for folder, (meta, _) in looked.items() if meta is not None), None)
+    whole = next(((folder, meta) for folder, (meta, _) in looked.items() if meta is not None), None)
     if whole is None and damaged:
         told = "; ".join(f"that of round {folder.name}: {why}" for folder, why in damaged.items())
         raise ValueError(
             f"no checkpoint in {str(path)!r} is whole ({told}). They were left as they are: put a whole one back, or "
             "begin anew with another out_dir."
         )
-    if whole is not None:
-        _move(damaged, whole.round, path)
-    return whole
+    if whole is None:
+        return None
+    folder, meta = whole
+    _move(damaged, int(meta["round"]), path)
+    return {"round": meta["round"], "folder": folder.name, "meta": dict(meta)}
 
 
 def look(folder: Path) -> tuple[Mapping[str, Any] | None, str]:
@@ -121,6 +190,7 @@ def look(folder: Path) -> tuple[Mapping[str, Any] | None, str]:
 
 def _seal(folder: Path, meta: Mapping[str, Any]) -> None:
     """Puts all that lies in a folder on the disk, and then its digests."""
+    shutil.rmtree((folder / META).parent, ignore_errors=True)  # of a try that failed
     files = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -155,15 +225,13 @@ def _numbered(path: Path) -> list[Path]:
 
 
 def _move(damaged: Mapping[Path, str], number: int, path: Path) -> None:
-    _together("looked")  # nobody moves what another process still reads
-    for folder, why in damaged.items() if jax.process_index() == 0 else ():
+    for folder, why in damaged.items():
         place = _aside(folder)
         LOG.warning(
             "the checkpoint of round %s in %s is damaged: %s. It was moved to %s; the run goes on from round %d, whose "
             "checkpoint is whole",
             *(folder.name, path, why, place, number),
         )
-    _together("moved")
 
 
 def _aside(folder: Path) -> Path:
@@ -174,8 +242,3 @@ def _aside(folder: Path) -> Path:
     while place.exists():
         place, more = aside / f"{folder.name}-{more}", more + 1
     return folder.rename(place)
-
-
-def _together(what: str) -> None:
-    if jax.process_count() > 1:
-        multihost_utils.sync_global_devices(f"fedjaxlite checkpoint {what}")

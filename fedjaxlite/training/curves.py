@@ -6,6 +6,13 @@ from typing import Any
 
 import numpy as np
 
+_KINDS = ("accuracy", "loss")
+
+
+def can_be_drawn(records: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether any record has an accuracy or a loss: an algorithm need not tell one, and nobody may have evaluated."""
+    return any(_names(records, kind) for kind in _KINDS)
+
 
 def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, title: str = "") -> None:
     """Draws a run's curves into a file: the accuracies above, the losses below, over rounds and over bytes.
@@ -24,7 +31,7 @@ def plot(records: Sequence[Mapping[str, Any]], path: str | os.PathLike[str], *, 
     # Inside, so that a program which writes no picture does not load what draws them.
     from fedjaxlite.plots import over_rounds, series, style
 
-    rows = [(kind, names) for kind in ("accuracy", "loss") if (names := _names(records, kind))]
+    rows = [(kind, _names(records, kind)) for kind in _KINDS if _names(records, kind)]
     if not rows:
         raise ValueError("there are no records with a loss or an accuracy to draw; run at least one round.")
     spans = ("round",) if any(record.get("missing") for record in records) else ("round", "bytes")

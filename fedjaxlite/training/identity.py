@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import sys
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -10,13 +11,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjaxlite import checks
+from fedjaxlite import checks, processes
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.composition import Rounds
-from fedjaxlite.execution.layout import resolve, with_lanes
+from fedjaxlite.execution.layout import resolve, spans_processes, with_lanes
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.fingerprint import fingerprint
 from fedjaxlite.observers.records import here
+from fedjaxlite.training.fingerprint import fingerprint
 
 Identity = dict[str, Any]
 
@@ -30,7 +31,7 @@ PARTS = {
 SETTINGS = ("enable_x64", "default_matmul_precision", "threefry_partitionable")
 """JAX's switches that decide about numbers and stand in no program."""
 
-_LAYOUT = ("lanes", "devices", "rounds_per_dispatch")
+_LAYOUT = ("lanes", "devices", "shards", "rounds_per_dispatch")
 """What changes numbers by rounding alone; the lanes of a run are those of its own programs, see `programs`."""
 
 
@@ -82,11 +83,29 @@ def programs(rounds: Rounds, state: RoundState, population: Population, lanes: i
     return {
         "lanes": layout.lanes,
         "devices": layout.num_devices,
+        **({"shards": layout.num_shards} if layout.num_shards > 1 else {}),
         "platform": layout.devices[0].platform,
         "max_steps": rounds.execution.max_steps,
         "versions": versions(),
         **{name: fingerprint(traced)._asdict() for name, traced in parts.items()},
     }
+
+
+def agreed_folder(rounds: Rounds, told: Mapping[str, Any], out_dir: Any) -> Any:
+    """The folder of a run: of several processes that of the first, once all have asked for the same run.
+
+    Args:
+      rounds: the run.
+      told: what has to be the same in all processes, by the names of arguments.
+      out_dir: what this process was given.
+
+    Raises:
+      ValueError: names what is not the same.
+    """
+    if not spans_processes(resolve(rounds.execution, rounds.sampler.capacity)):
+        return out_dir
+    processes.same(told)
+    return processes.agreed(None if out_dir is None else os.fspath(out_dir))
 
 
 class Unlike(NamedTuple):
@@ -113,7 +132,7 @@ def unlike(now: Mapping[str, Any], before: Mapping[str, Any]) -> Unlike:
     """
     now = json.loads(json.dumps(now))
     apart = {"program", "settings"}
-    ours, theirs = (_flat({n: v for n, v in who.items() if n not in apart}) for who in (now, before))
+    ours, theirs = (flat({n: v for n, v in who.items() if n not in apart}) for who in (now, before))
     names = [name for name in dict.fromkeys([*theirs, *ours]) if ours.get(name) != theirs.get(name)]
     refused = [f"{name} is {ours.get(name, 'absent')} and was {theirs.get(name, 'absent')}" for name in names]
     settings = [
@@ -195,10 +214,11 @@ def library_version() -> str:
     return sys.modules["fedjaxlite"].__version__
 
 
-def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+def flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """An identity without tables in tables: names with dots between."""
     if not isinstance(tree, Mapping):
         return {prefix: tree}
-    flat = {}
+    found = {}
     for name, value in tree.items():
-        flat.update(_flat(value, f"{prefix}.{name}" if prefix else name))
-    return flat
+        found.update(flat(value, f"{prefix}.{name}" if prefix else name))
+    return found

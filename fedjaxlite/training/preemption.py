@@ -7,12 +7,10 @@ import threading
 from collections.abc import Callable, Generator
 from typing import Any
 
-import jax
 import numpy as np
-from jax.experimental import multihost_utils
 
-EXIT_CODE = 128 + signal.SIGTERM
-"""What a program that ends by SIGTERM exits with: 143."""
+from fedjaxlite import processes
+from fedjaxlite.exit_codes import TERMINATED
 
 
 @contextlib.contextmanager
@@ -63,7 +61,7 @@ def _second_leaves() -> Generator[None]:
         while 0 not in (numbers := os.read(reader, 64)):
             count += numbers.count(signal.SIGTERM)
             if count > 1:
-                os._exit(EXIT_CODE)
+                os._exit(TERMINATED)
 
     thread = threading.Thread(target=watch, name="fedjaxlite-sigterm", daemon=True)
     thread.start()
@@ -78,8 +76,14 @@ def _second_leaves() -> Generator[None]:
         os.close(reader)
 
 
-def anywhere(asked: bool) -> bool:
-    """Whether any process of the run was asked to end: all of them have to save the same round."""
-    if jax.process_count() == 1:
-        return asked
-    return bool(np.any(multihost_utils.process_allgather(np.bool_(asked))))
+def anywhere(asked: bool, since: float) -> tuple[bool, float]:
+    """Whether any process of the run was asked to end, and the first one's clock: all have to save the same round.
+
+    Args:
+      asked: whether this process was.
+      since: seconds since the last checkpoint, as it knows them.
+    """
+    if processes.count() == 1:
+        return asked, since
+    told = processes.gathered(np.asarray([asked, since], np.float32))
+    return bool(told[:, 0].any()), float(told[0, 1])

@@ -11,12 +11,13 @@ from typing import Any
 
 import jax
 
+from fedjaxlite import processes
 from fedjaxlite.data.population import Population
 from fedjaxlite.execution.bytes_sent import Traffic
 from fedjaxlite.execution.composition import Rounds
 from fedjaxlite.execution.layout import resolve, with_lanes
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.files import replace_text
+from fedjaxlite.storage import replace_text
 from fedjaxlite.training import identity
 from fedjaxlite.training.run_folder import RunFolder
 
@@ -41,7 +42,10 @@ def describe(
     """
     capacity = rounds.sampler.capacity
     layout = with_lanes(resolve(rounds.execution, capacity), rounds.params(state), population, capacity)
-    execution = rounds.execution._replace(lanes=layout.lanes, devices=layout.num_devices)
+    mesh = rounds.execution.mesh
+    execution = rounds.execution._replace(
+        lanes=layout.lanes, devices=len(layout.devices), mesh=None if mesh is None else dict(mesh.shape)
+    )
     sizes = population.num_examples
     return {
         "date": _now(),
@@ -50,7 +54,7 @@ def describe(
             "system": platform.platform(),
             "backend": layout.platform,
             "devices": [device.device_kind for device in layout.devices],
-            "processes": jax.process_count(),
+            "processes": processes.count(),
         },
         **_git(),
         "algorithm": who["algorithm"],
@@ -99,7 +103,7 @@ def write(
     """
     import tomli_w
 
-    taken = sorted(set(extra) & {*about, "resumed"})
+    taken = sorted(set(extra) & {*about, "resumed", "fewer_lanes"})
     if taken:
         raise ValueError(f"`config` has {', '.join(taken)}, which the library writes itself; choose another name.")
     tables = {**about, **identity.plain(extra)}
@@ -108,6 +112,22 @@ def write(
         entry = {"date": _now(), **resumed, "versions": versions()}
         tables = {**old, **tables, "resumed": [*old.get("resumed", []), entry]}
     replace_text(folder.config, tomli_w.dumps(tables))
+
+
+def note(folder: Path, name: str, entry: Mapping[str, Any]) -> None:
+    """Adds an entry to a list of config.toml, of what happened while the run went on.
+
+    Args:
+      folder: the run's folder.
+      name: of the list.
+      entry: what to note beside the date.
+    """
+    import tomli_w
+
+    path = folder / "config.toml"
+    tables = read(path) if path.exists() else {}
+    tables[name] = [*tables.get(name, []), {"date": _now(), **identity.plain(entry)}]
+    replace_text(path, tomli_w.dumps(tables))
 
 
 def read(path: Path) -> dict[str, Any]:

@@ -9,9 +9,7 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
-import jax
-import numpy as np
-from jax.experimental import multihost_utils
+from fedjaxlite import processes
 
 try:
     import fcntl
@@ -121,20 +119,15 @@ def held(out_dir: str | os.PathLike[str], *, resume: bool) -> Generator[RunFolde
       OSError: as `prepare`.
       RuntimeError: another run holds it.
     """
-    folder, refusal = prepare(out_dir, resume=resume), None
+    folder = RunFolder(Path(out_dir).expanduser())
     with contextlib.ExitStack() as stack:
-        if jax.process_index() == 0:
-            try:
-                stack.enter_context(_lock(folder))
-                prepare(out_dir, resume=resume)  # the run that held it until now may have left something
-            except (OSError, RuntimeError) as error:
-                refusal = error
-        if jax.process_count() > 1:  # nobody writes before everybody has looked
-            free = bool(multihost_utils.broadcast_one_to_all(np.bool_(refusal is None)))
-            if not free and refusal is None:
-                refusal = RuntimeError(f"`out_dir` is {str(folder.path)!r}, which the first process could not take.")
-        if refusal is not None:
-            raise refusal
+
+        def take() -> None:
+            prepare(out_dir, resume=resume)
+            stack.enter_context(_lock(folder))
+            prepare(out_dir, resume=resume)  # the run that held it until now may have left something
+
+        processes.by_first(take)
         yield folder
 
 

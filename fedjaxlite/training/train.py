@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fedjaxlite import checks
+from fedjaxlite import checks, exit_codes, processes, streaming
 from fedjaxlite.data.population import Population
 from fedjaxlite.directions import Direction, directions
 from fedjaxlite.execution.composition import Rounds
@@ -20,12 +20,17 @@ from fedjaxlite.observers.progress import progress as show_progress
 from fedjaxlite.observers.records import Record
 from fedjaxlite.observers.recovery import recover
 from fedjaxlite.observers.stopping import stop_at
+from fedjaxlite.storage import StorageError
 from fedjaxlite.training import checkpoints, curves, preemption, run_config, run_folder
-from fedjaxlite.training.identity import Identity, identity, programs
+from fedjaxlite.training.faults.fewer_lanes import recomposed
+from fedjaxlite.training.faults.last_words import how_to_go_on, storage_failed
+from fedjaxlite.training.identity import Identity, agreed_folder, flat, identity, programs
 from fedjaxlite.training.loop import MOST_ROUNDS, Pace, Run, piece_of, run_loop
 from fedjaxlite.training.measures import measures
 from fedjaxlite.training.run_folder import RunFolder
 
+_MUCH = 1 << 28
+"""Bytes of client states of which it is worth saying that they are copied."""
 LOG = logging.getLogger("fedjaxlite.training")
 
 
@@ -43,10 +48,12 @@ def train(
     progress: bool = True,
     checkpoint_every: int | None = None,
     keep_checkpoints: int = 2,
+    keep_records: int | None = None,
     resume: bool = False,
     accept_changes: bool = False,
     lost_rounds: int | None = 10,
     diverged_rounds: int | None = 10,
+    stop_at_nan: bool = True,
     target: Mapping[str, float] | None = None,
     better: Mapping[str, Direction] | None = None,
     rounds_per_dispatch: int | None = None,
@@ -71,9 +78,12 @@ def train(
         `checkpoints/`. None keeps nothing.
       observers: functions `(record, state)` or `fedjaxlite.observers.Observer`s.
       progress: show progress on the standard output: a bar on a terminal, else a line now and then.
-      checkpoint_every: rounds between checkpoints; None makes one every half minute (with several processes, about ten
-        in all). The last round always has one, and so has the last whole round of a run that Ctrl-C or SIGTERM ends.
+      checkpoint_every: rounds between checkpoints; None makes one every half minute, by the clock of the first process.
+        The last round always has one, and so has the last whole round of a run that SIGTERM, or Ctrl-C of a single
+        process, ends.
       keep_checkpoints: how many to keep, the newest.
+      keep_records: how many records the History holds, the newest; None holds all, about a kilobyte a round. The file
+        in `out_dir` has all of them anyway.
       resume: go on from the newest whole checkpoint of `out_dir` if there is one; `state` then only says what to
         expect. Needed wherever `out_dir` holds a run.
       accept_changes: go on although what clients, server or sampler compute is not what it was (a rate, a dropout's
@@ -82,6 +92,9 @@ def train(
         finite; None never does. See `fedjaxlite.observers.stop_when_lost`.
       diverged_rounds: ends the run, as failed, when a loss was out of all bounds for so many of its values in a row;
         None never does. See `fedjaxlite.observers.stop_when_diverged`.
+      stop_at_nan: ends the run, as failed, with the dispatch after which its model holds NaN or infinity, and names
+        the round and the clients that did it. No checkpoint is made then: the last one is of a model that can go on.
+        False goes on all the same.
       target: ends the run at the first evaluated round that reaches it, such as {"accuracy": 0.97}; see
         `fedjaxlite.observers.stop_at`.
       better: which way metrics of your own are better, such as {"mae": "lower"}, where a target or early stopping asks
@@ -103,13 +116,17 @@ def train(
     Raises:
       TypeError, ValueError: for arguments that do not fit, a checkpoint of another run, or checkpoints of which none is
         whole; before any training.
-      FileExistsError: `out_dir` holds a run and `resume` is False. OSError: it cannot be written to; or, later, the
-        disk is full, which leaves the last checkpoint whole. RuntimeError: another run is going on in `out_dir`.
+      FileExistsError: `out_dir` holds a run and `resume` is False. OSError: it cannot be written to. RuntimeError:
+        another run is going on in `out_dir`; or the device is out of memory with a single lane.
+      StorageError: later, an OSError of `fedjaxlite.storage`: the disk is full, or `out_dir` is gone or not to be
+        reached, and stayed so through a minute of tries. The text names the last checkpoint, which is whole.
       SystemExit: with code 143, after a SIGTERM to a run with an `out_dir`: the rounds of the dispatch end, a
         checkpoint is made, and a warning says how to go on. A second SIGTERM ends the process at once. So it is in the
         main thread, unless the program handles or ignores SIGTERM itself; the handler is put back afterwards.
 
     Guarantees:
+      Where the device is out of memory, lanes are halved and the run goes on from the same state; it is told as a
+      warning, in the record of the first round ("lanes_left"), and in config.toml.
       A run that is killed at any moment and resumed with the same arguments, on as many devices, ends with the same
       bits as one that was not (on accelerators, with XLA's deterministic operations). So it does where bytes of its
       newest checkpoint were changed: the one before is used. A resumed run's records have no silent hole: those of
@@ -132,8 +149,10 @@ def train(
     """
     _check(rounds, state, population, num_rounds, config)
     checks.positive_count(evaluate_every=evaluate_every, keep_checkpoints=keep_checkpoints)
-    if checkpoint_every is not None:
-        checks.positive_count(checkpoint_every=checkpoint_every)
+    optional: dict[str, Any] = {"checkpoint_every": checkpoint_every, "keep_records": keep_records}
+    for name, value in optional.items():
+        if value is not None:
+            checks.positive_count(**{name: value})
     if resume and out_dir is None:
         raise ValueError("`resume` is True without an `out_dir`; give the folder of the run that is to go on.")
     if accept_changes and not resume:
@@ -153,18 +172,38 @@ def train(
         evaluate_every=evaluate_every,
         checkpoint_every=checkpoint_every,
     )
-    show = (show_progress(),) if progress and jax.process_index() == 0 else ()
+    keeps = {"keep_checkpoints": keep_checkpoints, "resume": resume, "accept_changes": accept_changes}
+    guards = {"target": target, "lost_rounds": lost_rounds, "diverged_rounds": diverged_rounds}
+    guards |= {"stop_at_nan": stop_at_nan}
+    told = {**pace._asdict(), "evaluate": measure is not None, **keeps, **guards, "state": state}
+    out_dir = agreed_folder(rounds, told, out_dir)
+    _tell_of_copies(rounds, state)
+    show = (show_progress(),) if progress and processes.is_first() else ()
     run = Run(rounds, population, measure, tuple(watching), pace, None, ways)
+    run = run._replace(keep_records=keep_records or MOST_ROUNDS, stop_at_nan=checks.flag(stop_at_nan=stop_at_nan))
     if out_dir is None:
         _check_round(state, num_rounds)
-        return run_loop(run._replace(observers=(*run.observers, *show)), state, [])
+        with streaming.kept_states(rounds, state, population) as states:
+            run = run._replace(observers=(*run.observers, *show), states=states)
+            return run_loop(run, streaming.knowing(state, states), [])
     folder = Folder(out_dir, keep_checkpoints, resume, accept_changes, tensorboard, config or {})
     with preemption.noticed() as ended:
         history = _kept(run._replace(asked=ended), state, folder, show)
     if history.stopped == "SIGTERM" or ended():
-        LOG.warning("%s", _how_to_go_on(history, num_rounds, out_dir))
-        raise SystemExit(preemption.EXIT_CODE)
+        if processes.is_first():
+            LOG.warning("%s", how_to_go_on(history, num_rounds, out_dir))
+        raise SystemExit(exit_codes.TERMINATED)
     return history
+
+
+def _tell_of_copies(rounds: Rounds, state: RoundState) -> None:
+    size = sum(leaf.nbytes for leaf in jax.tree.leaves(state.clients))
+    if size >= _MUCH and not rounds.execution.donate and not rounds.execution.states_elsewhere:
+        LOG.info(
+            "every dispatch copies %.3g GB of client states: Execution(donate=True) does not, nor does one with "
+            "client_states='host' or a folder; more rounds_per_dispatch copy less often",
+            size / 1e9,
+        )
 
 
 class Folder(NamedTuple):
@@ -181,15 +220,20 @@ class Folder(NamedTuple):
 def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]) -> History:
     """A run that keeps its records and checkpoints in a folder, which it has for itself while it goes."""
     rounds, population, num_rounds = run.rounds, run.population, run.pace.num_rounds
-    with run_folder.held(asked.out_dir, resume=asked.resume) as folder:
+    with (
+        run_folder.held(asked.out_dir, resume=asked.resume) as folder,
+        streaming.kept_states(rounds, state, population, resume=asked.resume) as states,
+    ):
         who = identity(rounds, state, population)
         who["program"]["rounds_per_dispatch"] = run.pace.piece
+        processes.same(flat(who))
         kept = checkpoints.open_at(
             folder.checkpoints,
             who,
             keep=asked.keep_checkpoints,
             accept_changes=asked.accept_changes,
             again=lambda lanes: programs(rounds, state, population, lanes),
+            clients=states.store if states else None,
         )
         before, earlier = kept.restore(state), []
         if before is None:
@@ -197,7 +241,10 @@ def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]
             began = int(records.here(state.round))
         else:
             state, began = before.state, before.began
+            if before.fewer is not None:  # as many as the rounds before had
+                run = run._replace(rounds=recomposed(rounds, before.fewer), fewer=before.fewer)
             earlier = _earlier(folder, began, int(records.here(state.round)))
+        state = streaming.knowing(state, states)
         told = (
             "a run of %d rounds begins in %s" if before is None else "the run in %s goes on from round %d to round %d"
         )
@@ -205,11 +252,16 @@ def _kept(run: Run, state: RoundState, asked: Folder, show: tuple[Observer, ...]
         LOG.info(told, *((num_rounds, folder.path) if before is None else (folder.path, done, num_rounds)))
         writing = _writing(folder, who, asked, before)
         watching = (*run.observers, *writing, *show)
-        history = run_loop(run._replace(observers=watching, kept=kept, began=began, folder=folder.path), state, earlier)
-        seen = any(not record.get("missing") for record in history.records)
-        if seen and jax.process_index() == 0 and history.stopped != "SIGTERM":
+        run = run._replace(observers=watching, kept=kept, began=began, folder=folder.path, states=states)
+        try:
+            history = run_loop(run, state, earlier)
+        except StorageError as error:
+            raise storage_failed(error, kept) from error
+        if processes.is_first() and history.stopped != "SIGTERM":
             try:
-                curves.plot(history.records, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
+                every = history.records if run.keep_records == MOST_ROUNDS else records.read(folder.records)
+                if curves.can_be_drawn(every):
+                    curves.plot(every, folder.curves, title=f"{rounds.algorithm.name}, {rounds.sampler.name}")
             except OSError as error:  # all that the run computed is safe
                 LOG.warning("%s could not be written: %s", folder.curves, error.strerror or error)
     return history
@@ -224,16 +276,6 @@ def _guards(lost_rounds: Any, diverged_rounds: Any) -> list[Observer]:
     return lost + ([] if diverged_rounds is None else [stop_when_diverged(diverged_rounds)])
 
 
-def _how_to_go_on(history: History, num_rounds: int, out_dir: Any) -> str:
-    done = int(records.here(history.state.round))
-    if done >= num_rounds or history.stopped not in (None, "SIGTERM"):
-        return f"SIGTERM: the run in {os.fspath(out_dir)} has ended, all of it is saved"
-    return (
-        f"SIGTERM: {done} of {num_rounds} rounds in {os.fspath(out_dir)} are done and saved. Go on by resume=True "
-        "(--resume on the command line)"
-    )
-
-
 def _writing(
     folder: RunFolder, who: Identity, asked: Folder, before: checkpoints.Restored | None
 ) -> tuple[Observer, ...]:
@@ -245,7 +287,7 @@ def _writing(
         resumed = None if before is None else _resumed(before, start)
         run_config.write(folder, about, asked.config, resumed=resumed)
 
-    if jax.process_index() != 0:
+    if not processes.is_first():
         return ()
     extra = (to_tensorboard(folder.tensorboard),) if asked.tensorboard else ()
     return (Observer(start=write_config), to_jsonl(folder.records), *extra)
@@ -262,10 +304,8 @@ def _resumed(before: checkpoints.Restored, start: Start) -> dict[str, Any]:
 
 
 def _earlier(folder: RunFolder, began: int, done: int) -> list[Record]:
-    """The records of the rounds before; the first process repairs their file where it has to be."""
-    if jax.process_index() == 0:
-        return recover(folder.records, began, done)
-    return [record for record in records.read(folder.records) if record["round"] <= done]
+    """The records of the rounds before; the first process repairs their file where it has to be, and tells all."""
+    return processes.by_first(lambda: recover(folder.records, began, done))
 
 
 def _check(rounds: Any, state: Any, population: Any, num_rounds: Any, config: Any) -> None:

@@ -14,7 +14,7 @@ from small_runs import go, kept, same, untimed
 
 from fedjaxlite.observers import records
 from fedjaxlite.observers.recovery import spans
-from fedjaxlite.training import checkpoint_folder, run_folder
+from fedjaxlite.training import checkpoint_folder, curves, run_folder
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -280,3 +280,9 @@ def test_curves_that_do_not_fit_on_the_disk_are_told_and_the_run_is_whole(tmp_pa
     assert len(history.records) == 2
     assert "curves.png could not be written: No space left on device" in caplog.text
     np.testing.assert_equal(kept(tmp_path), ["2"])
+
+
+def test_a_run_without_accuracy_and_loss_has_no_curves_and_ends_well(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(curves, "_KINDS", ("something else",))
+    assert not curves.can_be_drawn(go(tmp_path, 2).records)
+    assert not (tmp_path / "curves.png").exists()

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 from small_runs import go, kept, same, untimed
 
+from fedjaxlite import exit_codes
 from fedjaxlite.observers import records
-from fedjaxlite.training import preemption
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
@@ -124,4 +124,4 @@ def test_a_second_signal_ends_the_process_at_once() -> None:
     assert process.poll() is None, "the first signal ended it"
     process.send_signal(signal.SIGTERM)
     process.communicate(timeout=20)
-    assert process.returncode == preemption.EXIT_CODE
+    assert process.returncode == exit_codes.TERMINATED

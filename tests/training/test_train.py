@@ -14,7 +14,7 @@ import optax
 import pytest
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, files, observers
+from fedjaxlite import algorithms, observers, storage
 from fedjaxlite.observers import Observer, Stop, progress, records
 from fedjaxlite.training import curves
 from fedjaxlite.training.loop import piece_of
@@ -560,9 +560,9 @@ def test_curves_need_something_to_draw(tmp_path) -> None:
 
 def test_text_is_replaced_or_left(tmp_path, monkeypatch) -> None:
     path = tmp_path / "a"
-    files.replace_text(path, "old")
-    monkeypatch.setattr(files.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("full")))
+    storage.replace_text(path, "old")
+    monkeypatch.setattr(storage.os, "fsync", lambda number: (_ for _ in ()).throw(OSError("full")))
     with pytest.raises(OSError, match="full"):
-        files.replace_text(path, "new")
+        storage.replace_text(path, "new")
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["a"]

@@ -11,11 +11,11 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from fedjaxlite import checks
+from fedjaxlite import checks, processes
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.files import replace_text
 from fedjaxlite.observers import records
 from fedjaxlite.observers.observer import History, Observer, Start
+from fedjaxlite.storage import replace_text
 
 LOG = logging.getLogger("fedjaxlite.trackers")
 _PATIENCE = 10.0
@@ -59,7 +59,7 @@ def tracked(tracker: str, open_run: Opens, config: Mapping[str, Any] | None) -> 
     """
     if config is not None and not isinstance(config, Mapping):
         raise TypeError(f"`config` is a {type(config).__name__}; expected a dict of what to show beside the run.")
-    if jax.process_index() != 0:
+    if not processes.is_first():
         return Observer()
     held: dict[str, Any] = {}
 
