@@ -6,6 +6,7 @@
     parse.py named.py compress.py robust.py                from texts to objects
     methods/       the methods, what each takes and costs
     private_run.py noise, budgets and what is told of them
+    several/       one run in several processes
 
 What comes in: what turns a command line into calls of public functions, and their results into lines of text.
 """
@@ -14,8 +15,10 @@ import os
 import sys
 from typing import TextIO
 
-CLOSED = 141
-"""The exit code where nobody reads the output any more: that of programs which SIGPIPE ends, 128 + 13."""
+from fedjaxlite.exit_codes import DONE, FAILED, PIPE_CLOSED, TERMINATED
+
+_TOGETHER = (None, DONE, FAILED, TERMINATED)
+"""How all processes of a run end, if one does."""
 
 
 def main() -> None:
@@ -24,6 +27,7 @@ def main() -> None:
     Where the reader of its output is gone, as in `fedjaxlite reproduce | head`, it ends without a word.
     """
     from fedjaxlite.cli.app import app
+    from fedjaxlite.distributed import leaving
 
     streams, code = _streams(), None
     files = [os.fstat(stream.fileno()).st_ino for stream in streams]
@@ -40,7 +44,10 @@ def main() -> None:
             closed = True
             # Python flushes once more on its way out, and would complain.
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    raise SystemExit(CLOSED if closed else code)
+    code = PIPE_CLOSED if closed else code
+    if code not in _TOGETHER:  # of several processes of a run, the others would wait
+        leaving.failed(f"it exits with code {code}", int(code))
+    raise SystemExit(code)
 
 
 def _streams() -> list[TextIO]:

@@ -8,9 +8,11 @@ from typing import Annotated, Any
 
 import typer
 
+from fedjaxlite import exit_codes
 from fedjaxlite.cli import settings as options
 from fedjaxlite.cli.options.option import MACHINE
 from fedjaxlite.cli.settings import Settings, takes_settings
+from fedjaxlite.distributed import leaving
 
 app = typer.Typer(
     name="fedjaxlite",
@@ -192,13 +194,15 @@ def told_plainly(debug: bool) -> Generator[None]:
         raise
     except KeyboardInterrupt:
         typer.echo("interrupted", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
     except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
+        leaving.wait_for_verdict(error)
         if debug:
             raise
         text = error.strerror if isinstance(error, OSError) and not error.filename else None
         typer.echo(f"error: {text or error}", err=True)
-        raise typer.Exit(2) from None
+        leaving.failed(f"{text or error}", exit_codes.REFUSED)
+        raise typer.Exit(exit_codes.REFUSED) from None
 
 
 def _merged(ctx: typer.Context, settings: Settings) -> Settings:

@@ -11,6 +11,7 @@ from fedjaxlite.cli import compress, methods, named, parse, private_run, robust
 from fedjaxlite.cli.loading import NATURAL, Data, is_own
 from fedjaxlite.cli.loading import load as load
 from fedjaxlite.cli.settings import Settings
+from fedjaxlite.evaluation.central import rows_of
 from fedjaxlite.training.warm_start import warm_start
 
 
@@ -98,7 +99,7 @@ def job(settings: Settings) -> Job:
     evaluate_state: dict[str, Any] = {}
     if settings.personal_eval:
         evaluate_state = personal_evaluations_of(settings, loss_fn, data, rounds, params, model=model)
-    num_test = len(next(iter(data.test.values())))
+    num_test = len(next(iter(rows_of(data.test).values())))
     config = {**config, **private_run.table(settings)}
     observers = private_run.observers(settings)
     return Job(settings, rounds, params, data.train, evaluate, num_test, config, observers, evaluate_state)
@@ -142,7 +143,7 @@ def rounds_of(settings: Settings, algorithm: fl.Algorithm, population: fl.Popula
         aggregator=parse.aggregator(
             settings, population, (*compress.on_the_way_up(settings), *robust.on_rows(settings, population))
         ),
-        execution=fl.Execution(lanes=settings.lanes, devices=settings.devices),
+        execution=fl.Execution(lanes=settings.lanes, devices=settings.devices, client_states=settings.client_states),
     )
 
 

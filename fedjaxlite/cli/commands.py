@@ -5,6 +5,7 @@ import datetime
 import os
 import shlex
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,19 +14,20 @@ import jax
 import typer
 
 import fedjaxlite as fl
+from fedjaxlite import exit_codes, processes
 from fedjaxlite.cli import build, named, private_run, robust, sweeping
 from fedjaxlite.cli.settings import Settings, to_arguments
+from fedjaxlite.cli.several import joining
 from fedjaxlite.datasets.folders import cache_folder
+from fedjaxlite.distributed import leaving
 from fedjaxlite.observers.progress import duration, size
 from fedjaxlite.rehearsal.absent import devices_of
 from fedjaxlite.rehearsal.plan import plan as make_plan
 from fedjaxlite.rehearsal.targets import target_named
+from fedjaxlite.storage import StorageError, words_of
 from fedjaxlite.training import run_config
 from fedjaxlite.training.run_folder import RunFolder, prepare
 from fedjaxlite.training.train import History, train
-
-FAILED = 3
-"""What the command line exits with where the run itself failed: no update was finite, or the loss left all bounds."""
 
 
 def run(settings: Settings) -> None:
@@ -34,9 +36,10 @@ def run(settings: Settings) -> None:
     if sweeping.is_sweep(settings):
         _sweep(settings, arguments)
         return
+    joining.check(settings)
     settings = _with_machine(settings)
-    out = settings.resume or settings.out or _fresh_folder(settings.dataset)
-    prepare(out, resume=settings.resume is not None)  # before any data are read
+    out = Path(joining.first_path(lambda: settings.resume or settings.out or _fresh_folder(settings.dataset)))
+    processes.by_first(lambda: prepare(out, resume=settings.resume is not None) and None)  # before any data are read
     try:
         job = build.job(settings)
         cohort_key = private_run.cohort_key(settings)
@@ -47,8 +50,7 @@ def run(settings: Settings) -> None:
         raise
     target = {"accuracy": settings.target_accuracy} if settings.target_accuracy is not None else None
     attacked = robust.told(settings, job.population.num_clients)
-    if attacked and settings.progress:
-        typer.echo(attacked)
+    joining.say(attacked if settings.progress else None)
     try:
         history = train(
             job.rounds,
@@ -66,25 +68,34 @@ def run(settings: Settings) -> None:
             accept_changes=settings.accept_changes,
             lost_rounds=settings.lost_rounds or None,
             diverged_rounds=settings.diverged_rounds or None,
+            stop_at_nan=settings.stop_at_nan,
             target=target,
             tensorboard=settings.tensorboard,
             config={"command": shlex.join(["fedjaxlite", *sys.argv[1:]]), "arguments": arguments, **job.config},
         )
     except KeyboardInterrupt:
-        typer.echo(f"\ninterrupted; {_go_on(out)}", err=True)
-        raise typer.Exit(130) from None
+        joining.say(f"\ninterrupted; {_go_on(out)}", err=True)
+        raise typer.Exit(exit_codes.INTERRUPTED) from None
     except SystemExit as ended:  # by SIGTERM, as `train` documents
-        typer.echo(f"ended by SIGTERM; {_go_on(out)}", err=True)
+        joining.say(f"ended by SIGTERM; {_go_on(out)}", err=True)
         raise typer.Exit(int(ended.code or 0)) from None
-    _conclude(history, job, RunFolder(Path(out)))
+    except StorageError as error:
+        if settings.debug:
+            traceback.print_exc()
+        typer.echo(f"error: {words_of(error)}", err=True)
+        leaving.failed(words_of(error), exit_codes.STORAGE_FAILED)
+        raise typer.Exit(exit_codes.STORAGE_FAILED) from None
+    if processes.is_first():
+        _conclude(history, job, RunFolder(Path(out)))
     if history.failed:
-        typer.echo(f"failed: {history.stopped}", err=True)
-        raise typer.Exit(FAILED)
+        joining.say(f"failed: {history.stopped}", err=True)
+        raise typer.Exit(exit_codes.FAILED)
 
 
 def _sweep(settings: Settings, arguments: Mapping[str, Any]) -> None:
     """Many runs at once: the table, and the best of them."""
     sweeping.check(settings)
+    joining.check(settings, "A sweep")
     settings = _with_machine(settings)
     out = settings.out or _fresh_folder(f"sweep-{settings.dataset}")
     folder = prepare(out, resume=False)
@@ -119,6 +130,7 @@ def plan(settings: Settings, target: str | None = None) -> None:
     """Prints what a run will cost, here or on a target that is not here."""
     if sweeping.is_sweep(settings):
         raise ValueError("plan tells what one run will cost; leave --sweep, --seeds, --validation and --select out.")
+    joining.check(settings, "plan")
     if target is not None:
         _rehearse(settings, target)
         return
@@ -147,10 +159,13 @@ def _rehearse(settings: Settings, target: str) -> None:
 
 def _with_machine(settings: Settings) -> Settings:
     """Starts JAX on the devices asked for, with its compilation cache, and writes down what was taken."""
+    asked = settings.devices
     if settings.resume is not None:
         settings = _as_before(settings)
     if settings.compile_cache:
         keep_compiled()
+    if settings.distributed:
+        return _with_others(settings, asked)
     cores = _cores() if settings.devices is None else settings.devices
     # If JAX has started already, inside of another program, its devices are what there is.
     with contextlib.suppress(RuntimeError):
@@ -159,6 +174,13 @@ def _with_machine(settings: Settings) -> Settings:
     if jax.default_backend() == "cpu" and settings.devices is None:
         settings = settings._replace(devices=max(1, min(jax.device_count(), settings.cohort)))
     return settings
+
+
+def _with_others(settings: Settings, asked: int | None) -> Settings:
+    """Likewise as one of several processes, which have equally many devices each and take all of them."""
+    count = joining.join(settings)
+    shared = joining.share(asked, settings.devices, _cores(), settings.cohort, count)
+    return settings._replace(devices=joining.take(shared, count))
 
 
 def keep_compiled() -> None:
@@ -185,7 +207,8 @@ def _as_before(settings: Settings) -> Settings:
 
 
 def _fresh_folder(dataset: str) -> Path:
-    dataset = Path(dataset.partition(":")[0]).name if named.is_table(dataset) else dataset
+    file = named.is_table(dataset) or named.is_folder(dataset)
+    dataset = Path(dataset.partition(":")[0]).name if file else dataset
     name = f"{dataset.replace('/', '-').replace(':', '-')}-{datetime.datetime.now():%Y%m%d-%H%M%S}"
     folder = Path("runs") / name
     for i in range(2, 1000):

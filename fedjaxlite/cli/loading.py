@@ -15,13 +15,13 @@ class Data(NamedTuple):
 
     Attributes:
       train: the clients.
-      test: the central test set, a dict of arrays.
+      test: the central test set, a dict of arrays; a Population where it lies on a disk.
       own_test: every client's own test set, where asked for.
       public: what a warm start trains on, or None.
     """
 
     train: fl.Population
-    test: Mapping[str, Any]
+    test: Any
     own_test: fl.Population | None
     public: Mapping[str, Any] | None
 
@@ -33,8 +33,8 @@ _TEST = 0.2
 
 
 def is_own(dataset: str) -> bool:
-    """Whether a data set is the user's: a table, or what a function loads."""
-    return named.is_table(dataset) or signatures.is_import(dataset)
+    """Whether a data set is the user's: a table, folders on a disk, or what a function loads."""
+    return named.is_table(dataset) or named.is_folder(dataset) or signatures.is_import(dataset)
 
 
 def load(settings: Settings) -> Data:
@@ -60,6 +60,11 @@ def _own(settings: Settings) -> Data:
     natural = settings.partition == "natural" or (settings.partition is None and people)
     if natural and not people:
         raise ValueError(f"--dataset {settings.dataset} has no clients of its own; give another --partition.")
+    if not natural and people and train.on_disk:
+        raise ValueError(
+            f"--partition {settings.partition} was given, and --dataset {settings.dataset} lies on a disk with clients "
+            "of its own; leave it out."
+        )
     if natural and settings.clients is not None:
         raise ValueError(f"--clients was given, and --dataset {settings.dataset} has clients of its own; leave it out.")
     if natural and test is None:
@@ -72,7 +77,8 @@ def _own(settings: Settings) -> Data:
 
 
 def _divided(settings: Settings, train: Any, test: Any, natural: bool) -> Data:
-    pooled = dict(test.features) if isinstance(test, fl.Population) else test
+    on_disk = isinstance(test, fl.Population) and test.on_disk  # evaluated piece by piece
+    pooled = dict(test.features) if isinstance(test, fl.Population) and not on_disk else test
     if natural:
         return _natural(train, test, pooled, settings)
     arrays = dict(train.features) if isinstance(train, fl.Population) else train
@@ -84,8 +90,13 @@ def _divided(settings: Settings, train: Any, test: Any, natural: bool) -> Data:
     return Data(clients, pooled, own_test, public)
 
 
-def _natural(train: fl.Population, test: Any, pooled: Mapping[str, Any], settings: Settings) -> Data:
+def _natural(train: fl.Population, test: Any, pooled: Any, settings: Settings) -> Data:
     public = None
+    if settings.warm_start and train.on_disk:
+        raise ValueError(
+            f"--warm-start takes a part of the clients out of {settings.dataset}, which lies on a disk, and would "
+            "copy all others into memory; leave it out."
+        )
     own_test = _of_clients(settings, train, test) if at_clients(settings) else None
     if settings.warm_start:
         ids = np.random.default_rng(settings.seed).permutation(train.num_clients)

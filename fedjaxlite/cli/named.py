@@ -1,11 +1,14 @@
 """Models, losses and data sets by name, or one's own by `package.module:function`."""
 
+import functools
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 import fedjaxlite as fl
 from fedjaxlite.cli import signatures
+from fedjaxlite.data.on_disk import header
 from fedjaxlite.evaluation.central import loss_for
 
 ALIASES = {"2nn": "mlp", "lstm": "char_lstm"}
@@ -189,17 +192,24 @@ def is_table(text: str) -> bool:
     return text.partition(":")[0].lower().endswith(_TABLES)
 
 
+def is_folder(text: str) -> bool:
+    """Whether a data set is a folder of a population on a disk, or of two, train and test."""
+    return any(Path(text, part).is_file() for part in (header.FILE, f"train/{header.FILE}"))
+
+
 def dataset(text: str) -> tuple[Any, Any]:
-    """What a function of one's own loads or a table holds, `(train, test)`; test is None for a Population alone.
+    """What a function loads, or a table or folders hold, `(train, test)`; test is None for a Population alone.
 
     Args:
-      text: "package.module:function", or "visits.csv:client=hospital,label=num" with arguments of
-        `fl.datasets.from_table`.
+      text: "package.module:function"; or "visits.csv:client=hospital,label=num" with arguments of
+        `fl.datasets.from_table`; or a folder that holds the folders train and test of `Population.write`.
 
     Raises:
       TypeError: for a function that gives anything else.
-      ValueError: for arguments that `from_table` does not have, lacks or refuses.
+      ValueError: for arguments that `from_table` does not have, lacks or refuses; for one folder without a test set.
     """
+    if is_folder(text):
+        return _folder(text)
     if is_table(text):
         return _table(text)
     found = signatures.imported("--dataset", text)
@@ -216,6 +226,17 @@ def dataset(text: str) -> tuple[Any, Any]:
             "fl.Population, as fl.datasets.load gives; or one fl.Population, of which a fifth becomes the test set."
         )
     return pair[0], pair[1]
+
+
+def _folder(text: str) -> tuple[fl.Population, fl.Population]:
+    folders = [Path(text, part) for part in ("train", "test")]
+    if not all(folder.is_dir() for folder in folders):
+        raise ValueError(
+            f"--dataset {text} is one population on a disk, and a run needs a test set; expected a folder that holds "
+            "two of them, train and test, each as fl.Population.write makes it."
+        )
+    train, test = (_refused("--dataset", text, functools.partial(fl.Population.open, folder)) for folder in folders)
+    return train, test
 
 
 def _table(text: str) -> tuple[Any, Any]:

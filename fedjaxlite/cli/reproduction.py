@@ -9,6 +9,7 @@ import typer
 
 import fedjaxlite as fl
 from fedjaxlite.cli.commands import keep_compiled
+from fedjaxlite.exit_codes import INTERRUPTED
 from fedjaxlite.observers.progress import duration
 from fedjaxlite.reproduce import catalog, running, table, text
 from fedjaxlite.reproduce.seeds import Arguments
@@ -50,7 +51,7 @@ def reproduce(name: str | None, asked: Asked) -> None:
     except KeyboardInterrupt:
         again = shlex.join(["--out", str(given.out)])
         typer.echo(f"\ninterrupted; the same command with {again} goes on", err=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
     typer.echo(f"\n{given.out}: " + ", ".join(sorted(path.name for path in Path(given.out or ".").iterdir())))
 
 

@@ -10,7 +10,10 @@ import typer
 from fedjaxlite.cli.options import bad_clients, learning, running, wire
 from fedjaxlite.training import run_config
 
-_NOT_KEPT = ("out", "resume", "accept_changes", "config", "progress", "debug", "compile_cache")
+_NOT_KEPT = (
+    *("out", "resume", "accept_changes", "config", "progress", "debug", "compile_cache"),
+    *("distributed", "coordinator", "processes", "process_id", "heartbeat"),
+)
 """Options that say nothing about what a run computes."""
 
 
@@ -57,11 +60,18 @@ class Settings(NamedTuple):
     evaluate_every: running.EvaluateEvery = 1
     lost_rounds: running.LostRounds = 10
     diverged_rounds: running.DivergedRounds = 10
+    stop_at_nan: running.StopAtNan = True
     target_accuracy: running.TargetAccuracy = None
     per_client_eval: running.PerClientEval = False
     personal_eval: running.PersonalEval = False
     lanes: running.Lanes = None
     devices: running.Devices = None
+    client_states: running.ClientStates = "device"
+    distributed: running.Distributed = False
+    coordinator: running.Coordinator = None
+    processes: running.Processes = None
+    process_id: running.ProcessId = None
+    heartbeat: running.Heartbeat = None
     seed: running.Seed = 0
     compile_cache: running.CompileCache = True
     out: running.Out = None

@@ -253,6 +253,8 @@ def test_the_version_names_the_stack() -> None:
         (["--resume", "a", "--config", "b"], "--resume and --config were both given"),
         (["--accept-changes"], "`accept_changes` is True without `resume`"),
         (["--lost-rounds", "-1"], "--lost-rounds"),
+        (["--client-states", "Disk"], '`client_states` is \'Disk\'; expected "device", "host", or a folder'),
+        (["--client-states", "host", "--seeds", "2"], "--client-states was given with --sweep or --seeds"),
         (["--resume", "a", "--out", "b"], "--resume and --out were both given"),
         (["--frobnicate"], "No such option"),
     ],

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from helpers import some_often
 from test_cli import call, refused
 from test_cli_compress import told_by
 
@@ -34,7 +35,9 @@ def options_of(name: str) -> list[object]:
     return ["--algorithm", name, *FEW, *epochs, *(part for word in words_of(name) for part in ("--set", word))]
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if i % 3 == 0 else [pytest.mark.slow]) for i, name in enumerate(METHODS)]
+)
 @pytest.mark.whole
 def test_every_method_runs_goes_on_and_repeats(name, tmp_path) -> None:
     out, again = tmp_path / "run", tmp_path / "again"
@@ -63,7 +66,7 @@ def digits() -> tuple[Any, Any, Any]:
     return people, model._replace(init=draw), build.loss_of(settings, model, people)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some_often(METHODS, 2))
 def test_every_method_is_built_from_the_options_of_its_example(name, digits) -> None:
     """And its rounds are traced, for every client of a population."""
     people, model, loss_fn = digits

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from fedjaxlite import cli
+from fedjaxlite import cli, exit_codes
 
 MAIN = "from fedjaxlite.cli import main; main()"
 
@@ -34,20 +34,20 @@ def ended(arguments: list[str], folder: Path, *, both: bool = False, unread: boo
 )
 @pytest.mark.whole
 def test_a_command_ends_quietly_when_nobody_reads_its_output(arguments, tmp_path) -> None:
-    assert ended(arguments, tmp_path) == (cli.CLOSED, "")
+    assert ended(arguments, tmp_path) == (exit_codes.PIPE_CLOSED, "")
 
 
 @pytest.mark.whole
 def test_a_run_ends_quietly_and_has_written_everything(tmp_path) -> None:
     small = ["run", "--clients", "4", "--cohort", "2", "--rounds", "1", "--model", "logistic", "--out", "out"]
     code, told = ended([*small, "--no-progress"], tmp_path)
-    assert (code, told) == (cli.CLOSED, "")
+    assert (code, told) == (exit_codes.PIPE_CLOSED, "")
     assert (tmp_path / "out" / "records.jsonl").read_text().count("\n") == 1
     assert (tmp_path / "out" / "config.toml").is_file()
 
 
 def test_nor_its_errors(tmp_path) -> None:
-    assert ended(["reproduce", "nobody"], tmp_path, both=True)[0] == cli.CLOSED
+    assert ended(["reproduce", "nobody"], tmp_path, both=True)[0] == exit_codes.PIPE_CLOSED
 
 
 @pytest.mark.whole

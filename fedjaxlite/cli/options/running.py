@@ -27,6 +27,16 @@ DivergedRounds = Annotated[
     ),
 ]
 
+StopAtNan = Annotated[
+    bool,
+    option(
+        EVALUATION,
+        "Whether the run ends, with code 3, when its model holds NaN or infinity; it does.",
+        "--stop-at-nan/--no-stop-at-nan",
+        show_default=False,
+    ),
+]
+
 TargetAccuracy = Annotated[
     float | None,
     option(EVALUATION, "Stop at the first evaluated round with this test accuracy.", metavar="SHARE"),
@@ -64,6 +74,42 @@ Lanes = Annotated[
 
 Devices = Annotated[
     int | None, option(MACHINE, "Devices to use.", min=1, metavar="D", show_default="all; every core of a CPU")
+]
+
+ClientStates = Annotated[
+    str,
+    option(
+        MACHINE,
+        "Where what clients keep between their rounds lies: device, host (its memory), or a folder.",
+        metavar="WHERE",
+    ),
+]
+
+Distributed = Annotated[
+    bool,
+    option(
+        MACHINE,
+        "This is one of several processes of a run; which, SLURM, Open MPI or Kubernetes say, or the options below.",
+        "--distributed",
+    ),
+]
+
+Coordinator = Annotated[
+    str | None, option(MACHINE, "With --distributed: host of process 0, and a free port.", metavar="HOST:PORT")
+]
+
+Processes = Annotated[int | None, option(MACHINE, "With --distributed: how many.", min=1, metavar="N")]
+
+ProcessId = Annotated[int | None, option(MACHINE, "With --distributed: which one, from 0.", min=0, metavar="I")]
+
+Heartbeat = Annotated[
+    float | None,
+    option(
+        MACHINE,
+        "With --distributed: all end within so many seconds after one died, with code 4.",
+        metavar="SECONDS",
+        show_default="30",
+    ),
 ]
 
 Seed = Annotated[

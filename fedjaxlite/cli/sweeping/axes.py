@@ -26,6 +26,8 @@ _OF_ONE_RUN = {
     "tracker": "sweep.jsonl has the numbers of all runs",
     "lost_rounds": "no run of a sweep ends early",
     "diverged_rounds": "no run of a sweep ends early",
+    "stop_at_nan": "no run of a sweep ends early",
+    "client_states": "runs that are trained side by side keep theirs on the devices",
     "max_epsilon": "no run of a sweep ends early",
     "cohort_seed": "cohorts follow from the seeds, and under noise from secrets",
 }

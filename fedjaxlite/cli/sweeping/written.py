@@ -8,8 +8,8 @@ import numpy as np
 
 import fedjaxlite as fl
 from fedjaxlite.cli.settings import Settings
-from fedjaxlite.files import replace_text
 from fedjaxlite.observers import records
+from fedjaxlite.storage import replace_text
 from fedjaxlite.sweeps.grid import told as told_point
 from fedjaxlite.training import run_config
 from fedjaxlite.training.run_folder import RunFolder
