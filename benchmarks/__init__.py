@@ -13,6 +13,8 @@ the right shapes: this is about speed, and nothing is learned.
     memory.py      peaks of memory
     report.py      table, JSON, plot
     scaling.py     lanes, cohorts, devices, model sizes, and the host's share
+    streaming/     populations on a disk: writing, rounds, memory
+    client_states/ states of a million clients: folder, host memory, devices
     peers/         the same rounds in other libraries, each in a Python of its own
     workloads/     one file a workload
     limits/        one file a workload, frozen: raw JAX only
