@@ -11,12 +11,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 from fedjaxlite import checks as checks
+from fedjaxlite import distributed as distributed
 from fedjaxlite import losses as losses
 from fedjaxlite import metrics as metrics
 from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
-from fedjaxlite.cpu_cores import use_cpu_cores as use_cpu_cores
 from fedjaxlite.data.client_report import ClientReport as ClientReport
 from fedjaxlite.data.client_view import Batches as Batches
 from fedjaxlite.data.client_view import ClientData as ClientData
@@ -26,6 +26,7 @@ from fedjaxlite.data.heterogeneity import Heterogeneity as Heterogeneity
 from fedjaxlite.data.heterogeneity import heterogeneity as heterogeneity
 from fedjaxlite.data.population import Population as Population
 from fedjaxlite.data.prepared_cohort import PreparedCohort as PreparedCohort
+from fedjaxlite.data.prepared_cohort import cohort_clients as cohort_clients
 from fedjaxlite.data.prepared_cohort import prepare_cohort as prepare_cohort
 from fedjaxlite.evaluation.central import evaluate as evaluate
 from fedjaxlite.evaluation.per_client import evaluate_clients as evaluate_clients
@@ -51,6 +52,7 @@ from fedjaxlite.local.optimizer_check import check_optimizer as check_optimizer
 from fedjaxlite.losses import LossAux as LossAux
 from fedjaxlite.lowering import lower as lower
 from fedjaxlite.observers import records as records
+from fedjaxlite.platforms import use_cpu_cores as use_cpu_cores
 from fedjaxlite.plots.who import plot_partition as plot_partition
 from fedjaxlite.protocol.algorithm import Aggregate as Aggregate
 from fedjaxlite.protocol.algorithm import Algorithm as Algorithm
@@ -152,8 +154,10 @@ __all__ = [
     "client_view",
     "clip_by_global_norm",
     "clip_by_value",
+    "cohort_clients",
     "compression",
     "datasets",
+    "distributed",
     "evaluate",
     "evaluate_clients",
     "evaluate_personalized",

@@ -12,13 +12,13 @@
 # ---
 
 # %% [markdown]
-# # Scaling: lanes, devices, memory, dispatches, seeds
+# # Scaling: lanes, devices, memory, disks, dispatches, seeds
 #
 # A round is one XLA program, and `fl.Execution` says on what it runs. You will measure, on the machine in front of you,
 # what lanes and devices do to the time of a round, that they do not change its numbers, that memory does not grow with
-# the cohort, what it saves to dispatch many rounds at once, and what several seeds cost side by side. It takes about a
-# minute on two CPU cores. The figures are of the machine named below, and of whatever else it was doing: run it on
-# yours.
+# the cohort, that data and client states may lie on a disk, what it saves to dispatch many rounds at once, and what
+# several seeds cost side by side. It takes about a minute on two CPU cores. The figures are of the machine named below,
+# and of whatever else it was doing: run it on yours.
 
 # %%
 # # %pip install "fedjaxlite[privacy]"  # in a clone of the repository: %pip install "..[privacy]"
@@ -26,7 +26,10 @@
 # %%
 # %matplotlib inline
 import os
+import shutil
+import tempfile
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -197,6 +200,42 @@ memory = {
 print("MB of temporary memory for cohorts of", COHORTS)
 for name, megabytes in memory.items():
     print(f"  {name:<8}", [round(value, 3) for value in megabytes])
+
+# %% [markdown]
+# ## Data and client states larger than memory
+#
+# A population may lie on a disk: `fl.Population.write` streams clients into a folder, `open` maps it without reading
+# it. `fl.train` takes it as any other, and gathers the next cohorts beside the round that runs. What clients keep
+# between their rounds (here SCAFFOLD's control variates) may lie in a folder too: the rows of those that were trained,
+# and a journal by which a run that was killed goes back to its last checkpoint. Of the others nothing is stored.
+
+# %%
+place = Path(tempfile.mkdtemp(prefix="fedjaxlite-"))
+on_disk = fl.Population.write(place / "people", (train.client(i) for i in range(train.num_clients)))
+print(f"{on_disk.num_clients} clients, {sum(on_disk.num_examples)} examples in a folder")
+
+variates = algorithms.scaffold(
+    fl.losses.cross_entropy(model), num_clients=NUM_CLIENTS, client_lr=0.05, batch_size=10, epochs=1
+)
+
+
+def trained(population, client_states):
+    execution = fl.Execution(lanes=2, devices=1, client_states=client_states)
+    rounds = fl.rounds(
+        variates, sampler=fl.sampling.uniform(COHORT), aggregator=fl.weighted_mean(), execution=execution
+    )
+    state = rounds.init(params, population, key=jax.random.key(2))
+    history = fl.train(rounds, state, population, num_rounds=5 if SMALL else 30, progress=False)
+    return jax.device_get(rounds.params(history.state))
+
+
+kept, streamed = trained(train, "device"), trained(on_disk, place / "states")
+same = all(np.array_equal(a, b) for a, b in zip(jax.tree.leaves(kept), jax.tree.leaves(streamed), strict=True))
+states = sum(file.stat().st_blocks * 512 for file in (place / "states").rglob("*") if file.is_file())
+whole = NUM_CLIENTS * sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+print(f"the same model, to the last bit: {same}")
+print(f"client states: {states / 1e6:.1f} MB in the folder, {whole / 1e6:.1f} MB as a bank of all clients")
+shutil.rmtree(place)
 
 # %% [markdown]
 # ## Many rounds in one dispatch

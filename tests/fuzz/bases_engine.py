@@ -144,7 +144,23 @@ DATA = {
     "Population.index_of": Base(NAMED.index_of, {"names": ["b", "f"]}, words={"names": ("client",)}),
     "Population.renamed": Base(PEOPLE.renamed, {"names": list("abcdef")}),
     "client_view": Base(fl.client_view, {"population": PEOPLE, "client": 0, "key": KEY}),
-    "prepare_cohort": Base(fl.prepare_cohort, {"population": PEOPLE, "cohort": COHORT, "num_examples": 32}),
+    "prepare_cohort": Base(
+        fl.prepare_cohort,
+        {
+            "population": PEOPLE,
+            "cohort": COHORT,
+            "num_examples": 32,
+            "num_devices": 1,
+            "clients": np.zeros((NUM_CLIENTS, 2), np.float32),
+        },
+    ),
+    "cohort_clients": Base(
+        fl.cohort_clients,
+        {
+            "prepared": fl.prepare_cohort(PEOPLE, COHORT, num_devices=2),
+            "clients": np.zeros((2 * NUM_CLIENTS, 2), np.float32),
+        },
+    ),
     "heterogeneity": Base(fl.heterogeneity, {"population": PEOPLE, "label": "label"}),
     "repeat": Base(
         fl.repeat,

@@ -12,6 +12,7 @@ from bases_compression import COMPRESSION
 from bases_engine import ENGINE
 from bases_formats import FORMATS
 from bases_metrics import METRICS
+from bases_on_disk import ON_DISK
 from bases_preprocessing import PREPROCESSING
 from bases_privacy import PRIVACY
 from bases_robust_centers import CENTERS
@@ -45,6 +46,7 @@ BASES: dict[str, Base] = {
     **PRIVACY,
     **TABLES,
     **FORMATS,
+    **ON_DISK,
     **PREPROCESSING,
     **SWEEPS,
     **METRICS,
@@ -62,6 +64,7 @@ LABELS = (*ODD, *TRACED)
 MODULES: dict[str, ModuleType] = {
     "": fl,
     "datasets.": fl.datasets,
+    "distributed.": fl.distributed,
     "interop.": fl.interop,
     "sampling.": sampling,
     "partition.": partition,
@@ -96,7 +99,9 @@ LEFT_OUT = {
         ("compression.rotate", "compression.rotate_back", "compression.walsh_hadamard"),
         "takes a vector as it is, under jit",
     ),
+    "distributed.initialize": "acts on the process as a whole; what it refuses has tests of its own",
     "datasets.load": "passes its options on to a data set; its errors have tests of their own",
+    "datasets.from_array_record": "reads by a package that need not be there; its errors have tests of their own",
     "metrics.total": "takes arrays as they are, under jit",
     "compression.downlink": "takes its codecs by place; the base of this name gives them",
     "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,

@@ -49,6 +49,7 @@ REFERENCE = {
     "fedjaxlite.wire.compression": "compression",
     "fedjaxlite.wire.robust": "robustness",
     "fedjaxlite.datasets": "data",
+    "fedjaxlite.distributed": "execution",
     "fedjaxlite.interop": "data",
     "fedjaxlite.losses": "models",
     "fedjaxlite.lowering": "local",

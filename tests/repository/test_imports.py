@@ -23,10 +23,10 @@ OUTERMOST = ("cli", "reproduce", "testing", "benchmarks", "preprocessing", "__ma
 # in fedjaxlite/ itself are the ground. CONTRIBUTING.md draws the same picture, which is held to this one below.
 FLOORS = (
     ("ground",),
-    ("models", "protocol", "sampling", "lowering", "metrics"),
+    ("models", "protocol", "sampling", "lowering", "metrics", "distributed"),
     ("data", "losses", "wire"),
     ("execution", "local", "partition", "plots", "attacks"),
-    ("datasets", "evaluation", "observers", "interop"),
+    ("datasets", "evaluation", "observers", "interop", "streaming"),
     ("training", "rehearsal", "sweeps", "baselines"),
     ("algorithms", "privacy"),
     ("preprocessing", "reproduce", "testing", "benchmarks"),
