@@ -10,6 +10,7 @@ import gc
 import json
 import logging
 import os
+import platform
 import re
 import time
 import uuid
@@ -19,6 +20,11 @@ from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import numpy as np
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows
+    fcntl = None
 
 LOG = logging.getLogger("fedjaxlite.storage")
 Result = TypeVar("Result")
@@ -181,3 +187,50 @@ def _restored(array: np.ndarray, dtype: str) -> np.ndarray:
     import jax.numpy as jnp
 
     return array.view(jnp.dtype(dtype))
+
+
+def to_disk(path: Path) -> None:
+    """Waits until a file, or the names in a folder, are on the disk."""
+    if os.name != "posix":  # elsewhere neither folders nor files that were opened to read can be flushed
+        return
+    number = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(number)
+    finally:
+        os.close(number)
+
+
+NO_FLOCK = "this system has no flock"
+
+
+@contextlib.contextmanager
+def locked(path: Path, refusal: Callable[[str], str]) -> Generator[str]:
+    """Holds the operating system's lock on a file, which goes with the process however that ends.
+
+    Args:
+      path: the file; it is made where it is missing and stays.
+      refusal: the error's text where somebody else holds it, of what they wrote into the file.
+
+    Yields:
+      why there is no lock, empty where there is one: `NO_FLOCK`, or in the system's words, as of a file system that
+      passes none on.
+
+    Raises:
+      RuntimeError: somebody holds it.
+    """
+    if fcntl is None:
+        yield NO_FLOCK
+        return
+    with path.open("a+", encoding="utf-8") as file:
+        why = ""
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            raise RuntimeError(refusal(file.read().strip() or "unknown")) from None
+        except OSError as error:
+            why = words_of(error)
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {platform.node()}\n")
+        file.flush()
+        yield why

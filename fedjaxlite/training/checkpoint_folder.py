@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjaxlite import processes
-from fedjaxlite.storage import patiently
+from fedjaxlite.storage import patiently, to_disk
 
 LOG = logging.getLogger("fedjaxlite.training")
 META = "meta/metadata"
@@ -85,13 +85,13 @@ def write(path: Path, number: int, fill: Callable[[Path], None], meta: Mapping[s
 
     if processes.count() == 1:
         tried(alone)
-        patiently(lambda: _to_disk(path), what)
+        patiently(lambda: to_disk(path), what)
         _forget(path, keep)
         return
 
     def conclude() -> None:
         patiently(finish, what)
-        patiently(lambda: _to_disk(path), what)
+        patiently(lambda: to_disk(path), what)
         _forget(path, keep)
 
     processes.by_first(lambda: tried(begin))
@@ -196,27 +196,17 @@ def _seal(folder: Path, meta: Mapping[str, Any]) -> None:
         if path.is_file():
             with path.open("rb") as file:
                 files[path.relative_to(folder).as_posix()] = hashlib.file_digest(file, "sha256").hexdigest()
-        _to_disk(path)
+        to_disk(path)
     content = json.loads(json.dumps({**meta, "files": files}))
     target = folder / META
     target.parent.mkdir()
     target.write_text(json.dumps({"sha256": _digest_of(content), "content": content}), encoding="utf-8")
     for path in (target, target.parent, folder):
-        _to_disk(path)
+        to_disk(path)
 
 
 def _digest_of(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
-
-
-def _to_disk(path: Path) -> None:
-    if os.name != "posix":  # elsewhere neither folders nor files that were opened to read can be flushed
-        return
-    number = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 def _numbered(path: Path) -> list[Path]:

@@ -3,18 +3,12 @@
 import contextlib
 import logging
 import os
-import platform
 import uuid
 from collections.abc import Generator
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjaxlite import processes
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows
-    fcntl = None
+from fedjaxlite import processes, storage
 
 LOG = logging.getLogger("fedjaxlite.training")
 
@@ -133,26 +127,19 @@ def held(out_dir: str | os.PathLike[str], *, resume: bool) -> Generator[RunFolde
 
 @contextlib.contextmanager
 def _lock(folder: RunFolder) -> Generator[None]:
-    if fcntl is None:
-        LOG.info("this system has no flock: nothing keeps a second run out of %s", folder.path)
-        yield
-        return
-    with folder.lock.open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            file.seek(0)
-            raise RuntimeError(
-                f"`out_dir` is {str(folder.path)!r}, where another run is going on "
-                f"({file.read().strip() or 'unknown'}). Two would lose each other's records: wait for it, end it, or "
-                "give another out_dir."
-            ) from None
-        except OSError as error:
-            told = "%s cannot be locked (%s): see to it yourself that one run alone writes to it"
-            LOG.warning(told, folder.path, error.strerror)
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {platform.node()}\n")
-        file.flush()
+    def refusal(who: str) -> str:
+        return (
+            f"`out_dir` is {str(folder.path)!r}, where another run is going on ({who}). Two would lose each other's "
+            "records: wait for it, end it, or give another out_dir."
+        )
+
+    with storage.locked(folder.lock, refusal) as why:
+        if why == storage.NO_FLOCK:
+            LOG.info("%s: nothing keeps a second run out of %s", why, folder.path)
+        elif why:
+            LOG.warning(
+                "%s cannot be locked (%s): see to it yourself that one run alone writes to it", folder.path, why
+            )
         yield
 
 

@@ -12,6 +12,7 @@ import pytest
 import small_runs
 from small_runs import go, kept, same, untimed
 
+from fedjaxlite import storage
 from fedjaxlite.observers import records
 from fedjaxlite.observers.recovery import spans
 from fedjaxlite.training import checkpoint_folder, curves, run_folder
@@ -265,7 +266,7 @@ def test_a_file_system_that_cannot_lock_is_told(tmp_path, monkeypatch, caplog) -
     def unable(file, how):
         raise OSError(37, "No locks available")
 
-    monkeypatch.setattr(run_folder.fcntl, "flock", unable)
+    monkeypatch.setattr(storage.fcntl, "flock", unable)
     with run_folder.held(tmp_path, resume=False):
         pass
     assert "cannot be locked (No locks available): see to it yourself" in caplog.text

@@ -22,7 +22,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fedjaxlite.storage import replace_text
+from fedjaxlite.storage import locked, replace_text
 from fedjaxlite.streaming.client_store import files, journal
 from fedjaxlite.streaming.client_store.journal import Record, Undo
 
@@ -68,7 +68,7 @@ def prepare(path: Path, who: Mapping[str, Any], first: np.ndarray, held: context
     try:
         path.mkdir(parents=True, exist_ok=True)
         _told(path)  # refuses what is none of ours before anything is written to it
-        if not held.enter_context(files.locked(path / ".lock", partial(_taken, path))):
+        if held.enter_context(locked(path / ".lock", partial(_taken, path))):
             LOG.warning("%s cannot be locked: see to it yourself that one run alone writes to it", path)
         told = _told(path)
         if told is None:
