@@ -9,9 +9,9 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.data.client_view import ClientData
-from fedjaxlite.data.on_disk.sizes import most_rows
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared.drawing import Drawn
+from fedjaxlite.data.prepared.gathering import most_examples
 from fedjaxlite.data.prepared.pieces import piece_of
 from fedjaxlite.execution.cohort_pass import (
     ClientState,
@@ -150,7 +150,7 @@ def _cohort_in_memory(population: Population, cohort: Cohort) -> Population:
         return population
     checks.concrete("The rows of its clients are read from the disk, outside of jit.", cohort=cohort)
     ids = np.asarray(cohort.ids)[np.asarray(cohort.selected)]
-    return piece_of(population, ids, max(1, most_rows(population, min(len(cohort.ids), population.num_clients))))
+    return piece_of(population, ids, most_examples(population, len(cohort.ids)))
 
 
 def _dtype(leaf: Any) -> Any:

@@ -8,8 +8,8 @@ import jax
 import numpy as np
 
 from fedjaxlite import checks, processes
-from fedjaxlite.data.on_disk.sizes import most_rows
 from fedjaxlite.data.population import Population
+from fedjaxlite.data.prepared.gathering import most_examples
 from fedjaxlite.data.prepared_cohort import prepare_cohort
 from fedjaxlite.execution.composition import Rounds, rounds
 from fedjaxlite.execution.layout import Layout, resolve, spans_processes
@@ -308,7 +308,7 @@ def _data_bytes(run: Rounds, population: Population) -> int:
     if not population.on_disk:
         return num_bytes(population)
     row_bytes = sum(array.nbytes for array in population.features.values()) / max(1, int(population.offsets[-1]))
-    return round(row_bytes * most_rows(population, min(run.sampler.capacity, population.num_clients)))
+    return round(row_bytes * most_examples(population, run.sampler.capacity))
 
 
 def _local_steps(run: Rounds, population: Population) -> float | None:
