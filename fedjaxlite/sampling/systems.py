@@ -13,7 +13,7 @@ import numpy as np
 
 from fedjaxlite import checks
 from fedjaxlite.sampling import draws
-from fedjaxlite.sampling.types import Accounting, Cohort, Sampler
+from fedjaxlite.sampling.types import Accounting, Cohort, Sampler, around
 
 Latency = Callable[[Any, Any, Cohort, Any], Any]
 """`latency(key, round_number, cohort, population) -> float32 [C]`: seconds from selection to report, slot by slot."""
@@ -47,15 +47,14 @@ def with_dropout(sampler: Sampler, rate: float) -> Sampler:
     rate = checks.fraction("It is the chance that a selected client does not report.", rate=rate)
     layer = sampler.name.count("+dropout")
 
-    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
-        cohort = sampler.sample(key, round_number, population)
+    def change(cohort: Cohort, key: Any, round_number: Any, population: Any) -> Cohort:
+        del population
         (uniforms,) = draws.client_uniforms(
             draws.round_key(key, round_number, draws.DROPOUT, layer), cohort.ids, draws=1
         )
         return cohort._replace(reported=cohort.reported & (uniforms >= rate))
 
-    return sampler._replace(
-        sample=sample,
+    return around(sampler, change)._replace(
         name=f"{sampler.name}+dropout",
         accounting=sampler.accounting.noting("Dropouts are drawn after sampling, independently of the data."),
     )
@@ -102,23 +101,22 @@ def with_stragglers(sampler: Sampler, fraction: float, min_work: float, *, exact
     exact = checks.flag(exact=exact)
     layer = sampler.name.count("+stragglers")
 
-    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
-        cohort = sampler.sample(key, round_number, population)
+    def change(cohort: Cohort, key: Any, round_number: Any, population: Any) -> Cohort:
+        del population
         own = draws.round_key(key, round_number, draws.STRAGGLERS, layer)
         uniforms, shares = draws.client_uniforms(own, cohort.ids, draws=2)
         share = _share(shares, min_work)
         if exact:
             most = jnp.sum(cohort.selected, dtype=jnp.float32)
             count = jnp.round(jnp.asarray(fraction, jnp.float32) * most).astype(jnp.int32)
-            slow = cohort.selected & (_rank(jnp.where(cohort.selected, uniforms, jnp.inf), cohort.ids) < count)
+            slow = cohort.selected & (rank(jnp.where(cohort.selected, uniforms, jnp.inf), cohort.ids) < count)
             share = jnp.minimum(share, jnp.float32(1 - _STEP))
         else:
             slow = cohort.selected & (uniforms < fraction)
         return cohort._replace(work=jnp.where(slow, cohort.work * share, cohort.work))
 
-    return sampler._replace(
-        sample=sample, name=f"{sampler.name}+stragglers", accounting=_with_slow_clients(sampler.accounting, exact)
-    )
+    accounting = _with_slow_clients(sampler.accounting, exact)
+    return around(sampler, change)._replace(name=f"{sampler.name}+stragglers", accounting=accounting)
 
 
 def _with_slow_clients(accounting: Accounting, exact: bool) -> Accounting:
@@ -174,8 +172,7 @@ def with_deadline(
         check_latency(latency)
     layer = sampler.name.count("+deadline")
 
-    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
-        cohort = sampler.sample(key, round_number, population)
+    def change(cohort: Cohort, key: Any, round_number: Any, population: Any) -> Cohort:
         if latency is None:
             own = draws.round_key(key, round_number, draws.DEADLINE, layer)
             (seconds,) = draws.client_uniforms(own, cohort.ids, draws=1)
@@ -185,7 +182,7 @@ def with_deadline(
                 given, expected = checks.shown(seconds), f"float32 {list(cohort.ids.shape)}, the seconds of each slot"
                 raise TypeError(f"`latency` returned {given}; expected {expected}.")
         seconds = jnp.where(cohort.reported, seconds, jnp.inf)
-        first = _rank(seconds, cohort.ids) < (sampler.capacity if reports is None else reports)
+        first = rank(seconds, cohort.ids) < (sampler.capacity if reports is None else reports)
         in_time = (seconds <= deadline) & first
         late = cohort.reported & ~in_time
         late = late if cohort.late is None else cohort.late | late
@@ -196,7 +193,7 @@ def with_deadline(
     )
     if reports is not None:
         accounting = accounting._replace(cohort_size=reports)
-    return sampler._replace(sample=sample, name=f"{sampler.name}+deadline", accounting=accounting)
+    return around(sampler, change)._replace(name=f"{sampler.name}+deadline", accounting=accounting)
 
 
 def lognormal_latency(
@@ -256,7 +253,7 @@ def _share(uniforms: Any, min_work: Any) -> Any:
     return (below + above) * jnp.float32(_STEP)
 
 
-def _rank(values: Any, ids: Any) -> Any:
+def rank(values: Any, ids: Any) -> Any:
     """int32 `[C]`, each slot's place from 0 in the order of the values, and of the ids where they are equal."""
     order = jnp.lexsort((ids, values))
     return jnp.zeros_like(ids).at[order].set(jnp.arange(len(ids), dtype=jnp.int32))

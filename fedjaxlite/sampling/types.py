@@ -3,7 +3,7 @@
 N clients in the population, C slots in a cohort (the sampler's capacity; static, so that rounds never recompile).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Literal, NamedTuple
 
 import jax.numpy as jnp
@@ -28,6 +28,9 @@ class Cohort(NamedTuple):
       overflow: int32 `[]`, how many sampled clients found no slot. Always 0 unless `Sampler.may_overflow`.
       late: bool `[C]`, clients that sent a message after the round was closed: bytes that were sent for nothing. None
         where nobody can be late.
+      version: int32 `[C]`, which of the models that the run keeps each client trained from; None for the newest.
+      discount: float32 `[C]` in [0, 1], multiplies the client's update and not its weight, once it has arrived (what
+        staleness takes off); None for 1.
     """
 
     ids: Any
@@ -37,6 +40,8 @@ class Cohort(NamedTuple):
     scale: Any
     overflow: Any
     late: Any = None
+    version: Any = None
+    discount: Any = None
 
 
 class Accounting(NamedTuple):
@@ -86,6 +91,104 @@ def _no_check(num_clients: int) -> None:
     del num_clients
 
 
+class Setting(NamedTuple):
+    """What a sampler with a memory is told when a run begins.
+
+    Attributes:
+      num_clients: N.
+      num_examples: int32 `[N]`, of each client.
+      bytes_up: int, of one client's message.
+      bytes_down: int, of what one client downloads.
+      steps: `steps(num_examples, work) -> int32`, the local steps of clients, elementwise on arrays; None where the
+        algorithm's hyperparameters do not tell.
+      model_bytes: int, of the model.
+    """
+
+    num_clients: int
+    num_examples: Any
+    bytes_up: int
+    bytes_down: int
+    steps: Callable[[Any, Any], Any] | None
+    model_bytes: int
+
+
+class Seen(NamedTuple):
+    """What a server saw of a round, for a sampler that learns from it.
+
+    Attributes:
+      cohort: who took part.
+      in_sum: bool `[C]`, whose messages counted.
+      num_examples: int32 `[C]`.
+      metrics: dict of float32 `[C]`, those of `Memory.reads`, which clients send in the clear beside their messages.
+    """
+
+    cohort: Cohort
+    in_sum: Any
+    num_examples: Any
+    metrics: Mapping[str, Any]
+
+
+def _learn_nothing(state: Any, seen: Seen) -> Any:
+    del seen
+    return state
+
+
+def _first_place(state: Any) -> Any:
+    del state
+    return jnp.int32(0)
+
+
+class Memory(NamedTuple):
+    """The half of a sampler that goes on from round to round: a clock, or what it learned of clients.
+
+    Attributes:
+      init: `init(setting) -> state`, a pytree of arrays, part of the run's state.
+      sample: `sample(state, key, round_number, population) -> (Cohort, state)`, in place of `Sampler.sample`; the same
+        rules hold.
+      learn: `learn(state, seen) -> state`, after the round; see `Seen`.
+      tell: `tell(state) -> {name: scalar}`, what it says of the round in `PassInfo.sampler` and in records. A `Seconds`
+        is told as one number of seconds.
+      reads: which of the clients' metrics `learn` gets, such as ("loss",). They leave the clients in the clear: they
+        are refused beside noise or masks, and count as 4 bytes each on the way up.
+      versions: D, how many models the run keeps for clients that are still at work. With more than one,
+        `Cohort.version` says which one each client trained from.
+      place: `place(state) -> int32`, where among the versions the model goes that this round makes.
+      discounts: whether `Cohort.discount` may ever differ from 1.
+      mixes: whether the server mixes models instead of adding updates: a client's model is compared with the newest,
+        not with the one that it began from.
+    """
+
+    init: Callable[[Setting], Any]
+    sample: Callable[[Any, Any, Any, Any], tuple[Cohort, Any]]
+    learn: Callable[[Any, Seen], Any] = _learn_nothing
+    tell: Callable[[Any], Mapping[str, Any]] = lambda state: {}
+    reads: tuple[str, ...] = ()
+    versions: int = 1
+    place: Callable[[Any], Any] = _first_place
+    discounts: bool = False
+    mixes: bool = False
+
+
+class Seconds(NamedTuple):
+    """A time on the virtual clock, exact to 1e-7 s for 68 years.
+
+    Attributes:
+      whole: int32, whole seconds.
+      part: float32 in [0, 1), the rest.
+    """
+
+    whole: Any
+    part: Any
+
+    def after(self, seconds: Any) -> "Seconds":
+        """The time `seconds` (float32, at least 0) later."""
+        # Whole seconds are added apart, so that a long time takes no digit from the rest.
+        long = jnp.floor(seconds)
+        part = self.part + (seconds - long)
+        over = jnp.floor(part)
+        return Seconds(self.whole + (long + over).astype(jnp.int32), part - over)
+
+
 class Sampler(NamedTuple):
     """Who takes part: a pure function from a key and a round number to a cohort.
 
@@ -102,6 +205,8 @@ class Sampler(NamedTuple):
       check: `check(num_clients)` raises where the sampler cannot serve a population of that size; called once, when
         the rounds are built.
       num_rounds: how many rounds the sampler can serve, or None for any number (`replay`).
+      memory: what goes on from round to round; None for a sampler that is a function of key and round alone. With one,
+        `sample` gives the first cohort's shapes, and rounds call `memory.sample`.
 
     Example:
       A sampler of one's own, which takes the same two clients in every round:
@@ -120,6 +225,24 @@ class Sampler(NamedTuple):
     scaled: bool = False
     check: Callable[[int], None] = _no_check
     num_rounds: int | None = None
+    memory: Memory | None = None
+
+
+def around(sampler: Sampler, change: Callable[[Cohort, Any, Any, Any], Cohort]) -> Sampler:
+    """A sampler whose cohorts are changed: `change(cohort, key, round_number, population) -> Cohort`."""
+
+    def sample(key: Any, round_number: Any, population: Any) -> Cohort:
+        return change(sampler.sample(key, round_number, population), key, round_number, population)
+
+    memory = sampler.memory
+    if memory is None:
+        return sampler._replace(sample=sample)
+
+    def with_state(state: Any, key: Any, round_number: Any, population: Any) -> tuple[Cohort, Any]:
+        cohort, state = memory.sample(state, key, round_number, population)
+        return change(cohort, key, round_number, population), state
+
+    return sampler._replace(sample=sample, memory=memory._replace(sample=with_state))
 
 
 def cohort(ids: Any, selected: Any, *, scale: Any = None, overflow: Any = 0) -> Cohort:
