@@ -7,6 +7,7 @@ accountant may assume of the draw. `with_dropout`, `with_stragglers` and `with_d
     cohorts.py poisson.py weighted.py   draws of clients      availability.py diurnal.py   who is there to be drawn
     systems.py         dropout, stragglers, deadlines: who is drawn and does not get far
     draws.py           the draws themselves, cheap at a million clients
+    utility/           samplers that remember: who is expected to be worth most
 
 What comes in: samplers that know their own accounting. What a client then does is none of this room's business.
 """
@@ -30,15 +31,26 @@ from fedjaxlite.sampling.systems import with_dropout as with_dropout
 from fedjaxlite.sampling.systems import with_stragglers as with_stragglers
 from fedjaxlite.sampling.types import Accounting as Accounting
 from fedjaxlite.sampling.types import Cohort as Cohort
+from fedjaxlite.sampling.types import Memory as Memory
 from fedjaxlite.sampling.types import Sampler as Sampler
+from fedjaxlite.sampling.types import Seconds as Seconds
+from fedjaxlite.sampling.types import Seen as Seen
+from fedjaxlite.sampling.types import Setting as Setting
 from fedjaxlite.sampling.types import cohort as cohort
+from fedjaxlite.sampling.utility import oort as oort
+from fedjaxlite.sampling.utility import power_of_choice as power_of_choice
+from fedjaxlite.sampling.utility import refl as refl
 from fedjaxlite.sampling.weighted import weighted as weighted
 
 __all__ = [
     "Accounting",
     "Cohort",
     "Latency",
+    "Memory",
     "Sampler",
+    "Seconds",
+    "Seen",
+    "Setting",
     "Trace",
     "Window",
     "available",
@@ -47,10 +59,13 @@ __all__ = [
     "diurnal",
     "full",
     "lognormal_latency",
+    "oort",
     "overflow_probability",
     "poisson",
     "poisson_capacity",
+    "power_of_choice",
     "recorded",
+    "refl",
     "replay",
     "uniform",
     "weighted",
