@@ -2,6 +2,7 @@
 
     composition.py  `fl.rounds`: the four axes become init, step, steps
     round_state.py  what a run carries from round to round
+    remembering.py  samplers with a memory: the models they keep, and what they learn
     first_keys.py   the random streams of a run: what follows from its key, and what has to be a secret
     ledger.py going_on.py   what noised a state, and steps by another composition
     one_round.py    the first state; one round: draw, pass, decode, server step

@@ -11,7 +11,6 @@ from fedjaxlite.data.prepared.drawing import Drawn
 from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
-from fedjaxlite.execution.lanes.traced_client import ClientFn
 from fedjaxlite.execution.lanes.waves import run_lanes
 from fedjaxlite.execution.layout import Layout, merge
 from fedjaxlite.execution.model_axis.placing import like_params
@@ -56,6 +55,8 @@ class PassInfo(NamedTuple):
         nothing), "nonfinite", "left_out" where something stands before a rule (clients of the sum whose messages it did
         not let through), and the algorithm's own `ClientOutput.info`.
       aggregator: dict of scalars that the aggregator's codecs tell of themselves; a real server sees these.
+      sampler: dict of scalars that a sampler with a memory tells: "simulated_seconds" (an `fl.sampling.Seconds`),
+        "staleness_mean" ...
     """
 
     num_selected: Any
@@ -66,20 +67,27 @@ class PassInfo(NamedTuple):
     metrics: Mapping[str, Any]
     clients: Mapping[str, Any]
     aggregator: Mapping[str, Any] = {}
+    sampler: Mapping[str, Any] = {}
+
+
+OfSlot = Callable[[ClientData, PyTree, jax.Array], ClientOutput]
+"""`(data, client_state, slot) -> ClientOutput`."""
 
 
 def client_task(
-    client_fn: ClientFn,
+    client_fn: OfSlot,
     aggregator: Aggregator,
     aggregator_state: Any,
     fold: str,
     seen: Callable[[int, PyTree], None],
     table: Table = (),
+    adjust: Callable[[Message, jax.Array], Message] | None = None,
 ) -> Any:
     """The work of one lane: the client's update, guarded against NaN, encoded, read, and zeroed where no client is.
 
     `seen` is told the bytes of a message, and the shapes of what is read of it, when the task is traced. `table` says
-    how the parameters are sharded.
+    how the parameters are sharded. `adjust(element, slot)` is what the server does to one client's part of the sum
+    before it adds it.
 
     A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
     noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
@@ -87,7 +95,7 @@ def client_task(
     """
 
     def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array, slot: jax.Array) -> Part:
-        output = like_params(client_fn(data, state.algorithm), table)
+        output = like_params(client_fn(data, state.algorithm, slot), table)
         message = Message(output.update, output.weight, dict(output.scalars))
         finite = all_finite((message, output.client_state))
         ok = alive & finite
@@ -96,6 +104,7 @@ def client_task(
         client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
         message, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
         element = aggregator.read(aggregator_state, message, client)
+        element = element if adjust is None else adjust(element, slot)
         seen(num_bytes(message), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), element.value))
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
         new_state = jax.tree.map(
@@ -136,7 +145,7 @@ class Pass(NamedTuple):
 
 
 def run_pass(
-    client_fn: ClientFn,
+    client_fn: OfSlot,
     *,
     aggregator: Aggregator,
     aggregator_state: Any,
@@ -150,11 +159,13 @@ def run_pass(
     alike: bool = False,
     downloaded: int = 0,
     more: Callable[[PyTree], jax.Array] | None = None,
+    adjust: Callable[[Message, jax.Array], Message] | None = None,
+    told: int = 0,
 ) -> Pass:
     """Runs a cohort on this device's share of lanes and sums over devices; inside `over_devices`.
 
     Args:
-      client_fn: `(data, client_state) -> ClientOutput`.
+      client_fn: `(data, client_state, slot) -> ClientOutput`.
       aggregator: a chain.
       aggregator_state: its state.
       fold: "sum", "stack" or "rows", what the chain needs: `wire.rows.fold_of`.
@@ -167,10 +178,12 @@ def run_pass(
       alike: whether all clients are known to have as many examples and to do all of their work.
       downloaded: bytes of what is broadcast to one client.
       more: `more(state) -> uint32`, what a client with this state downloads beside it.
+      adjust: what the server does to a client's part of the sum; see `client_task`.
+      told: bytes that each client sends beside its message, to whoever chooses clients.
     """
     seen: list[tuple[int, PyTree]] = []  # known once the task is traced, and for clients that never run it: late ones
     note = lambda *found: seen.append(found)  # noqa: E731
-    task = client_task(client_fn, aggregator, aggregator_state, fold, note, layout.table)
+    task = client_task(client_fn, aggregator, aggregator_state, fold, note, layout.table, adjust)
     population, cohort, rows = drawn.population, drawn.cohort, drawn.rows
     active = cohort.selected & cohort.reported
     sizes = population.offsets[rows + 1] - population.offsets[rows] if drawn.sizes is None else drawn.sizes
@@ -208,7 +221,7 @@ def run_pass(
     else:
         total = summed.pop("message") if fold == "sum" else Stacked(stacked.pop("message"), stacked["in_sum"] > 0)
     up, down = aggregator.overhead(aggregator_state, slots)
-    info = _pass_info(summed, stacked, cohort, active, examples, Traffic(size + up, downloaded + down))
+    info = _pass_info(summed, stacked, cohort, active, examples, Traffic(size + up + told, downloaded + down))
     return Pass(total, summed["in_sum"], bank, info)
 
 

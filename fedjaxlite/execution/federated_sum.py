@@ -204,7 +204,7 @@ def _once(
     for_server, for_clients, to_begin = jax.random.split(source, 3)
     state = aggregator.begin(state, cohort, to_begin, jax.random.fold_in(key, OF_NO_CLIENT))
     result = run_pass(
-        lambda data, state: parts.client(data, (shared, state)),
+        lambda data, state, slot: parts.client(data, (shared, state)),
         aggregator=aggregator,
         aggregator_state=state,
         fold=fold_of(aggregator),

@@ -9,6 +9,7 @@ from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared.whole import num_clients_of
 from fedjaxlite.data.prepared_cohort import PreparedCohort
+from fedjaxlite.execution import remembering
 from fedjaxlite.execution.cohort_pass import ClientState
 from fedjaxlite.execution.layout import place, with_model
 from fedjaxlite.execution.ledger import UNPROTECTED, Segment, difference
@@ -127,6 +128,7 @@ def _taken_over(
     codec = bank(program.aggregator.init_client(found.output.update), population.num_clients, layout)
     ledger = state.ledger.then(segment(program, found, done))
     rest = RoundState(state.round, state.server_state, found.aggregator_state, keys, ClientState((), ()), ledger)
+    rest = remembering.begun(program.sampler, algorithm, found.wire, layout, rest, population, params)
     clients = ClientState(place(kept, layout, sharded=True), codec)
     return place(rest, layout)._replace(clients=clients)
 

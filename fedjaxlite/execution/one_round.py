@@ -12,6 +12,7 @@ from fedjaxlite import checks, processes
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared.drawing import all_alike, draw
 from fedjaxlite.data.prepared.whole import traceable
+from fedjaxlite.execution import remembering
 from fedjaxlite.execution.bytes_sent import Traffic, broadcast, downloaded, traffic_on
 from fedjaxlite.execution.cohort_pass import (
     ClientState,
@@ -120,9 +121,11 @@ def templates(program: Program, params: PyTree, population: Population, num_clie
         participation=program.sampler.accounting,
     )
     state, told = program.aggregator.init(wire)
+    beside = remembering.bytes_told(program.sampler)
     if is_tracing():  # facts that are numbers have to stay numbers
         with jax.ensure_compile_time_eval():
             told = program.aggregator.init(wire)[1]
+    told = told._replace(overhead=(told.overhead[0] + beside, told.overhead[1]))
     return Templates(output, state, told, draws_noise(program.client, population, (shared, client_state), layout))
 
 
@@ -157,6 +160,7 @@ def first_state(
     server_state, clients = _begin(program, params, found, population.num_clients, layout)
     ledger = Ledger((segment(program, found, 0),))
     state = RoundState(jnp.int32(0), server_state, found.aggregator_state, keys, ClientState((), ()), ledger)
+    state = remembering.begun(program.sampler, algorithm, found.wire, layout, state, population, params)
     if checks.is_traced(state):
         return state._replace(clients=clients)
     sizes = {"num_clients": population.num_clients, "num_devices": layout.num_devices}
@@ -298,7 +302,7 @@ def _one_round(
     program: Program, fold: str, device: Any, state: RoundState, clients: ClientState, data: Any, pieces: Any
 ) -> tuple[RoundState, ClientState, PassInfo]:
     algorithm, aggregator = program.algorithm, program.aggregator
-    drawn = draw(program.sampler, state.keys.sample, state.round, data, device, pieces)
+    drawn = draw(program.sampler, state.keys.sample, state.round, data, device, pieces, state.sampler)
     population, cohort = drawn.population, drawn.cohort
     shared = broadcast(algorithm, state.server_state)
     layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
@@ -306,8 +310,9 @@ def _one_round(
     for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
     public = jax.random.fold_in(this_round(state.keys.client), OF_NO_CLIENT)
     opened = aggregator.begin(state.aggregator_state, cohort, to_begin, public)
+    began_from = remembering.of_slot(state.versions, cohort, shared)
     result = run_pass(
-        lambda data, client_state: program.client(data, (shared, client_state)),
+        lambda data, client_state, slot: program.client(data, (began_from(slot), client_state)),
         aggregator=aggregator,
         aggregator_state=opened,
         fold=fold,
@@ -320,6 +325,8 @@ def _one_round(
         alike=all_alike(program.sampler, data),
         downloaded=downloaded(algorithm, shared),
         more=None if algorithm.download is None else partial(algorithm.download, shared),
+        adjust=remembering.adjusting(program.sampler, cohort, began_from, shared),
+        told=remembering.bytes_told(program.sampler),
     )
     aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
     checks.same_structure(
@@ -330,6 +337,7 @@ def _one_round(
         remedy="What `begin` adds for one round has to be dropped again.",
     )
     aggregate, info = with_aggregate(result, aggregate, aggregator, aggregator_state)
+    remembered, info = remembering.learned(program.sampler, drawn.remembered, cohort, info)
     server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
     checks.same_structure(
         server_state,
@@ -338,8 +346,9 @@ def _one_round(
         than="`init(params)`",
         remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
     )
-    new = RoundState(state.round + 1, server_state, aggregator_state, state.keys, state.clients, state.ledger)
-    return new, result.bank, info
+    versions = remembering.with_newest(program.sampler, state.versions, remembered, broadcast(algorithm, server_state))
+    new = state._replace(round=state.round + 1, server_state=server_state, aggregator_state=aggregator_state)
+    return new._replace(sampler=remembered, versions=versions), result.bank, info
 
 
 def traffic(program: Program, params: PyTree, population: Population) -> Traffic:

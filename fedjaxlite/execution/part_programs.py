@@ -45,8 +45,12 @@ def part_programs(
     model = jax.eval_shape(algorithm.params, state.server_state)
     layout = with_lanes(layout, model, population, program.sampler.capacity)
 
-    def sampler(key: Any, number: Any, population: Population) -> Any:
-        return program.sampler.sample(key, number, population)
+    memory = program.sampler.memory
+
+    def sampler(key: Any, number: Any, population: Population, remembered: Any) -> Any:
+        if memory is None:
+            return program.sampler.sample(key, number, population)
+        return memory.sample(remembered, key, number, population)[0]
 
     def client(features: Any, shared: Any, own: Any, opened: Any, key: Any) -> Any:
         output = one_client_of(program.client, population, layout)(features, (shared, own.algorithm), key)
@@ -65,7 +69,7 @@ def part_programs(
         )
         return algorithm.server_update(server_state, aggregate, key), aggregator_state
 
-    drawn, cohort = jax.make_jaxpr(sampler, return_shape=True)(state.keys.sample, number, population)
+    drawn, cohort = jax.make_jaxpr(sampler, return_shape=True)(state.keys.sample, number, population, state.sampler)
     begun, opened = jax.make_jaxpr(begin, return_shape=True)(state.aggregator_state, cohort, key)
     for_clients = state.keys.client
     sent, (element, *_) = jax.make_jaxpr(client, return_shape=True)(

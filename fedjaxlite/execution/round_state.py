@@ -64,6 +64,8 @@ class RoundState(NamedTuple):
         they are kept elsewhere (`Execution(client_states=...)`).
       ledger: which compositions made the rounds, with the noise of each; static, and without leaves.
       elsewhere: where clients' states are kept that devices do not hold, once `fl.train` did a round; likewise.
+      sampler: what a sampler with a memory carries: a clock, clients at work, what it learned.
+      versions: the models that clients at work began from, with a leading axis of versions on every leaf.
     """
 
     round: jax.Array
@@ -73,6 +75,8 @@ class RoundState(NamedTuple):
     clients: ClientState
     ledger: Ledger = Ledger()
     elsewhere: Elsewhere | None = None
+    sampler: Any = ()
+    versions: Any = ()
 
     @property
     def params(self) -> PyTree:

@@ -177,6 +177,8 @@ def _reporters(about: Sequence[Start], state: RoundState | None, rounds: Sequenc
     if not about or state is None:
         return ""
     sampler, population = about[0].rounds.sampler, about[0].population
+    if sampler.memory is not None:  # what it drew then followed from a memory that has gone on
+        return ""
     sample, data = jax.jit(sampler.sample), population
     if population.on_disk:  # of which a draw gets the sizes alone
         sample, data = jax.jit(drawn_by(sampler, population)), np.asarray(population.offsets).astype(np.int32)

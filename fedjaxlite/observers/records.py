@@ -15,6 +15,7 @@ import numpy as np
 
 from fedjaxlite.execution.cohort_pass import PassInfo
 from fedjaxlite.observers.left_out import LEFT_OUT, named_in_each
+from fedjaxlite.sampling import Seconds
 from fedjaxlite.storage import replace_text
 
 __all__ = ["read"]  # what users need of it: the file of a run, as a list of records
@@ -87,6 +88,7 @@ def of_dispatch(
             "examples": int(rows.num_examples[i]),
             **metrics,
             **told,
+            **of_sampler(rows.sampler, i),
             **{name: int(of_rounds[i]) for name, of_rounds in sent.items()},
             "seconds": seconds / num_rounds,
         }
@@ -98,6 +100,15 @@ def of_dispatch(
             record["simulation_only"] = ["nonfinite", "examples", *metrics, *named]
         records.append(record)
     return records
+
+
+def of_sampler(told: Any, round_number: int) -> dict[str, float]:
+    """What a sampler with a memory tells of one round, times in seconds."""
+    at = lambda values: values[round_number].item()  # noqa: E731
+    return {
+        name: at(values.whole) + at(values.part) if isinstance(values, Seconds) else at(values)
+        for name, values in told.items()
+    }
 
 
 def here(leaf: Any) -> Any:

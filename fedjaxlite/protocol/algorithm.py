@@ -99,6 +99,8 @@ class Algorithm(NamedTuple):
         the population when a run begins.
       mechanisms: what the local work says of noise that it adds itself, for accountants; the engine does not look into
         them. An algorithm around a local training passes on what that states, `getattr(local, "mechanisms", ())`.
+      in_rounds: whether all messages of a sum must have begun from one model, since what clients send changes from
+        round to round (one fragment each, or measuring and training in turn). Asynchronous servers are refused then.
     """
 
     init: Callable[[PyTree], Any]
@@ -114,3 +116,4 @@ class Algorithm(NamedTuple):
     name: str = "algorithm"
     hparams: Mapping[str, Any] = {}
     mechanisms: tuple[Any, ...] = ()
+    in_rounds: bool = False

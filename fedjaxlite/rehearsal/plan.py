@@ -11,6 +11,7 @@ from fedjaxlite import checks, processes
 from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared.gathering import most_examples
 from fedjaxlite.data.prepared_cohort import prepare_cohort
+from fedjaxlite.execution.bytes_sent import broadcast
 from fedjaxlite.execution.composition import Rounds, rounds
 from fedjaxlite.execution.layout import Layout, resolve, spans_processes
 from fedjaxlite.execution.prepared.checking import streams
@@ -64,6 +65,8 @@ class Plan(NamedTuple):
       lanes: the fastest of them, for `fl.Execution(lanes=...)`; under a target `Rehearsal.lanes`.
       probe_seconds: what the plan itself took.
       kept: the messages that a rule needs side by side; None for a sum. `temp_bytes` holds them and what it adds.
+      versions: how many models an asynchronous server keeps for clients at work, and the bytes of all of them on each
+        device; None for a server that keeps the newest alone. `state_bytes` holds them.
       rehearsal: the round compiled for a target, a `rehearsal.rehearse.Rehearsal`; None without one.
     """
 
@@ -83,6 +86,7 @@ class Plan(NamedTuple):
     rehearsal: Rehearsal | None = None
     entropy_up: float | None = None
     kept: Kept | None = None
+    versions: tuple[int, int] | None = None
 
     def __str__(self) -> str:
         """A table of what a client sends, what a round costs, and what each number of lanes measured."""
@@ -97,6 +101,9 @@ class Plan(NamedTuple):
             ("devices", self.devices),
         ]
         rows += [] if self.kept is None else [("messages kept", str(self.kept))]
+        if self.versions is not None:
+            number, total = self.versions
+            rows += [("models kept", f"{number:,} versions for clients at work, {size(total)} on every device")]
         lines = [f"{name:<18} {value}" for name, value in rows]
         lines += ["", *(_table(self) if self.rehearsal is None else str(self.rehearsal).splitlines())]
         seconds = _seconds(self)
@@ -229,7 +236,16 @@ def _plan(
         lanes=lanes,
         probe_seconds=0.0,
         kept=kept_messages(run.algorithm, run.aggregator, wire, params, **sizes),
+        versions=_versions(run, params),
     )
+
+
+def _versions(run: Rounds, params: PyTree) -> tuple[int, int] | None:
+    memory, algorithm = run.sampler.memory, run.algorithm
+    if memory is None or memory.versions == 1:
+        return None
+    shared = jax.eval_shape(lambda p: broadcast(algorithm, algorithm.init(p)), params)
+    return memory.versions, memory.versions * num_bytes(shared)
 
 
 def _ideal(costs: Plan) -> str:

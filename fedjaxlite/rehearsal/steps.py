@@ -15,6 +15,7 @@ from fedjaxlite.execution.lanes import queues
 from fedjaxlite.execution.lanes.queues import Cut
 from fedjaxlite.execution.lanes.schedule import balanced, dealt, owned
 from fedjaxlite.execution.layout import Layout
+from fedjaxlite.execution.remembering import steps_of
 from fedjaxlite.sampling import Cohort, Sampler
 
 _COHORTS = 8
@@ -51,12 +52,8 @@ def client_steps(hparams: Mapping[str, Any], sizes: np.ndarray) -> np.ndarray | 
 
     None where the algorithm's hyperparameters do not say: it has no "batch_size" with "epochs" or "steps".
     """
-    batch_size, epochs, steps = (hparams.get(name) for name in ("batch_size", "epochs", "steps"))
-    if "batch_size" not in hparams or not isinstance(epochs or steps, int):
-        return None
-    per_epoch = np.ones_like(sizes) if batch_size is None else -(-sizes // batch_size)
-    counts = epochs * per_epoch if epochs is not None else np.full(sizes.shape, steps)
-    return np.where(sizes > 0, counts, 0)
+    count = steps_of(hparams)
+    return None if count is None else np.asarray(count(sizes, np.float32(1)))
 
 
 def length_of(
@@ -83,7 +80,7 @@ def length_of(
     """
     sizes, exact = sizes_of(population)
     steps = client_steps(hparams, sizes)
-    if steps is None:
+    if steps is None or sampler.memory is not None:  # whose cohorts follow from the rounds before
         return None
     # The sampler may read sizes, and no features: these may be larger than this machine.
     people = Population({}, np.concatenate([[0], np.cumsum(sizes)]).astype(np.int32), int(sizes.max()))

@@ -25,6 +25,7 @@ class Drawn(NamedTuple):
       sizes: int32 `[K]`, each slot's examples, on every device; None where `population` tells.
       owner: int32 `[K]`, the device that trains each slot; None where nothing says.
       bank_rows: int32 `[K]`, each slot's row among the states that this device holds; None where clients' ids say.
+      remembered: what the sampler carries on.
     """
 
     population: Population
@@ -33,6 +34,7 @@ class Drawn(NamedTuple):
     sizes: jax.Array | None = None
     owner: jax.Array | None = None
     bank_rows: jax.Array | None = None
+    remembered: PyTree = ()
 
 
 def apart(data: Any) -> tuple[Any, Any, PyTree]:
@@ -53,7 +55,9 @@ def _rebuilt(like: Population, features: Any, offsets: Any) -> Population:
     return type(like).tree_unflatten(like.tree_flatten_with_keys()[1], (features, offsets))
 
 
-def draw(sampler: Sampler, key: Any, round_number: Any, data: Any, device: Any, shared: Any) -> Drawn:
+def draw(
+    sampler: Sampler, key: Any, round_number: Any, data: Any, device: Any, shared: Any, remembered: PyTree = ()
+) -> Drawn:
     """A round's cohort, its data, and each slot's row in them: drawn by the sampler, or as prepared.
 
     Args:
@@ -63,7 +67,11 @@ def draw(sampler: Sampler, key: Any, round_number: Any, data: Any, device: Any, 
       data: what `apart` gave to every device.
       device: int32, this one's index.
       shared: this device's piece of what `apart` shared out.
+      remembered: what the sampler carries from round to round.
     """
+    if not isinstance(data, PreparedCohort) and sampler.memory is not None:
+        cohort, remembered = sampler.memory.sample(remembered, key, round_number, data)
+        return Drawn(data, cohort, cohort.ids, remembered=remembered)
     if not isinstance(data, PreparedCohort):
         cohort = sampler.sample(key, round_number, data)
         return Drawn(data, cohort, cohort.ids)
@@ -85,6 +93,12 @@ def drawn_by(sampler: Sampler, population: Population) -> Any:
     Raises:
       TypeError: when it is called (or traced), for a sampler that reads features.
     """
+    if sampler.memory is not None:
+        raise ValueError(
+            f"{sampler.name} carries a memory from round to round, so its cohorts cannot be drawn ahead of the rounds: "
+            "it works with a population in memory and client states on the devices. Load the population whole, and "
+            'leave client_states="device".'
+        )
 
     def sample(key: Any, round_number: Any, offsets: Any) -> Cohort:
         sizes = Population.tree_unflatten(population.max_size, ({}, offsets))
@@ -112,7 +126,7 @@ def all_alike(sampler: Sampler, data: Any) -> bool:
     """
     if isinstance(data, PreparedCohort):
         return isinstance(data.population, CohortPopulation) and data.population.whole.alike
-    if not _alike_sizes(data):
+    if sampler.memory is not None or not _alike_sizes(data):
         return False
     key = jax.random.key(0, impl="threefry2x32")
     program = jax.make_jaxpr(lambda key, number: sampler.sample(key, number, data).work)(key, jnp.int32(0)).jaxpr

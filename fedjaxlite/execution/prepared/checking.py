@@ -24,6 +24,11 @@ def check(program: Program, state: RoundState, data: Any) -> None:
     """Refuses a prepared cohort that does not fit the devices, or the states that the rounds keep."""
     if not isinstance(data, PreparedCohort):
         return
+    if program.sampler.memory is not None:
+        raise ValueError(
+            f"{program.sampler.name} carries a memory from round to round, and a prepared cohort was drawn without it. "
+            "Give `step` the whole Population."
+        )
     devices = program.layout.num_devices
     rows = [leaf.shape[0] for leaf in jax.tree.leaves(data.population.features)]
     if data.owner is not None and any(number % devices for number in rows):
