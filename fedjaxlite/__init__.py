@@ -17,6 +17,7 @@ from fedjaxlite import metrics as metrics
 from fedjaxlite import observers as observers
 from fedjaxlite import partition as partition
 from fedjaxlite import sampling as sampling
+from fedjaxlite import systems as systems
 from fedjaxlite.data.client_report import ClientReport as ClientReport
 from fedjaxlite.data.client_view import Batches as Batches
 from fedjaxlite.data.client_view import ClientData as ClientData
@@ -196,6 +197,7 @@ __all__ = [
     "sampling",
     "stack",
     "sweep",
+    "systems",
     "testing",
     "train",
     "trainable",
