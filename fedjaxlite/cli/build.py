@@ -64,9 +64,10 @@ def filled(settings: Settings) -> Settings:
     settings = settings._replace(**left_open)
     private = settings.noise_multiplier is not None or settings.epsilon is not None
     settings = settings._replace(
-        sampler=settings.sampler or ("poisson" if private else "uniform"),
+        sampler=settings.sampler or ("poisson" if private and settings.async_buffer is None else "uniform"),
         aggregator=settings.aggregator or ("mean" if private or settings.robust else "weighted"),
     )
+    parse.check_clock(settings)
     private_run.check(settings)
     robust.check(settings)
     own = is_own(settings.dataset)

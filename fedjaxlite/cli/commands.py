@@ -166,20 +166,20 @@ def _with_machine(settings: Settings) -> Settings:
         keep_compiled()
     if settings.distributed:
         return _with_others(settings, asked)
-    cores = _cores() if settings.devices is None else settings.devices
+    cores, wide = _cores() if settings.devices is None else settings.devices, settings.async_buffer or settings.cohort
     # If JAX has started already, inside of another program, its devices are what there is.
     with contextlib.suppress(RuntimeError):
         # More devices than clients in a round would stand idle.
-        fl.use_cpu_cores(cores if settings.devices else max(1, min(cores, settings.cohort)))
+        fl.use_cpu_cores(cores if settings.devices else max(1, min(cores, wide)))
     if jax.default_backend() == "cpu" and settings.devices is None:
-        settings = settings._replace(devices=max(1, min(jax.device_count(), settings.cohort)))
+        settings = settings._replace(devices=max(1, min(jax.device_count(), wide)))
     return settings
 
 
 def _with_others(settings: Settings, asked: int | None) -> Settings:
     """Likewise as one of several processes, which have equally many devices each and take all of them."""
     count = joining.join(settings)
-    shared = joining.share(asked, settings.devices, _cores(), settings.cohort, count)
+    shared = joining.share(asked, settings.devices, _cores(), settings.async_buffer or settings.cohort, count)
     return settings._replace(devices=joining.take(shared, count))
 
 

@@ -83,12 +83,74 @@ def _number(spec: str, kind: Callable[[str], Any]) -> Any:
         raise ValueError(f"--partition is {spec!r}; expected {form} with a number, such as {name}:2.") from None
 
 
+_OF_ASYNC = ("concurrency", "staleness", "max_staleness", "async_mix")
+_OF_ROUNDS = ("deadline", "over_select")
+
+
+def check_clock(settings: Settings) -> None:
+    """Refuses options of the clock that do not go together."""
+    positive(deadline=settings.deadline)
+    given = lambda names: [n for n in names if getattr(settings, n) not in (None, False)]  # noqa: E731
+    if settings.async_buffer is None and given(_OF_ASYNC):
+        name = given(_OF_ASYNC)[0].replace("_", "-")
+        raise ValueError(f"--{name} is of an asynchronous server; give --async-buffer K too, or leave it out.")
+    if settings.async_buffer is not None and given(_OF_ROUNDS):
+        name = given(_OF_ROUNDS)[0].replace("_", "-")
+        raise ValueError(
+            f"--{name} closes a round, and --async-buffer {settings.async_buffer} asks for a server without rounds. "
+            "Leave one out."
+        )
+    if settings.async_mix and settings.async_buffer != 1:
+        raise ValueError(
+            f"--async-mix mixes every model as it comes, and --async-buffer is {settings.async_buffer}; expected "
+            "--async-buffer 1."
+        )
+    if settings.over_select is not None and settings.over_select < settings.cohort:
+        raise ValueError(
+            f"--over-select is {settings.over_select}, and --cohort {settings.cohort} reports are wanted; expected at "
+            "least as many."
+        )
+    service_of(settings)
+    if settings.staleness is not None:
+        fl.systems.staleness.parse(settings.staleness)
+
+
+def service_of(settings: Settings) -> Any:
+    """How long clients take; None without a clock."""
+    if (
+        settings.service is None
+        and settings.async_buffer is None
+        and not any(getattr(settings, name) is not None for name in _OF_ROUNDS)
+    ):
+        return None
+    return fl.systems.service.parse(settings.service or "exponential:1")
+
+
 def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
-    """Who takes part, with dropouts and stragglers around it."""
-    cohort = settings.cohort
+    """Who takes part: in rounds, with or without a clock, or one by one at an asynchronous server."""
+    service = service_of(settings)
+    if service is not None and settings.async_buffer is not None:
+        at_work = settings.concurrency or settings.async_buffer
+        given: dict[str, Any] = {"concurrency": at_work, "service": service}
+        given |= {"sampler": drawn(settings, at_work, num_clients, "--concurrency")}
+        given |= {"staleness": fl.systems.staleness.parse(settings.staleness or "constant")}
+        given |= {"max_staleness": settings.max_staleness}
+        return (
+            fl.systems.fed_async(**given) if settings.async_mix else fl.systems.fed_buff(settings.async_buffer, **given)
+        )
+    selected = settings.over_select or settings.cohort
+    chosen = drawn(settings, selected, num_clients, "--cohort" if settings.over_select is None else "--over-select")
+    if service is None:
+        return chosen
+    reports = settings.cohort if settings.over_select is not None else None
+    return fl.systems.timed(chosen, service, deadline=settings.deadline, reports=reports)
+
+
+def drawn(settings: Settings, cohort: int, num_clients: int, option: str) -> fl.Sampler:
+    """Draws of so many clients, with dropouts and stragglers around them; `option` says who asked for them."""
     if cohort > num_clients:
         raise ValueError(
-            f"--cohort is {cohort}, and there are {num_clients} clients. Ask for a smaller cohort or more --clients."
+            f"{option} is {cohort}, and there are {num_clients} clients. Ask for a smaller cohort or more --clients."
         )
     share(dropout=settings.dropout)
     rate = cohort / num_clients
@@ -111,7 +173,7 @@ def aggregator(settings: Settings, population: fl.Population, further: tuple[fl.
         raise ValueError("--quantize-bits needs --clip-norm, which bounds the range that the bits cover.")
     noise = settings.noise_multiplier
     if settings.aggregator == "mean":
-        parts = [fl.mean(over=None if noise is None else settings.cohort)]
+        parts = [fl.mean(over=None if noise is None else settings.async_buffer or settings.cohort)]
     else:
         # Sums of integers need to know how much a client weighs at most; other sums take it as it comes.
         whole = settings.quantize_bits or settings.secure_sum or settings.compress

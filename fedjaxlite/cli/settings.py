@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
 import typer
 
-from fedjaxlite.cli.options import bad_clients, learning, running, wire
+from fedjaxlite.cli.options import bad_clients, clock, learning, running, wire
 from fedjaxlite.training import run_config
 
 _NOT_KEPT = (
@@ -40,6 +40,14 @@ class Settings(NamedTuple):
     dropout: learning.Dropout = 0.0
     cohort_seed: learning.CohortSeed = None
     stragglers: learning.Stragglers = 0.0
+    service: clock.Service = None
+    async_buffer: clock.AsyncBuffer = None
+    concurrency: clock.Concurrency = None
+    staleness: clock.Staleness = None
+    max_staleness: clock.MaxStaleness = None
+    async_mix: clock.AsyncMix = False
+    deadline: clock.Deadline = None
+    over_select: clock.OverSelect = None
     aggregator: wire.Aggregator = None
     clip_norm: wire.ClipNorm = None
     quantize_bits: wire.QuantizeBits = None

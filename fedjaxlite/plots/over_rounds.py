@@ -15,6 +15,7 @@ AXIS = {
     "bytes_up": "sent so far by all clients",
     "bytes_down": "received so far by all clients",
     "seconds": "training time so far",
+    "simulated_seconds": "virtual time so far",
 }
 MARK = " (simulation only)"
 _SIZE = (8.0, 4.0)
@@ -44,8 +45,8 @@ def curves(
         entry a seed, or `{label: array}` with floats `[rounds]` or `[seeds, rounds]`. Without labels, one run.
       metric: a name in the records; the label of the axis for arrays.
       over: "round"; "bytes", all that clients sent and received so far, or one way of it, "bytes_up" or "bytes_down";
-        or "seconds", the time of training so far, without evaluation but with compilation. All but the first need
-        records, and are means over seeds too.
+        "seconds", the time of training so far, without evaluation but with compilation; or "simulated_seconds", the
+        time on the clock of a run that has one. All but the first need records, and are means over seeds too.
       every: rounds between the entries of arrays, of which the first is that of round `every`.
       title: above the axes.
       legend: whether to draw a legend; without one, that of the axes stays as it is.
@@ -158,4 +159,4 @@ def describe(axis: Any, over: str, metric: str, unseen: Collection[str] = ()) ->
         return
     from matplotlib.ticker import EngFormatter
 
-    axis.xaxis.set_major_formatter(EngFormatter(unit="s" if over == "seconds" else "B"))
+    axis.xaxis.set_major_formatter(EngFormatter(unit="s" if over.endswith("seconds") else "B"))

@@ -8,13 +8,16 @@ import numpy as np
 
 from fedjaxlite import checks
 
-OVER = ("round", "bytes", "bytes_up", "bytes_down", "seconds")
+OVER = ("round", "bytes", "bytes_up", "bytes_down", "seconds", "simulated_seconds")
 _FIELDS = {
     "bytes": ("bytes_up", "bytes_down"),
     "bytes_up": ("bytes_up",),
     "bytes_down": ("bytes_down",),
     "seconds": ("seconds",),
+    "simulated_seconds": ("simulated_seconds",),
 }
+_SO_FAR = ("simulated_seconds",)
+"""What a record says of all rounds so far, not of its own."""
 
 
 class Line(NamedTuple):
@@ -22,7 +25,7 @@ class Line(NamedTuple):
 
     Attributes:
       label: of the run.
-      x: float64 `[T]`, round numbers, bytes or seconds; the mean over seeds.
+      x: float64 `[T]`, round numbers, bytes or seconds (virtual ones too); the mean over seeds.
       mean: float64 `[T]` over seeds; NaN where a seed has no finite value.
       half: float64 `[T]`, half the width of the 95 % interval, or None for a single seed.
       num_seeds: S.
@@ -130,7 +133,8 @@ def points(records: Sequence[Mapping[str, Any]], metric: str, over: str, where: 
                 "ascending rounds: pass the seeds of a run as a list with the records of each."
             )
         last = record["round"]
-        spent += sum(number(record[field], f"{field!r} of {where}") for field in _FIELDS.get(over, ()))
+        own = sum(number(record[field], f"{field!r} of {where}") for field in _FIELDS.get(over, ()))
+        spent = own if over in _SO_FAR else spent + own
         if metric in record:
             place = record["round"] if over == "round" else spent
             found[int(record["round"])] = (float(place), number(record[metric], f"{metric!r} of {where}"))

@@ -17,7 +17,7 @@ from fedjaxlite.cli.settings import Settings
 
 FEW = ["--model", "mlp:features=4x10", "--clients", 6, "--cohort", 2, "--devices", 1, "--no-progress"]
 """Few clients, and a model of two layers, so that one of them can be personal."""
-NO_EPOCHS = ("fed_sgd", "q_fed_sgd", "k_means")
+NO_EPOCHS = ("fed_sgd", "q_fed_sgd", "k_means", "streaming_di_lo_co")
 SHORT = {"p_fed_me": ("inner_steps=5",), "fed_kseed": ("num_seeds=16",)}
 METHODS = tuple(known.known())
 
@@ -36,7 +36,7 @@ def options_of(name: str) -> list[object]:
 
 
 @pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if i % 3 == 0 else [pytest.mark.slow]) for i, name in enumerate(METHODS)]
+    "name", [pytest.param(name, marks=[] if i % 6 == 0 else [pytest.mark.slow]) for i, name in enumerate(METHODS)]
 )
 @pytest.mark.whole
 def test_every_method_runs_goes_on_and_repeats(name, tmp_path) -> None:

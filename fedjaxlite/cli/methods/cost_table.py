@@ -28,6 +28,7 @@ class Cost(NamedTuple):
 COSTS = {
     "afl": Cost(("lambda_lr=0.1",), passes="E gradients, 1 evaluation"),
     "apfl": Cost(("alpha=0.5",), passes="2E gradients", kept=1, personal=True),
+    "di_lo_co": Cost(("inner_optimizer=rmsprop:0.001",), kept=1),
     "ditto": Cost(("lam=0.1",), passes="2E gradients", kept=1, personal=True),
     "fed_adagrad": Cost(("server_lr=0.01",)),
     "fed_adam": Cost(("server_lr=0.01",)),
@@ -66,5 +67,12 @@ COSTS = {
     "q_fed_sgd": Cost(("q=1", "server_lr=0.1"), passes="1 gradient, 1 evaluation"),
     "reptile": Cost(("epsilon=0.5",)),
     "scaffold": Cost(up=2, down=2, kept=1),
+    "streaming_di_lo_co": Cost(
+        ("inner_optimizer=rmsprop:0.001", "fragments=4", "steps=2"),
+        passes="1 gradient",
+        up=0.25,
+        down=0.25,
+        kept=2,
+    ),
     "term": Cost(("t=1",), passes="E gradients, 1 evaluation"),
 }

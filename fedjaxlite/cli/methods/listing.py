@@ -19,7 +19,7 @@ from fedjaxlite.cli.methods.known import Method
 WIDTH = 100
 COMMON = ("client_optimizer", "server_optimizer", "batch_size", "epochs", "steps", "shuffle", "lower")
 """What most methods take, and the list of all leaves out."""
-_ROOMS = ("one_model", "personal_models", "shared_parts", "groups_and_fairness", "without_a_model")
+_ROOMS = ("one_model", "low_communication", "personal_models", "shared_parts", "groups_and_fairness", "without_a_model")
 """The rooms of `algorithms`, in the order of the list."""
 _OF_MEMORY = ("compute_dtype", "remat", "micro_batch_size")
 

@@ -2,6 +2,7 @@
 
     learning.py    data, model and training, participation     wire.py    what crosses the wire, and privacy
     running.py     evaluation, machine, output                 bad_clients.py  attacks, and rules against them
+    clock.py       how long clients take, and servers that do not wait
     option.py      what an option is
 
 What comes in: an option beside those of its panel.

@@ -7,7 +7,7 @@ import typer
 DATA, TRAINING, WHO, WIRE = "Data", "Model and training", "Participation", "What crosses the wire"
 PRIVACY, ROBUST, EVALUATION = "Differential privacy", "Bad clients", "Evaluation"
 MACHINE, OUTPUT = "Execution", "Output"
-SWEEP = "Several runs at once"
+SWEEP, CLOCK = "Several runs at once", "The clock"
 
 
 def option(panel: str, text: str, *names: str, **more: Any) -> Any:
