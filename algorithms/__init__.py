@@ -13,6 +13,8 @@ from fedjaxlite.algorithms.groups_and_fairness.ifca import ifca_init as ifca_ini
 from fedjaxlite.algorithms.groups_and_fairness.q_fed_avg import q_fed_avg as q_fed_avg
 from fedjaxlite.algorithms.groups_and_fairness.q_fed_avg import q_fed_sgd as q_fed_sgd
 from fedjaxlite.algorithms.groups_and_fairness.term import term as term
+from fedjaxlite.algorithms.low_communication.di_lo_co import di_lo_co as di_lo_co
+from fedjaxlite.algorithms.low_communication.streaming_di_lo_co import streaming_di_lo_co as streaming_di_lo_co
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg as fed_avg
 from fedjaxlite.algorithms.one_model.fed_avg import fed_avg_of as fed_avg_of
 from fedjaxlite.algorithms.one_model.fed_avg import fed_sgd as fed_sgd
@@ -63,6 +65,7 @@ __all__ = [
     "analytics",
     "apfl",
     "by_name",
+    "di_lo_co",
     "ditto",
     "fed_adagrad",
     "fed_adam",
@@ -108,5 +111,6 @@ __all__ = [
     "reptile",
     "scaffold",
     "scheduled",
+    "streaming_di_lo_co",
     "term",
 ]

@@ -85,6 +85,7 @@ def methods(loss_fn: Any, num_clients: int, head: Callable[..., bool]) -> dict[s
             batch_size=10,
         ),
         "fed_lin": algorithms.fed_lin(loss_fn, client_lr=_RATE, **local),
+        "di_lo_co": algorithms.di_lo_co(loss_fn, inner_optimizer=optax.adamw(0.001), **local),
         "one_shot": algorithms.one_shot(loss_fn, **both),
         "fine_tuned": algorithms.fine_tuned(fed_avg, loss_fn, **both),
         "ditto": algorithms.ditto(loss_fn, lam=0.1, **both),

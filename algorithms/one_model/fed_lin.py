@@ -169,6 +169,7 @@ def fed_lin(
             **local,
             "exchanges": exchanges,
         },
+        in_rounds=exchanges == 2,
     )
 
 

@@ -300,6 +300,7 @@ def _algorithm(
         client_params=lambda shared, client_state: shared.params,
         name=name,
         hparams=hparams if exchanges is None else {**hparams, "exchanges": exchanges},
+        in_rounds=exchanges == 2,
     )
 
 

@@ -26,7 +26,7 @@ class LocalResult(NamedTuple):
       num_steps: int32 scalar, local steps taken.
       num_examples: int32 scalar, the client's examples: the weight of federated averaging.
       metrics: dict of float32 scalars, the means over all examples seen of "loss" and of the loss's own metrics.
-      optimizer_state: the client optimizer's last state.
+      optimizer_state: the client optimizer's last state; what a client keeps that goes on with it in its next round.
     """
 
     params: PyTree
@@ -55,7 +55,7 @@ def local_sgd(
 
     Args:
       loss_fn: `(params, batch, key) -> [B]` or `([B], LossAux)`.
-      client_optimizer: an optax optimizer; its state starts fresh in every call.
+      client_optimizer: an optax optimizer; its state starts fresh in every call that is given none.
       batch_size: B, or None for the full batch (the paper's B = infinity); full batches are exact for ragged clients
         and computed by accumulation over chunks.
       epochs: passes over the data; or
@@ -71,8 +71,11 @@ def local_sgd(
       chunk_size: rows at a time in a full batch; memory against speed, no effect on the result beyond rounding.
 
     Returns:
-      `run(params, data, correct=None) -> LocalResult`. `correct(grads, params) -> grads` changes each step's gradient:
-      FedProx adds its proximal term there, SCAFFOLD its control variates. Keys come from `data`.
+      `run(params, data, correct=None, optimizer_state=None) -> LocalResult`. `correct(grads, params) -> grads` changes
+      each step's gradient: FedProx adds its proximal term there, SCAFFOLD its control variates. `optimizer_state` is
+      what the client optimizer starts from: the `LocalResult.optimizer_state` of an earlier call, which a client that
+      keeps it has in its state; None is a fresh one. `run` refuses one that is not of the structure, shapes and dtypes
+      of `client_optimizer.init`. Keys come from `data`.
 
     Raises:
       TypeError, ValueError: for arguments out of range; for a loss that is not one number per example.
@@ -100,8 +103,14 @@ def local_sgd(
     else:
         options["micro_batch_size"] = micro_batch_size
 
-    def run(params: PyTree, data: ClientData, correct: Callable[[PyTree, PyTree], PyTree] | None = None) -> LocalResult:
+    def run(
+        params: PyTree,
+        data: ClientData,
+        correct: Callable[[PyTree, PyTree], PyTree] | None = None,
+        optimizer_state: Any = None,
+    ) -> LocalResult:
         start = params
+        init = _starts_from(optimizer_state, client_optimizer)
         given: dict[str, Any] = {"lanes": data.wave.num_lanes, "platform": data.wave.platform, **options}
 
         def update(carry: _Carry, rows: LossRows, grads: PyTree) -> _Carry:
@@ -120,7 +129,7 @@ def local_sgd(
                 reduced, grads = full_gradient(gradient, params, data, chunk_size=chunk_size)
                 return as_rows(reduced), grads
 
-            carry = _first_carry(params, client_optimizer, jax.eval_shape(whole, params)[0])
+            carry = _first_carry(params, init, jax.eval_shape(whole, params)[0])
             count = steps if epochs is None else epochs
             carry = repeat(data, count, lambda _, c: update(c, *whole(c.params)), carry)
             num_steps = num_repeats(data, count)
@@ -128,7 +137,7 @@ def local_sgd(
             of_batch = rows_and_grad(loss_fn, **given)
             plan = data.batches(batch_size=batch_size, epochs=epochs, steps=steps, shuffle=shuffle)
             shapes = jax.eval_shape(lambda: of_batch(params, *plan.batch(jnp.int32(0)), data.key))[0]
-            carry = _first_carry(params, client_optimizer, shapes)
+            carry = _first_carry(params, init, shapes)
             carry = plan.scan(lambda c, batch, mask, key: update(c, *of_batch(c.params, batch, mask, key)), carry)
             num_steps = plan.num_steps
         sums = {name: rows.sum() for name, rows in carry.sums.items()}
@@ -153,9 +162,27 @@ def _sums(rows: LossRows) -> dict[str, jax.Array]:
     return {"loss": rows.losses, **rows.metrics, _WEIGHT: rows.weight}
 
 
-def _first_carry(params: PyTree, client_optimizer: Any, shapes: LossRows) -> _Carry:
+def _first_carry(params: PyTree, init: Callable[[PyTree], Any], shapes: LossRows) -> _Carry:
     sums = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), _sums(shapes))
-    return _Carry(params, client_optimizer.init(trainable(params)), sums)
+    return _Carry(params, init(trainable(params)), sums)
+
+
+def _starts_from(optimizer_state: Any, client_optimizer: Any) -> Callable[[PyTree], Any]:
+    """The optimizer's `init`, or what gives the kept state instead, once it is seen to fit."""
+    if optimizer_state is None:
+        return client_optimizer.init
+
+    def kept(params: PyTree) -> Any:
+        checks.same_structure(
+            optimizer_state,
+            jax.eval_shape(client_optimizer.init, params),
+            what="`optimizer_state`",
+            than="`client_optimizer.init(trainable(params))`",
+            remedy="Start with that one, and keep `LocalResult.optimizer_state`.",
+        )
+        return jax.tree.map(jnp.asarray, optimizer_state)
+
+    return kept
 
 
 def full_gradient(

@@ -37,7 +37,10 @@ def cohorts(num_clients: int) -> fl.Cohort:
     everyone = drawn(sampling.full(num_clients), 0)
     stragglers = drawn(sampling.with_dropout(slow, 0.3), 21)
     poisson = drawn(sampling.poisson(0.3, num_clients), 3)
-    slots = {name: value[:, ::-1] for name, value in stragglers._asdict().items() if name not in ("overflow", "late")}
+    by_slot = [
+        name for name, value in stragglers._asdict().items() if name not in ("overflow", "late") and value is not None
+    ]
+    slots = {name: getattr(stragglers, name)[:, ::-1] for name in by_slot}
     absent = everyone._replace(reported=everyone.reported & (everyone.ids != VICTIM))
     rows = (everyone, stragglers, poisson, stragglers._replace(**slots), absent)
     return jax.tree.map(lambda *leaves: np.stack(leaves), *rows)

@@ -1,0 +1,145 @@
+"""DiLoCo against the paper's equations in plain JAX, and the methods that it is a case of."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import helpers
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fedjaxlite as fl
+from fedjaxlite.algorithms.low_communication.di_lo_co import di_lo_co
+from fedjaxlite.algorithms.one_model.fed_avg import fed_avg
+
+pytestmark = pytest.mark.usefixtures("full_precision", "as_users_have_it")
+
+SIZES = (4, 9, 6)
+PEOPLE = helpers.regression(SIZES)
+X, Y = (np.split(np.asarray(PEOPLE.features[name]), np.cumsum(SIZES)[:-1]) for name in ("x", "y"))
+FULL: dict[str, Any] = {"batch_size": None, "steps": 4}
+DEFAULT: dict[str, Any] = {"inner_optimizer": optax.adamw(1e-3)}
+
+
+@pytest.fixture(name="as_users_have_it")
+def standard_promotion() -> Iterator[None]:
+    with jax.numpy_dtype_promotion("standard"):  # Optax's Adam itself needs it
+        yield
+
+
+def gradient_of(client: int, params: Any) -> Any:
+    """The gradient of a client's mean loss."""
+    return _gradient({"x": X[client], "y": Y[client]}, params)
+
+
+@jax.jit
+def _gradient(batch: Any, params: Any) -> Any:
+    return jax.grad(lambda p: jnp.mean(helpers.linear_loss(p, batch, jax.random.key(0))))(params)
+
+
+def by_hand(rounds: list[list[int]], inner: Any, steps: int) -> tuple[Any, list[Any]]:
+    """The paper's algorithm 1 with Nesterov momentum written out: the model, and what the workers keep."""
+    params, momentum = helpers.linear_params(), jax.tree.map(jnp.zeros_like, helpers.linear_params())
+    update = jax.jit(inner.update)
+    kept = [inner.init(params) for _ in SIZES]
+    for there in rounds:
+        deltas = []
+        for k in there:
+            own = params
+            for _ in range(steps):
+                updates, kept[k] = update(gradient_of(k, own), kept[k], own)
+                own = optax.apply_updates(own, updates)
+            deltas.append(jax.tree.map(jnp.subtract, params, own))
+        delta = jax.tree.map(lambda *each: sum(each[1:], each[0]) / len(each), *deltas)
+        momentum = jax.tree.map(lambda v, d: d + 0.9 * v, momentum, delta)
+        params = jax.tree.map(lambda w, d, v: w - 0.7 * (d + 0.9 * v), params, delta, momentum)
+    return params, kept
+
+
+def test_rounds_are_those_of_the_paper_and_a_worker_that_is_away_keeps_its_state() -> None:
+    inner = optax.adamw(0.05)
+    rounds = [[0, 1, 2], [0, 2], [1, 2]]
+    sampler = fl.sampling.replay([there + [-1] * (3 - len(there)) for there in rounds])
+    algorithm = di_lo_co(helpers.linear_loss, inner_optimizer=inner, **FULL)
+    _, state, _ = helpers.one_run(
+        algorithm, PEOPLE, helpers.linear_params(), sampler=sampler, aggregator=fl.mean(), num_rounds=3
+    )
+    params, kept = by_hand(rounds, inner, steps=4)
+    assert helpers.max_difference(state.server_state.params, params) < 1e-6
+    for k, want in enumerate(kept):
+        own = jax.tree.map(lambda leaf, k=k: leaf[k], state.clients.algorithm)
+        assert helpers.max_difference(own, want) < 1e-6
+    assert state.clients.algorithm[0].count[:3].tolist() == [8, 8, 12]
+
+
+def test_one_inner_step_of_sgd_is_nesterov_momentum_on_the_mean_gradient() -> None:
+    algorithm = di_lo_co(helpers.linear_loss, inner_optimizer=optax.sgd(0.05), batch_size=None, steps=1)
+    _, state, _ = helpers.one_run(algorithm, PEOPLE, helpers.linear_params(), aggregator=fl.mean(), num_rounds=5)
+    params, central = helpers.linear_params(), optax.sgd(0.7 * 0.05, momentum=0.9, nesterov=True)
+    central_state = central.init(params)
+    for _ in range(5):
+        mean = jax.tree.map(
+            lambda *each: sum(each[1:], each[0]) / len(each), *(gradient_of(k, params) for k in range(3))
+        )
+        updates, central_state = central.update(mean, central_state, params)
+        params = optax.apply_updates(params, updates)
+    assert helpers.max_difference(state.server_state.params, params) < 1e-6
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9], ids=["plain SGD", "momentum, one round"])
+def test_an_outer_sgd_of_rate_one_is_federated_averaging_to_the_bit(momentum: float | None) -> None:
+    inner = optax.sgd(0.02, momentum=momentum)
+    length: dict[str, Any] = {"batch_size": 4, "epochs": 2}
+    here = di_lo_co(helpers.linear_loss, inner_optimizer=inner, outer_optimizer=optax.sgd(1.0), **length)
+    there = fed_avg(helpers.linear_loss, client_optimizer=inner, **length)
+    runs = [
+        helpers.one_run(algorithm, PEOPLE, helpers.linear_params(), num_rounds=3 if momentum is None else 1)[1]
+        for algorithm in (here, there)
+    ]
+    assert helpers.max_difference(runs[0].server_state.params, runs[1].server_state.params) == 0.0
+
+
+def test_one_worker_is_lookahead() -> None:
+    """Lookahead (Zhang et al. 2019): fast weights go H steps, slow ones a part of the way; the fast start from these."""
+    alone, inner, outer_rate = helpers.regression((5,)), optax.adam(0.05), 0.5
+    algorithm = di_lo_co(helpers.linear_loss, inner_optimizer=inner, outer_optimizer=optax.sgd(outer_rate), **FULL)
+    _, state, _ = helpers.one_run(algorithm, alone, helpers.linear_params(), num_rounds=3)
+    lookahead = optax.lookahead(inner, sync_period=4, slow_step_size=outer_rate)
+    params: Any = optax.LookaheadParams.init_synced(helpers.linear_params())
+    own = lookahead.init(params)
+    batch = {name: jnp.asarray(value) for name, value in alone.features.items()}
+    loss = lambda p: jnp.mean(helpers.linear_loss(p, batch, jax.random.key(0)))  # noqa: E731
+    for _ in range(12):
+        updates, own = lookahead.update(jax.grad(loss)(params.fast), own, params)
+        params = optax.apply_updates(params, updates)
+    assert helpers.max_difference(state.server_state.params, params.slow) < 1e-6
+
+
+def test_a_worker_without_examples_keeps_its_state_and_changes_nothing() -> None:
+    data = fl.Population.from_arrays(
+        {name: np.asarray(value) for name, value in PEOPLE.features.items()},
+        client_ids=np.repeat([0, 1, 2], SIZES),
+        order=[0, 1, 2, 3],
+        allow_empty=True,
+    )
+    algorithm = di_lo_co(helpers.linear_loss, inner_optimizer=optax.adam(0.05), batch_size=4, epochs=1)
+    with_empty = helpers.one_run(algorithm, data, helpers.linear_params(), num_rounds=2)[1]
+    without = helpers.one_run(algorithm, PEOPLE, helpers.linear_params(), num_rounds=2)[1]
+    assert with_empty.clients.algorithm[0].count[:4].tolist() == [2, 6, 4, 0]
+    assert helpers.max_difference(with_empty.server_state.params, without.server_state.params) < 1e-6
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({"inner_optimizer": optax.sgd(-0.1)}, r"`inner_optimizer` steps uphill: its learning rate is below 0"),
+        ({"outer_optimizer": optax.sgd(0.0)}, r"`outer_optimizer` changed nothing in 64 steps"),
+        ({"epochs": 1, "steps": 1}, r"expected exactly one of them"),
+        ({"batch_size": 0}, r"`batch_size` is 0; expected"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options: Any, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        di_lo_co(helpers.linear_loss, **{**DEFAULT, **options})
