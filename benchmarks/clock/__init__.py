@@ -1,0 +1,1 @@
+"""The clock: `python -m fedjaxlite.benchmarks.clock` times servers that do not wait beside rounds that do."""
