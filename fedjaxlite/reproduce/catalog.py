@@ -44,6 +44,9 @@ TABLES = {
     "backdoor": Entry(
         "studies.backdoor", "backdoor", "model replacement under robust rules: success and accuracy (MNIST)"
     ),
+    "clock": Entry(
+        "studies.clock", "clock", "virtual seconds to an accuracy: servers that wait and servers that do not (MNIST)"
+    ),
     "reddi2021": Entry("papers.reddi2021", "reddi2021", "FedAvg, FedAvgM, FedAdagrad, FedAdam, FedYogi on three tasks"),
     "andrew2021": Entry("papers.andrew2021", "andrew2021", "adaptive clipping against fixed clip norms (MNIST)"),
     "kairouz2021": Entry("papers.kairouz2021", "kairouz2021", "accuracy against epsilon: DP-FedAvg, DP-FTRL (MNIST)"),

@@ -183,7 +183,7 @@ def test_options_of_the_file_give_way_one_by_one(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("algorithm", "words", "options", "told"),
     [
-        ("scafold", (), {}, "expected one of afl, apfl, ditto"),
+        ("scafold", (), {}, "expected one of afl, apfl, di_lo_co, ditto"),
         ("scafold", (), {}, "Did you mean scaffold?"),
         ("scaffold:1", (), {}, "give hyperparameters by --set NAME=VALUE"),
         ("analytics", (), {}, "which sums over clients and trains no model"),
