@@ -109,9 +109,10 @@ def _chains() -> Iterator[Subject]:
 
 
 def _family(chain: str) -> str:
-    """That of a chain: a codec is one of its own; rules and attacks of one room are alike."""
+    """That of a chain: a codec is one of its own, with its variants; rules and attacks of one room are alike."""
     made = getattr(fl.robust, chain.partition("/")[0], None) or getattr(fl.attacks, chain.partition("/")[0], None)
-    return chain if made is None or chain not in chains.RULES | chains.ATTACKS else made.__module__.rsplit(".", 1)[0]
+    alike = made is not None and chain in chains.RULES | chains.ATTACKS
+    return made.__module__.rsplit(".", 1)[0] if alike else chain.partition("/")[0]
 
 
 def _three_outputs(params: Any, batch: Any, key: Any) -> jax.Array:

@@ -42,8 +42,12 @@ def last_words(process: subprocess.Popen[str]) -> list[str]:
 @pytest.mark.whole
 @pytest.mark.parametrize(
     ("victim", "many", "number"),
-    [(0, 3, signal.SIGKILL), (1, 2, signal.SIGKILL), (0, 2, signal.SIGSTOP), (1, 2, signal.SIGSTOP)],
-    ids=["first-killed", "other-killed", "first-stopped", "other-stopped"],
+    [
+        pytest.param(0, 3, signal.SIGKILL, id="first-killed"),
+        pytest.param(1, 2, signal.SIGKILL, id="other-killed", marks=pytest.mark.slow),
+        pytest.param(0, 2, signal.SIGSTOP, id="first-stopped", marks=pytest.mark.slow),
+        pytest.param(1, 2, signal.SIGSTOP, id="other-stopped"),
+    ],
 )
 def test_a_process_that_is_gone_ends_the_others(victim: int, many: int, number: signal.Signals) -> None:
     processes = started("busy", many)

@@ -26,12 +26,17 @@ PROGRAMS = [
     for page in (
         DOCS / "index.md",
         DOCS / "tutorial.md",
+        DOCS / "clock.md",
         *(p for f in ("how_to", "coming_from") for p in sorted((DOCS / f).glob("*.md"))),
     )
     if page.name not in ELSEWHERE
 ]
 SLOW = (
     "availability.md",
+    "flower.md",
+    "less_traffic.md",
+    "metrics.md",
+    "pfl.md",
     "seeds_and_rates.md",
     "streaming.md",
     "withstand_bad_clients.md",
@@ -75,6 +80,9 @@ REFERENCE = {
     "fedjaxlite.privacy.secagg.shamir": "secagg",
     "fedjaxlite.privacy.secagg.transport": "secagg",
     "fedjaxlite.sampling": "sampling",
+    "fedjaxlite.systems": "systems",
+    "fedjaxlite.systems.service": "systems",
+    "fedjaxlite.systems.staleness": "systems",
     "fedjaxlite.testing": "testing",
 }
 

@@ -24,7 +24,7 @@ OUTERMOST = ("cli", "reproduce", "testing", "benchmarks", "preprocessing", "__ma
 FLOORS = (
     ("ground",),
     ("models", "protocol", "sampling", "lowering", "metrics", "distributed"),
-    ("data", "losses", "wire"),
+    ("data", "losses", "wire", "systems"),
     ("execution", "local", "partition", "plots", "attacks"),
     ("datasets", "evaluation", "observers", "interop", "streaming"),
     ("training", "rehearsal", "sweeps", "baselines"),

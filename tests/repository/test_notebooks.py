@@ -17,6 +17,9 @@ FORBIDDEN = re.compile(r"(?:^|[\s'\"(=:])/\w+/[\w.]+|site-packages|Traceback|War
 TOP = 3
 """The title, the line that installs, the cell that looks for devices."""
 
+SLOW = ("04", "07")
+"""The longest to run: pages and tables run what they show."""
+
 
 def twin(name: str) -> nbformat.NotebookNode:
     return jupytext.read(FOLDER / f"{name}.py", fmt="py:percent")
@@ -114,7 +117,9 @@ def test_links_lead_somewhere(name: str) -> None:
         assert anchor in slugs, f"{name} links to {page}#{anchor}, and there is no such heading."
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name.startswith(SLOW) else []) for name in NAMES]
+)
 @pytest.mark.whole
 def test_a_notebook_runs_from_top_to_bottom(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FEDJAXLITE_SMALL", "1")

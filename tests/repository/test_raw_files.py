@@ -68,6 +68,7 @@ def test_heart_disease(tmp_path, monkeypatch) -> None:
         assert report.low["auroc"][client] < report.metrics["auroc"][client] < report.high["auroc"][client]
 
 
+@pytest.mark.slow
 def test_parkinsons(tmp_path, monkeypatch) -> None:
     made_tables.parkinsons(tmp_path / "parkinsons_updrs.data")
     monkeypatch.chdir(tmp_path)
@@ -82,6 +83,7 @@ def test_parkinsons(tmp_path, monkeypatch) -> None:
         near(report.metrics["r2"][client], sklearn_metrics.r2_score(y, outputs[:, 0]))
 
 
+@pytest.mark.slow
 def test_intensive_care(tmp_path, monkeypatch) -> None:
     made_tables.intensive_care(tmp_path / "patient.csv.gz")
     monkeypatch.chdir(tmp_path)

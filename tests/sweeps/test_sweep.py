@@ -96,7 +96,7 @@ def test_numbers_share_a_program_and_what_decides_about_shapes_has_its_own() -> 
     "how",
     [
         {"side_by_side": True, "together": 6, "devices": helpers.available(3)},
-        {"devices": helpers.available(2)},
+        pytest.param({"devices": helpers.available(2)}, marks=pytest.mark.slow),
     ],
     ids=str,
 )

@@ -79,7 +79,7 @@ class TestBounds:
                 assert most <= getattr(bounds, norm) * (1 + 1e-6), (known, norm)
         assert (wire.bounds == fl.Bounds()) is (name not in VOTES)
 
-    @pytest.mark.parametrize("name", BOUNDED)
+    @pytest.mark.parametrize("name", some_often(BOUNDED, 2))
     def test_a_traced_clip(self, name: str) -> None:
         codec = ALL[name]()
         state, _ = codec.init(fl.wire_of(TREE, capacity=1))
@@ -120,7 +120,7 @@ class TestMessages:
             assert leaf.size == packed_size(code.entries, code.bits)
         assert sum(code.bits * code.entries for code in wire.codes) == wire.bits * (6 + 1 + 35)
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", some_often(ALL, 2))
     def test_it_arrives_in_its_own_structure(self, name: str) -> None:
         """Under jit and vmap."""
         found, keys = in_lanes(name, jax.tree.map(lambda leaf: leaf[None], TREE))
