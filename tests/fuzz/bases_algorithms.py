@@ -30,6 +30,7 @@ def method(function: Any, **arguments: Any) -> Base:
 METHODS = {
     "afl": method(algorithms.afl, lambda_lr=0.1, groups=[0, 0, 1, 1, 2, 2], **LOCAL),
     "apfl": method(algorithms.apfl, alpha=0.5, **LOCAL),
+    "di_lo_co": method(algorithms.di_lo_co, inner_optimizer=SGD, **LENGTH),
     "ditto": method(algorithms.ditto, lam=0.1, **LOCAL),
     "fed_adagrad": method(algorithms.fed_adagrad, server_lr=0.1, **LOCAL),
     "fed_adam": method(algorithms.fed_adam, server_lr=0.1, **LOCAL),
@@ -65,6 +66,9 @@ METHODS = {
     "reconstruct": method(algorithms.reconstruct, local=own, recon_optimizer=SGD, batch_size=2)._replace(use=None),
     "reptile": method(algorithms.reptile, epsilon=0.5, **LOCAL),
     "scaffold": method(algorithms.scaffold, num_clients=6, client_lr=0.1, **LENGTH),
+    "streaming_di_lo_co": method(
+        algorithms.streaming_di_lo_co, inner_optimizer=SGD, fragments=2, overlap=1, mixing=0.5, batch_size=2, steps=2
+    ),
     "term": method(algorithms.term, t=1.0, **LOCAL),
 }
 for name in ("ifca", "hyp_cluster"):  # their servers keep one model a cluster

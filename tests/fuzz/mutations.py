@@ -21,6 +21,7 @@ from bases_robust_distances import ROBUST_DISTANCES
 from bases_robust_grid import ROBUST_GRID
 from bases_robust_seam import SEAM
 from bases_sweeps import SWEEPS
+from bases_systems import SYSTEMS
 from bases_tables import TABLES
 from calls import Base
 from odd_values import ODD, TRACED
@@ -37,6 +38,7 @@ from fedjaxlite import (
     preprocessing,
     privacy,
     sampling,
+    systems,
 )
 
 BASES: dict[str, Base] = {
@@ -49,6 +51,7 @@ BASES: dict[str, Base] = {
     **ON_DISK,
     **PREPROCESSING,
     **SWEEPS,
+    **SYSTEMS,
     **METRICS,
     **CENTERS,
     **SEAM,
@@ -67,6 +70,9 @@ MODULES: dict[str, ModuleType] = {
     "distributed.": fl.distributed,
     "interop.": fl.interop,
     "sampling.": sampling,
+    "systems.": systems,
+    "systems.service.": systems.service,
+    "systems.staleness.": systems.staleness,
     "partition.": partition,
     "models.": models,
     "losses.": losses,
@@ -107,6 +113,11 @@ LEFT_OUT = {
     "privacy.secagg.answer": WITH_FUNCTIONS_AROUND,
     "robust.apply": "takes arrays as they are, under jit",
     "robust.mean": "takes no arguments",
+    "systems.staleness.constant": "takes no arguments",
+    **dict.fromkeys(
+        ("systems.seconds_of", "systems.is_there", "systems.seconds_left", "systems.seconds_until"),
+        "takes arrays as they are, under jit",
+    ),
     "privacy.secagg.SecureAggregationError": "an error",
 }
 """Public functions that no call is made of, and why."""
