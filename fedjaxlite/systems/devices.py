@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fedjaxlite import checks
-from fedjaxlite.sampling import draws
+from fedjaxlite.sampling import Setting, draws
 
 REQUIRED = ("seconds_per_step", "up_bytes_per_second", "down_bytes_per_second", "latency_seconds")
 OPTIONAL = ("joules_per_step", "joules_per_byte", "battery_joules", "memory_bytes")
@@ -66,6 +66,21 @@ def seconds_of(devices: Devices, clients: Any, steps: Any, bytes_up: Any, bytes_
     """
     down, step, up = parts_of(devices, clients, bytes_up, bytes_down)
     return down + jnp.asarray(steps).astype(jnp.float32) * step + up
+
+
+def whole_steps(setting: Setting) -> Any:
+    """int32 `[N]`: local steps of each client that does all of its work; its examples where nothing tells them."""
+    examples = jnp.asarray(setting.num_examples, jnp.int32)
+    if setting.steps is None:
+        return examples
+    told = jnp.asarray(setting.steps(examples, jnp.ones(examples.shape, jnp.float32))).astype(jnp.int32)
+    return jnp.broadcast_to(told, examples.shape)
+
+
+def steps_done(whole: Any, work: Any) -> Any:
+    """int32, of so many steps a share: one at least, rounded up as local steps are counted; none of none."""
+    part = jnp.maximum(jnp.ceil(work * whole.astype(jnp.float32) - 1e-4).astype(jnp.int32), 1)
+    return jnp.where(whole > 0, jnp.where(work < 1, part, whole), 0)
 
 
 def parts_of(devices: Devices, clients: Any, bytes_up: Any, bytes_down: Any) -> tuple[Any, Any, Any]:

@@ -95,9 +95,7 @@ def times_of(plan: Plan, state: TimedState, cohort: Cohort, key: Any, round_numb
 
 def _steps(plan: Plan, work: Any, whole: Any, fixed: Any, step: Any) -> tuple[Any, Any, Any]:
     """Int32 steps that each client does, the share of all of its steps that they are, and whether it sends them."""
-    wanted = jnp.ceil(work * whole.astype(jnp.float32) - 1e-4).astype(jnp.int32)  # as local steps are counted
-    wanted = jnp.where(work < 1, jnp.maximum(wanted, 1), whole)
-    wanted = jnp.where(whole > 0, wanted, 0)
+    wanted = device_model.steps_done(whole, work)
     if not plan.partial_work:
         return wanted, work, jnp.ones(work.shape, bool)
     budget = jnp.asarray(plan.deadline, jnp.float32) - fixed

@@ -212,17 +212,12 @@ def on_devices(devices: Devices) -> Service:
     number = devices.seconds_per_step.shape[0]
 
     def facts(setting: Setting) -> Any:
-        examples = jnp.asarray(setting.num_examples, jnp.int32)
-        ones = jnp.ones(examples.shape, jnp.float32)
-        steps = examples if setting.steps is None else setting.steps(examples, ones)
-        sizes = jnp.float32(setting.bytes_up), jnp.float32(setting.bytes_down)
-        return jnp.broadcast_to(jnp.asarray(steps).astype(jnp.float32), examples.shape), *sizes
+        return device_model.whole_steps(setting), jnp.float32(setting.bytes_up), jnp.float32(setting.bytes_down)
 
     def times(key: Any, clients: Any, facts: Any, work: Any, number: Any) -> Any:
         del key, number
         steps, up, down = facts
-        done = jnp.ceil(steps[clients] * work - 1e-4)
-        return device_model.seconds_of(devices, clients, done, up, down)
+        return device_model.seconds_of(devices, clients, device_model.steps_done(steps[clients], work), up, down)
 
     def check(num_clients: int) -> None:
         if number != num_clients:

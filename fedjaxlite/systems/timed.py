@@ -123,10 +123,7 @@ def _begun(plan: Plan, setting: Setting) -> TimedState:
     needed = num_bytes if models is None else models * float(setting.model_bytes)
     steps, fits = (), ()
     if plan.devices is not None:
-        examples = jnp.asarray(setting.num_examples, jnp.int32)
-        ones = jnp.ones(examples.shape, jnp.float32)
-        steps = examples if setting.steps is None else jnp.asarray(setting.steps(examples, ones)).astype(jnp.int32)
-        steps = jnp.broadcast_to(steps, examples.shape)
+        steps = device_model.whole_steps(setting)
         if needed is not None:
             fits = plan.devices.memory_bytes >= needed
     return TimedState(
