@@ -100,6 +100,8 @@ def timed(
     def check(num_clients: int) -> None:
         sampler.check(num_clients)
         _of_all(plan, num_clients)
+        if isinstance(devices, Service):
+            devices.check(num_clients)
 
     memory = Memory(lambda setting: _begun(plan, setting), sample, learn, tell, () if inner is None else inner.reads)
     return sampler._replace(

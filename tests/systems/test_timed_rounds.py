@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from fedjaxlite import sampling
+from fedjaxlite import sampling, systems
 from fedjaxlite.data.population import Population
 from fedjaxlite.sampling import Seconds, Setting, cohort
 from fedjaxlite.systems import Devices, availability, timed
@@ -224,6 +224,12 @@ def test_what_an_accountant_reads_and_what_records_are_told():
     assert sampler.name.endswith("+timed")
     assert "clock" in sampler.accounting.note
     assert sampler.sample(jax.random.key(0), 0, people()).late.shape == (6,)
+
+
+def test_a_service_of_other_clients_is_refused():
+    sampler = systems.timed(sampling.uniform(2), systems.service.measured([1.0, 2.0, 3.0]))
+    with pytest.raises(ValueError, match=r"seconds of 3 clients, but the population has 5"):
+        sampler.check(5)
 
 
 @pytest.mark.parametrize(
