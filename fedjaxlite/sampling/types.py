@@ -156,6 +156,7 @@ class Memory(NamedTuple):
       discounts: whether `Cohort.discount` may ever differ from 1.
       mixes: whether the server mixes models instead of adding updates: a client's model is compared with the newest,
         not with the one that it began from.
+      clock: whether it keeps the time of the run, so that no other clock may go around it.
     """
 
     init: Callable[[Setting], Any]
@@ -167,6 +168,7 @@ class Memory(NamedTuple):
     place: Callable[[Any], Any] = _first_place
     discounts: bool = False
     mixes: bool = False
+    clock: bool = False
 
 
 class Seconds(NamedTuple):

@@ -146,6 +146,7 @@ def _sampler(server: filling.Server, name: str, *, mixes: bool) -> Sampler:
         place=lambda state: state.slot,
         discounts=server.staleness.discounts,
         mixes=mixes,
+        clock=True,
     )
 
     def shapes(key: Any, round_number: Any, population: Any) -> Cohort:

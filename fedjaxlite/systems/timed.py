@@ -103,7 +103,8 @@ def timed(
         if isinstance(devices, Service):
             devices.check(num_clients)
 
-    memory = Memory(lambda setting: _begun(plan, setting), sample, learn, tell, () if inner is None else inner.reads)
+    reads = () if inner is None else inner.reads
+    memory = Memory(lambda setting: _begun(plan, setting), sample, learn, tell, reads, clock=True)
     return sampler._replace(
         sample=first,
         memory=memory,
@@ -173,7 +174,7 @@ def _checked(
 ) -> Plan:
     """The arguments, refused where they cannot be meant."""
     checks.one_instance(Sampler, "a Sampler, such as fl.sampling.uniform(10)", sampler=sampler)
-    if sampler.memory is not None and (sampler.memory.versions > 1 or "+timed" in sampler.name):
+    if sampler.memory is not None and sampler.memory.clock:
         raise ValueError(f"`sampler` is {sampler.name}, which has a clock of its own; expected one of rounds.")
     deadline = math.inf if deadline is None else deadline
     if not (isinstance(deadline, (float, np.floating)) and deadline == math.inf):

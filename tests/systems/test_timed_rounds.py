@@ -226,6 +226,14 @@ def test_what_an_accountant_reads_and_what_records_are_told():
     assert sampler.sample(jax.random.key(0), 0, people()).late.shape == (6,)
 
 
+def test_a_clock_around_a_clock_is_refused():
+    service = systems.service.constant(1.0)
+    own = systems.fed_buff(2, concurrency=2, service=service, max_staleness=0)  # which keeps a single model
+    for sampler in (own, timed(sampling.uniform(2), service)):
+        with pytest.raises(ValueError, match="which has a clock of its own"):
+            timed(sampler, service)
+
+
 def test_a_service_of_other_clients_is_refused():
     sampler = systems.timed(sampling.uniform(2), systems.service.measured([1.0, 2.0, 3.0]))
     with pytest.raises(ValueError, match=r"seconds of 3 clients, but the population has 5"):
