@@ -4,7 +4,8 @@
     devices.py     speeds and bandwidths               traces.py      who is there when
     files.py       devices and traces of files: tables, and pickles of plain values alone
     timed.py       rounds on the clock                 round_times.py how long one takes
-    events.py      who is at work, who is done next    filling.py     from one step of a server to the next
+    candidates.py  who may begin next                  events.py      who is at work, who is done next
+    presence.py    who can begin at all, and now       filling.py     from one step of a server to the next
     buffered.py    servers with a buffer: fed_buff, fed_async
 
 What comes in: how long things take, who is there, and when. What is trained is not known here.

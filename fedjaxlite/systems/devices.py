@@ -105,6 +105,25 @@ def has_energy(devices: Devices, clients: Any, steps: Any, bytes_up: Any, bytes_
     return needed <= jnp.asarray(devices.battery_joules, jnp.float32)[clients]
 
 
+def check_memory(devices: Devices | None, needed: tuple[Any, Any]) -> None:
+    """Refuses `memory_bytes` and `memory_models` that are out of range, both given, or without devices that have it."""
+    if all(value is not None for value in needed):
+        raise ValueError("`memory_bytes` and `memory_models` are both given; expected one of them.")
+    for name, value in zip(("memory_bytes", "memory_models"), needed, strict=True):
+        if value is None:
+            continue
+        checks.positive(**{name: value})
+        if devices is None or devices.memory_bytes is None:
+            raise ValueError(f"`{name}` is {value} without Devices.memory_bytes; give each device's, or leave it out.")
+
+
+def fits(devices: Devices, needed: tuple[Any, Any], model_bytes: int) -> Any:
+    """Bool `[N]`: whose memory is enough for so many bytes, or for so many times the model's; None where all's is."""
+    num_bytes, models = needed
+    wanted = num_bytes if models is None else models * float(model_bytes)
+    return None if wanted is None else devices.memory_bytes >= wanted
+
+
 def checked(devices: Any) -> Devices:
     """Devices of float32, refused where an array is missing, of another length, or out of range.
 

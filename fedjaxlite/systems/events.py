@@ -1,7 +1,8 @@
 """The event loop of an asynchronous server: M places, who is at work in them, and who is done next.
 
 One turn of the loop is one client that comes back. It costs passes over the M places, and no pass over the population:
-candidates come from a sampler's cohorts, one cohort at a time.
+candidates come from a sampler's cohorts, one cohort at a time. Who of a cohort may begin is known of all its slots at
+once, so that in a population where nearly everyone is at work, those who are passed over cost next to nothing.
 """
 
 from collections.abc import Callable
@@ -10,9 +11,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fedjaxlite.sampling import Cohort
+from fedjaxlite import checks
+from fedjaxlite.sampling import Cohort, Seconds, draws
+from fedjaxlite.systems import candidates as stream_of
+from fedjaxlite.systems.candidates import NOBODY, Stream
+from fedjaxlite.systems.presence import Presence, coming, until_done_or_gone
+from fedjaxlite.systems.service import Service
 
-NOBODY = -1
 _COHORTS = 4
 """Candidates of so many cohorts are looked at before a place stays empty until the next event."""
 _NEVER = jnp.iinfo(jnp.int32).max
@@ -30,6 +35,7 @@ class Places(NamedTuple):
       slot: int32 `[M]`, and where among the models that are kept.
       work, scale: float32 `[M]`, as in a Cohort.
       reports: bool `[M]`, whether it will hand anything in.
+      leaves: bool `[M]`, whether it is gone before it is done; `()` where everyone is there, always.
     """
 
     client: Any
@@ -40,30 +46,11 @@ class Places(NamedTuple):
     work: Any
     scale: Any
     reports: Any
+    leaves: Any = ()
 
 
-class Stream(NamedTuple):
-    """The candidates: a sampler's cohorts, slot by slot.
-
-    Attributes:
-      ids, selected, reported, work, scale: `[C]`, the present cohort, as in a Cohort.
-      next_slot: int32, of the next candidate; C where the cohort is used up.
-      next_cohort: int32, the number of the cohort after this one.
-      begun: int32, how many clients have begun.
-    """
-
-    ids: Any
-    selected: Any
-    reported: Any
-    work: Any
-    scale: Any
-    next_slot: Any
-    next_cohort: Any
-    begun: Any
-
-
-def no_one(places: int) -> Places:
-    """M empty places."""
+def no_one(places: int, *, leaving: bool = False) -> Places:
+    """M empty places; `leaving` where clients may be gone before they are done."""
     integers, numbers = jnp.zeros((places,), jnp.int32), jnp.ones((places,), jnp.float32)
     return Places(
         client=jnp.full((places,), NOBODY, jnp.int32),
@@ -74,21 +61,7 @@ def no_one(places: int) -> Places:
         work=numbers,
         scale=numbers,
         reports=jnp.zeros((places,), bool),
-    )
-
-
-def stream(capacity: int) -> Stream:
-    """The stream before its first candidate."""
-    nobody, numbers = jnp.zeros((capacity,), bool), jnp.ones((capacity,), jnp.float32)
-    return Stream(
-        ids=jnp.zeros((capacity,), jnp.int32),
-        selected=nobody,
-        reported=nobody,
-        work=numbers,
-        scale=numbers,
-        next_slot=jnp.int32(capacity),
-        next_cohort=jnp.int32(0),
-        begun=jnp.int32(0),
+        leaves=jnp.zeros((places,), bool) if leaving else (),
     )
 
 
@@ -105,12 +78,15 @@ def hand_out(
     slot: Any,
     *,
     allowed: Any,
+    now: Seconds,
+    presence: Presence,
+    num_clients: int,
     draw: Callable[[Any], Cohort],
     seconds: Callable[[Any, Any, Any], Any],
-) -> tuple[Places, Stream]:
+) -> tuple[Places, Stream, Any]:
     """Gives the newest model to the next candidates, until no place is empty.
 
-    A candidate that is at work already, or whose message lies in the buffer, is passed over.
+    A candidate that is at work already, or whose message lies in the buffer, or that is not there, is passed over.
 
     Args:
       places: who is at work.
@@ -119,46 +95,61 @@ def hand_out(
       version: int32, the newest model's number.
       slot: int32, where it is kept.
       allowed: bool, whether anything is handed out at all.
+      now: the time.
+      presence: who can begin.
+      num_clients: N.
       draw: `draw(number) -> Cohort`, the sampler's.
       seconds: `seconds(client, work, number) -> float32`, how long it takes.
 
     Returns:
-      (places, candidates), both moved on.
+      (places, candidates, comes): both moved on, and float32 seconds until the first comes of those that were passed
+      over since they are not there; infinite where that is nobody, or no place is empty. `()` where everyone is there.
     """
     capacity = candidates.ids.shape[0]
+    patience = _COHORTS * capacity
+    until = coming(presence, now)
 
-    def unmet(carry: tuple[Places, Stream, Any]) -> Any:
-        places, _, looked = carry
-        return allowed & (looked < _COHORTS * capacity) & jnp.any(places.client == NOBODY)
+    def unmet(carry: tuple[Places, Stream, Any, Any]) -> Any:
+        places, _, looked, _ = carry
+        return allowed & (looked < patience) & jnp.any(places.client == NOBODY)
 
-    def look(carry: tuple[Places, Stream, Any]) -> tuple[Places, Stream, Any]:
-        places, candidates, looked = carry
+    def look(carry: tuple[Places, Stream, Any, Any]) -> tuple[Places, Stream, Any, Any]:
+        places, candidates, looked, comes = carry
+
+        def next_cohort(at: Stream) -> Stream:
+            taken = (places.client, handed_in)
+            return stream_of.with_free(stream_of.next_cohort(at, draw), taken, num_clients, presence.able)
+
         # A loop and not a branch: of a batch of runs, branches are computed by all in every turn.
-        here = jax.lax.while_loop(lambda at: at.next_slot >= capacity, lambda at: _next_cohort(at, draw), candidates)
-        at = here.next_slot
+        here = jax.lax.while_loop(lambda at: at.next_slot >= capacity, next_cohort, candidates)
+        at, found, behind, waits = stream_of.first_free(here, patience - looked, until)
         client = here.ids[at]
-        found = here.selected[at] & ~jnp.any(places.client == client) & ~jnp.any(handed_in == client)
         place = jnp.where(found, jnp.argmin(places.client), places.client.shape[0])  # NOBODY is below every client
+        stays, leaves = until_done_or_gone(seconds(client, here.work[at], here.begun), client, presence, now)
         begins = Places(
             client=client,
-            remaining=seconds(client, here.work[at], here.begun),
+            remaining=stays,
             order=here.begun,
             version=version,
             slot=slot,
             work=here.work[at],
             scale=here.scale[at],
-            reports=here.reported[at],
+            reports=here.reported[at] if presence.trace is None else here.reported[at] & ~leaves,
+            leaves=leaves,
         )
         places = jax.tree.map(lambda old, new: old.at[place].set(new, mode="drop"), places, begins)
-        here = here._replace(next_slot=at + 1, begun=here.begun + found.astype(jnp.int32))
-        return places, here, jnp.where(found, 0, looked + 1)
+        passed = behind - here.next_slot
+        here = here._replace(next_slot=behind, begun=here.begun + found.astype(jnp.int32))
+        return places, here, jnp.where(found, 0, looked + passed), jax.tree.map(jnp.minimum, comes, waits)
 
-    places, candidates, _ = jax.lax.while_loop(unmet, look, (places, candidates, jnp.int32(0)))
-    return places, candidates
+    start = (places, candidates, jnp.int32(0), () if until is None else jnp.float32(jnp.inf))
+    places, candidates, _, comes = jax.lax.while_loop(unmet, look, start)
+    any_empty = jnp.any(places.client == NOBODY)
+    return places, candidates, () if until is None else jnp.where(any_empty, comes, jnp.inf)
 
 
 def first_done(places: Places) -> tuple[Any, Any, Any]:
-    """Who is done next; of several at the same time, who began first.
+    """Who is done next, or gone; of several at the same time, who began first.
 
     Returns:
       place: int32, of that client.
@@ -171,11 +162,10 @@ def first_done(places: Places) -> tuple[Any, Any, Any]:
     return place, seconds, jnp.all(due | (places.client == NOBODY))
 
 
-def leave(places: Places, place: Any, seconds: Any) -> Places:
-    """The places `seconds` later, one of them empty; as they are where the time is infinite."""
-    comes = jnp.isfinite(seconds)
-    at = jnp.where(comes, place, places.client.shape[0])
-    later = places.remaining - jnp.where(comes, seconds, 0)
+def leave(places: Places, place: Any, seconds: Any, whether: Any) -> Places:
+    """The places `seconds` later, and one of them empty, if so."""
+    at = jnp.where(whether, place, places.client.shape[0])
+    later = places.remaining - seconds
     return places._replace(
         client=places.client.at[at].set(NOBODY, mode="drop"), remaining=later.at[at].set(jnp.inf, mode="drop")
     )
@@ -195,14 +185,42 @@ def free_slot(places: Places, version: Any, slot: Any, *, depth: int, max_stalen
     return jnp.argmin(used).astype(jnp.int32)
 
 
-def _next_cohort(candidates: Stream, draw: Callable[[Any], Cohort]) -> Stream:
-    drawn = draw(candidates.next_cohort)
-    return candidates._replace(
-        ids=drawn.ids,
-        selected=drawn.selected,
-        reported=drawn.reported,
-        work=drawn.work,
-        scale=drawn.scale,
-        next_slot=jnp.int32(0),
-        next_cohort=candidates.next_cohort + 1,
-    )
+def service_times(service: Service, key: Any, facts: Any) -> Callable[[Any, Any, Any], Any]:
+    """`seconds(client, work, number) -> float32`, of one client."""
+    own = draws.round_key(key, 0, draws.LATENCY, 1)  # a layer of its own: deadlines draw from the first
+
+    def seconds(client: Any, work: Any, number: Any) -> Any:
+        drawn = service.seconds(jax.random.fold_in(own, number), client[None], facts, work[None], number[None])
+        if getattr(drawn, "shape", None) != (1,) or not jnp.issubdtype(drawn.dtype, jnp.floating):
+            given = checks.shown(drawn)
+            raise TypeError(f"`service` ({service.name}) returned {given}; expected float32 [n], seconds of n clients.")
+        one = drawn[0].astype(jnp.float32)
+        return jnp.where(one >= 0, one, jnp.inf)  # of what is no time at all, nobody comes back
+
+    return seconds
+
+
+def no_window() -> Any:
+    """float32: the window of grace before the quorum. It is the seconds until it ends; 0 once it is over."""
+    return jnp.float32(jnp.inf)
+
+
+def in_window(window: Any, now: Seconds, places: Places, seconds: Any) -> tuple[Any, Seconds, Places, Any]:
+    """Before what happens next, after `seconds`: where the window ends until then, it ends, and nothing happens.
+
+    Returns:
+      (window, now, places, seconds): moved on to the window's end, and infinite seconds, or all but the window as they
+      are.
+    """
+    is_open = jnp.isfinite(window)
+    ends = is_open & (seconds >= window)
+    passed = jnp.where(ends, window, 0)
+    left = jnp.where(is_open, window - jnp.where(ends, window, seconds), window)
+    places = places._replace(remaining=places.remaining - passed)
+    return left, now.after(passed), places, jnp.where(ends, jnp.inf, seconds)
+
+
+def window_with(window: Any, grace: Any, count: Any, quorum: int) -> Any:
+    """The window once `count` messages are there: it begins with the one that makes the quorum."""
+    begins = jnp.isinf(window) & (count >= quorum)
+    return jnp.where(begins, jnp.asarray(grace, jnp.float32), window)

@@ -41,6 +41,8 @@ class Service(NamedTuple):
       facts: `facts(setting) -> pytree of arrays`, what it needs to know of the run: bytes, steps. It becomes a part of
         the run's state, so it is small where it can be.
       check: `check(num_clients)` raises where it does not fit a population of that size.
+      able: `able(facts) -> bool [N]`, who can do the work at all; the others are never chosen by a server that does
+        not wait. None where everyone can.
 
     Example:
       Ten seconds, and one for each megabyte:
@@ -55,6 +57,7 @@ class Service(NamedTuple):
     name: str = "service"
     facts: Callable[[Setting], Any] = no_facts
     check: Callable[[int], None] = _no_check
+    able: Callable[[Any], Any] | None = None
 
 
 def constant(seconds: float) -> Service:
@@ -187,18 +190,21 @@ def measured(values: Any) -> Service:
     return Service(times, f"measured({starts} of {num_clients} clients)", check=check)
 
 
-def on_devices(devices: Devices) -> Service:
+def on_devices(devices: Devices, *, memory_bytes: float | None = None, memory_models: float | None = None) -> Service:
     """Clients that take as long as their devices do: download, local steps, upload.
 
     Args:
-      devices: of all clients. Batteries and memory are not looked at: who begins comes back.
+      devices: of all clients. Those whose battery does not last for all of their steps and bytes are never chosen.
+      memory_bytes: what training needs; clients whose device has less are never chosen.
+      memory_models: the same in multiples of the model's bytes, such as 4 for params, gradient and Adam's moments.
 
     Returns:
       A Service, with bytes and local steps of the run itself; where the algorithm's hyperparameters do not tell its
-      steps, those of one example each.
+      steps, those of one example each. Of how many devices are not enough for a run, a warning tells when it begins.
 
     Raises:
-      TypeError, ValueError: what is no Devices; by `check`, devices of another number of clients.
+      TypeError, ValueError: what is no Devices, memory that is needed without devices that have it; by `check`,
+        devices of another number of clients.
 
     Example:
       >>> from fedjaxlite.systems.devices import Devices
@@ -209,14 +215,24 @@ def on_devices(devices: Devices) -> Service:
       [19.0, 21.0]
     """
     devices = device_model.checked(devices)
+    needed = (memory_bytes, memory_models)
+    device_model.check_memory(devices, needed)
     number = devices.seconds_per_step.shape[0]
+    limited = any(given is not None for given in (devices.battery_joules, *needed))
 
     def facts(setting: Setting) -> Any:
-        return device_model.whole_steps(setting), jnp.float32(setting.bytes_up), jnp.float32(setting.bytes_down)
+        sent = jnp.float32(setting.bytes_up), jnp.float32(setting.bytes_down)
+        enough = device_model.fits(devices, needed, setting.model_bytes)
+        return device_model.whole_steps(setting), *sent, *(() if enough is None else (enough,))
+
+    def able(facts: Any) -> Any:
+        steps, up, down, *fits = facts
+        lasts = device_model.has_energy(devices, jnp.arange(number, dtype=jnp.int32), steps, up, down)
+        return lasts & fits[0] if fits else lasts
 
     def times(key: Any, clients: Any, facts: Any, work: Any, number: Any) -> Any:
         del key, number
-        steps, up, down = facts
+        steps, up, down, *_ = facts
         return device_model.seconds_of(devices, clients, device_model.steps_done(steps[clients], work), up, down)
 
     def check(num_clients: int) -> None:
@@ -226,7 +242,7 @@ def on_devices(devices: Devices) -> Service:
                 "in the population's order."
             )
 
-    return Service(times, "on_devices", facts, check)
+    return Service(times, "on_devices", facts, check, able if limited else None)
 
 
 def parse(text: str) -> Service:

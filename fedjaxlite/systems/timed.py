@@ -122,13 +122,11 @@ def _accounting(accounting: Accounting, reports: int | None) -> Accounting:
 
 def _begun(plan: Plan, setting: Setting) -> TimedState:
     """The state before the first round."""
-    num_bytes, models = plan.memory_needed
-    needed = num_bytes if models is None else models * float(setting.model_bytes)
     steps, fits = (), ()
     if plan.devices is not None:
         steps = device_model.whole_steps(setting)
-        if needed is not None:
-            fits = plan.devices.memory_bytes >= needed
+        enough = device_model.fits(plan.devices, plan.memory_needed, setting.model_bytes)
+        fits = () if enough is None else enough
     return TimedState(
         clock=Seconds(jnp.int32(0), jnp.float32(0)),
         round_seconds=jnp.float32(0),
@@ -195,21 +193,10 @@ def _checked(
     if partial_work and (not of_devices or (not checks.is_traced(deadline) and deadline == math.inf)):
         missing = "a `deadline`" if of_devices else "Devices, which tell download, steps and upload apart"
         raise ValueError(f"`partial_work` is True without {missing}; pass that, or leave partial_work out.")
-    _check_memory(devices if of_devices else None, needed)
+    device_model.check_memory(devices if of_devices else None, needed)
     trace = None if trace is None else traces.checked(trace)
     of, latency = (devices, None) if of_devices else (None, devices)
     return Plan(sampler, of, latency, deadline, reports, partial_work, trace, needed)
-
-
-def _check_memory(devices: Devices | None, needed: tuple[Any, Any]) -> None:
-    for name, value in zip(("memory_bytes", "memory_models"), needed, strict=True):
-        if value is None:
-            continue
-        checks.positive(**{name: value})
-        if devices is None or devices.memory_bytes is None:
-            raise ValueError(f"`{name}` is {value} without Devices.memory_bytes; give each device's, or leave it out.")
-        if None not in needed:
-            raise ValueError("`memory_bytes` and `memory_models` are both given; expected one of them.")
 
 
 def _of_all(plan: Plan, num_clients: int) -> None:

@@ -26,9 +26,10 @@ def check_sampler(
 
     Form: shapes and dtypes, distinct ids in range, spare slots in their documented form, work in (0, 1], no overflow
     and no scale that is not announced. Purity: the cohort is a function of key and round alone, with and without
-    `jit`, in any order. Accounting: size, separation, participations; for "poisson" and "without_replacement" (before
-    dropout) every client's frequency, at six standard deviations, so that a right sampler is refused with probability
-    below 2e-9 a client.
+    `jit`, in any order; with a `memory`, of the memory, which may go over the host in the middle of a run, and which
+    learns random numbers for what clients tell. Accounting: size, separation, participations; for "poisson" and
+    "without_replacement" (before dropout) every client's frequency, at six standard deviations, so that a right sampler
+    is refused with probability below 2e-9 a client.
 
     Args:
       sampler: the Sampler to test.
@@ -48,17 +49,44 @@ def check_sampler(
         offsets = np.arange(num_clients + 1, dtype=np.int32)
         population = fl.Population({"x": np.zeros((num_clients,), np.float32)}, offsets, 1)
     data, rounds = population, num_rounds if sampler.num_rounds is None else min(num_rounds, sampler.num_rounds)
-    key = jax.random.key(seed)
-    draw = jax.jit(lambda numbers: jax.lax.map(lambda r: sampler.sample(key, r, data), numbers))
-    numbers = jnp.arange(rounds, dtype=jnp.int32)
-    drawn: Any = host(draw(numbers))
-    what = f"sampler law, {sampler.name} on {num_clients} clients"
+    key, what = jax.random.key(seed), f"sampler law, {sampler.name} on {num_clients} clients"
+    if sampler.memory is None:
+        draw = jax.jit(lambda numbers: jax.lax.map(lambda r: sampler.sample(key, r, data), numbers))
+        numbers = jnp.arange(rounds, dtype=jnp.int32)
+        drawn: Any = host(draw(numbers))
+        backwards: Any = host(draw(numbers[::-1]))
+        assert_close(jax.tree.map(lambda x: x[::-1], backwards), drawn, what=f"{what}: drawn in another order")
+        last = sampler.sample(key, rounds - 1, data)
+        assert_close(last, jax.tree.map(lambda x: x[-1], drawn), what=f"{what}: round {rounds - 1} without jit")
+    else:
+        drawn = _remembered(sampler, sampler.memory, key, data, rounds, what)
     _check_form(sampler, drawn, num_clients, what)
-    backwards: Any = host(draw(numbers[::-1]))
-    assert_close(jax.tree.map(lambda x: x[::-1], backwards), drawn, what=f"{what}: drawn in another order")
-    last = sampler.sample(key, rounds - 1, data)
-    assert_close(last, jax.tree.map(lambda x: x[-1], drawn), what=f"{what}: round {rounds - 1} without jit")
     _check_accounting(sampler, drawn, num_clients, what)
+
+
+def _remembered(
+    sampler: fl.Sampler, memory: fl.sampling.Memory, key: Any, data: fl.Population, rounds: int, what: str
+) -> Any:
+    """The cohorts of a sampler with a memory, whose second half comes twice: at once, and from a memory on the host."""
+    sizes = jnp.asarray(data.num_examples, jnp.int32)
+    begin = memory.init(fl.sampling.Setting(data.num_clients, sizes, 8, 8, None, 8))
+
+    def one(state: Any, number: Any) -> Any:
+        cohort, state = memory.sample(state, key, number, data)
+        told = jax.random.exponential(jax.random.fold_in(key, number), cohort.ids.shape, jnp.float32)
+        seen = fl.sampling.Seen(cohort, cohort.reported, sizes[cohort.ids], dict.fromkeys(memory.reads, told))
+        return memory.learn(state, seen), cohort
+
+    run = jax.jit(lambda state, numbers: jax.lax.scan(one, state, numbers))
+    early, late = jnp.split(jnp.arange(max(2, rounds - rounds % 2), dtype=jnp.int32), 2)
+    middle, first = run(begin, early)
+    end, second = run(middle, late)
+    again: Any = run(jax.tree.map(lambda leaf: jnp.array(np.array(leaf)), middle), late)
+    assert_close(again, (end, second), what=f"{what}: from round {len(early)} on, its memory having been on the host")
+    shapes = jax.eval_shape(lambda: sampler.sample(key, 0, data))
+    if shapes != jax.eval_shape(lambda: jax.tree.map(lambda x: x[0], first)):
+        raise AssertionError(f"{what}: `sample` gives a cohort of another form than that of its memory.")
+    return jax.tree.map(lambda a, b: np.concatenate([np.asarray(a), np.asarray(b)]), first, second)
 
 
 def _check_form(sampler: fl.Sampler, drawn: Any, num_clients: int, what: str) -> None:

@@ -16,7 +16,7 @@ import pytest
 import scipy.stats
 
 import fedjaxlite as fl
-from fedjaxlite import sampling
+from fedjaxlite import sampling, testing
 from fedjaxlite.data.population import Population
 from fedjaxlite.sampling import utility
 from fedjaxlite.sampling.utility import scores
@@ -146,31 +146,9 @@ def learned(sampler: sampling.Sampler, state: Any, cohort: sampling.Cohort, loss
 
 
 @pytest.mark.parametrize("name", SAMPLERS)
-def test_cohorts_of_many_rounds_are_distinct_and_states_keep_their_form(name: str) -> None:
+def test_every_sampler_keeps_the_laws(name: str) -> None:
     n, sampler = 23, SAMPLERS[name]()
-    population, losses = people(1 + np.arange(n) % 6), jnp.linspace(0.1, 3.0, n)
-    sampler.check(n)
-    begin = first(sampler, population)
-
-    def one(state: Any, number: Any) -> Any:
-        cohort, state = memory_of(sampler).sample(state, KEY, number, population)
-        return learned(sampler, state, cohort, losses, population), cohort
-
-    run = jax.jit(lambda state, rounds: jax.lax.scan(one, state, rounds))
-    rounds = jnp.arange(30, dtype=jnp.int32)
-    middle, early = run(begin, rounds[:15])
-    end, late = run(middle, rounds[15:])
-    assert jax.tree.map(lambda x: (x.shape, x.dtype), begin) == jax.tree.map(lambda x: (x.shape, x.dtype), end)
-    cohorts = jax.tree.map(lambda a, b: np.concatenate([a, b]), early, late)
-    for ids, taken in zip(cohorts.ids, cohorts.selected, strict=True):
-        assert len(set(ids[taken])) == taken.sum()
-        assert (ids[~taken] == 0).all()
-    assert (cohorts.ids < n).all()
-    # A state that went to disk and back goes on as one that did not; and no state means the first one.
-    kept = jax.tree.map(lambda x: jnp.asarray(np.asarray(x).copy()), middle)
-    jax.tree.map(np.testing.assert_array_equal, run(kept, rounds[15:]), (end, late))
-    begins = jax.jit(lambda key: sampler.sample(key, 0, population))(KEY)
-    jax.tree.map(lambda a, b: np.testing.assert_array_equal(a, b[0]), begins, cohorts)
+    testing.check_sampler(sampler, n, population=people(1 + np.arange(n) % 6), num_rounds=30)
     accounting = sampler.accounting
     assert (accounting.kind, accounting.amplification, accounting.cohort_size) == ("availability", False, 4)
     assert "no amplification is claimed" in accounting.note

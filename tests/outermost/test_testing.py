@@ -205,6 +205,22 @@ class TestSamplers:
         for sampler in (layered, fl.sampling.poisson(0.1, 20), fl.sampling.replay([[1, 2], [3, -1]])):
             testing.check_sampler(sampler, 20, num_rounds=50)
 
+    def remembering(self, sample: Any) -> fl.Sampler:
+        memory = fl.sampling.Memory(lambda setting: jnp.int32(0), lambda state, key, r, people: sample(state))
+        return self.sampler(lambda key, r: sample(jnp.int32(0))[0])._replace(memory=memory)
+
+    def test_of_a_memory_the_cohorts_are_its_own(self) -> None:
+        right = self.remembering(lambda state: (self.cohort([state % 2, 3, 4]), state + 1))
+        testing.check_sampler(right, 9, num_rounds=4)
+        twice = self.remembering(lambda state: (self.cohort([state, 3, 4]), state + 1))
+        with pytest.raises(AssertionError, match="mine on 9 clients: an id is selected twice: round 3, slot 1"):
+            testing.check_sampler(twice, 9, num_rounds=6)
+        other = twice._replace(
+            sample=lambda key, r, people: self.cohort([0, 1, 2])._replace(ids=jnp.zeros(2, jnp.int32))
+        )
+        with pytest.raises(AssertionError, match="`sample` gives a cohort of another form than that of its memory"):
+            testing.check_sampler(other, 9, num_rounds=2)
+
 
 class TestCrossExample:
     BATCH = {"x": np.float32([1, 2, 4, 4])}

@@ -60,14 +60,16 @@ def same_bits(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
 
-@pytest.mark.parametrize("method", ["fed_avg", "scaffold"])
+@pytest.mark.parametrize("method", ["fed_avg", pytest.param("scaffold", marks=pytest.mark.slow), "di_lo_co"])
 def test_a_buffer_of_all_that_are_at_work_and_equal_speeds_is_federated_averaging_bit_for_bit(method):
     algorithm = averaging()
     if method == "scaffold":
         algorithm = algorithms.scaffold(loss, client_lr=0.05, batch_size=2, epochs=1, num_clients=N)
+    if method == "di_lo_co":
+        algorithm = algorithms.di_lo_co(loss, inner_optimizer=optax.sgd(0.05, momentum=0.9), batch_size=2, steps=2)
     rounds = ran(composed(fl.sampling.uniform(4), algorithm, lanes=2), 4)
-    service = systems.service.constant(2.0)
-    clocked = ran(composed(systems.fed_buff(4, concurrency=4, service=service), algorithm, lanes=2), 4)
+    service, grace = systems.service.constant(2.0), 1.0 if method == "di_lo_co" else None
+    clocked = ran(composed(systems.fed_buff(4, concurrency=4, service=service, grace=grace), algorithm, lanes=2), 4)
     same_bits(rounds[0].server_state, clocked[0].server_state)
     same_bits(rounds[0].clients, clocked[0].clients)
     assert np.all(clocked[1].sampler["staleness_max"] == 0)
