@@ -1,6 +1,7 @@
 """Checkpoints: killed anywhere and resumed, a run ends with the same bits; another run's checkpoint is refused."""
 
 import functools
+import itertools
 import os
 import random
 import signal
@@ -60,12 +61,22 @@ history = train(
     out_dir=sys.argv[1], resume=True, progress=False,
 )
 state = history.state
-np.savez(sys.argv[1] + "/final.npz", *jax.tree.leaves((state.params, state.server_state, state.clients)))
+kept = (state.params, state.server_state, state.clients, state.sampler, state.versions)
+np.savez(sys.argv[1] + "/final.npz", *jax.tree.leaves(kept))
 """
 
+# The same with a server that does not wait: a kill finds clients at work, on models of different ages.
+ASYNCHRONOUS = PROGRAM.replace(
+    "sampler=fl.sampling.uniform(4, dropout=0.2)",
+    """sampler=fl.systems.fed_buff(
+    3, concurrency=6, service=fl.systems.service.exponential(60.0), grace=5.0,
+    sampler=fl.sampling.uniform(6, dropout=0.2),
+)""",
+)
 
-def start(folder: Path) -> subprocess.Popen[bytes]:
-    return subprocess.Popen([sys.executable, "-W", "error", "-c", PROGRAM, str(folder), str(NUM_ROUNDS)], cwd=ROOT)
+
+def start(folder: Path, program: str) -> subprocess.Popen[bytes]:
+    return subprocess.Popen([sys.executable, "-W", "error", "-c", program, str(folder), str(NUM_ROUNDS)], cwd=ROOT)
 
 
 def final(folder: Path) -> list[np.ndarray]:
@@ -78,14 +89,21 @@ def lines_of(folder: Path) -> int:
     return path.read_bytes().count(b"\n") if path.exists() else 0
 
 
-@pytest.mark.parametrize("times", [1, pytest.param(3, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("times", "program"),
+    [
+        pytest.param(1, PROGRAM, id="1"),
+        pytest.param(3, PROGRAM, id="3", marks=pytest.mark.slow),
+        pytest.param(2, ASYNCHRONOUS, id="asynchronous", marks=pytest.mark.slow),
+    ],
+)
 @pytest.mark.whole
-def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path: Path, times: int) -> None:
+def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path: Path, times: int, program: str) -> None:
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     uninterrupted = None
     moments = random.Random(0)
     for kill in range(times):
-        process = start(broken)
+        process = start(broken, program)
         # After some rounds more than before, and then anywhere: in a round, a record, an evaluation or a checkpoint.
         wanted = NUM_ROUNDS * (kill + 1) // 5
         while lines_of(broken) < wanted and process.poll() is None:
@@ -96,8 +114,8 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path: Path, times: int
         process.wait()
         assert not (broken / "final.npz").exists()
         if uninterrupted is None:  # not earlier: now everything is compiled, and lies in the cache
-            uninterrupted = start(straight)
-    assert start(broken).wait() == 0
+            uninterrupted = start(straight, program)
+    assert start(broken, program).wait() == 0
     assert uninterrupted is not None
     assert uninterrupted.wait() == 0
     for a, b in zip(final(straight), final(broken), strict=True):
@@ -107,6 +125,9 @@ def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path: Path, times: int
     timed = ("seconds", "elapsed")
     strip = lambda found: [{n: v for n, v in r.items() if n not in timed} for r in found]  # noqa: E731
     assert strip(want) == strip(got)
+    if program == ASYNCHRONOUS:
+        assert max(record["staleness_max"] for record in got) > 0
+        assert all(a["simulated_seconds"] <= b["simulated_seconds"] for a, b in itertools.pairwise(got))
     assert sorted(int(p.name) for p in (broken / "checkpoints").iterdir()) == [NUM_ROUNDS - 4, NUM_ROUNDS]
 
 
@@ -165,7 +186,7 @@ def assert_same_bits(a, b) -> None:
         np.testing.assert_array_equal(np.asarray(plain(x)), np.asarray(plain(y)))
 
 
-@pytest.mark.parametrize("devices", [1, 2])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_whole_state_comes_back_in_its_layout(tmp_path, devices) -> None:
     population = people()
     run, state = make(population, devices=devices)
