@@ -82,8 +82,8 @@ def against_rounds(workload: Workload, share: int, size: str, turns: int) -> dic
     """Client steps a second of FedBuff over those of rounds with as many clients.
 
     As many clients are at work as make a buffer, one in `share` of all, so both ways train as many at a time; times are
-    exponential. With a share of 2 nearly everyone is at work or in the buffer, and most candidates are passed over, one
-    by one: the smaller the model, the more that is felt.
+    exponential. With a share of 2 nearly everyone is at work or in the buffer, and most candidates are passed over:
+    some ten cohorts are drawn for a buffer, and the smaller the model, the more that is felt.
     Clients of unlike sizes come in unlike numbers, so it is steps that are counted, of the very rounds that are timed.
     All settings of both take turns. Told are the ratio in each setting, and that of each way's fastest by the median.
     """
