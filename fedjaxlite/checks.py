@@ -153,7 +153,7 @@ def is_function_of(*arguments: str, remedy: str = "", **named: Any) -> None:
             raise TypeError(f"`{name}` is {given}; expected {expected}. {remedy}".rstrip()) from error
 
 
-def one_instance(kind: type, expected: str, **named: Any) -> None:
+def one_instance(kind: type | tuple[type, ...], expected: str, **named: Any) -> None:
     """Refuses what is no `kind`; `expected` says what to pass, such as "a Sampler, such as fl.sampling.uniform(10)"."""
     for name, value in named.items():
         if not isinstance(value, kind):

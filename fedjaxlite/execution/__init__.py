@@ -5,6 +5,7 @@
     remembering.py  samplers with a memory: the models they keep, and what they learn
     first_keys.py   the random streams of a run: what follows from its key, and what has to be a secret
     ledger.py going_on.py   what noised a state, and steps by another composition
+    halves/         what a client and the server compute in a round, whichever process they are in
     one_round.py    the first state; one round: draw, pass, decode, server step
     cohort_pass.py  one pass over a cohort: work, encode, read, guard, sum
     side_by_side.py messages that are needed apart, shared out over devices by entries

@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from fedjaxlite.data.client_view import ENCODE, ClientData
 from fedjaxlite.data.prepared.drawing import Drawn
 from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
+from fedjaxlite.execution.halves.client_half import ClientState as ClientState
+from fedjaxlite.execution.halves.client_half import encoded
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
 from fedjaxlite.execution.lanes.waves import run_lanes
@@ -25,18 +27,6 @@ from fedjaxlite.wire.head import are_scalars, wire_of
 from fedjaxlite.wire.packing.forms import num_bytes
 
 PyTree = Any
-
-
-class ClientState(NamedTuple):
-    """What each client keeps between its rounds; as a bank, with a leading axis of clients on every leaf.
-
-    Attributes:
-      algorithm: the algorithm's own (SCAFFOLD's control variates, Ditto's personal model).
-      codec: the aggregator's (error feedback).
-    """
-
-    algorithm: PyTree
-    codec: PyTree
 
 
 class PassInfo(NamedTuple):
@@ -89,27 +79,21 @@ def client_task(
     how the parameters are sharded. `adjust(element, slot)` is what the server does to one client's part of the sum
     before it adds it.
 
-    A client whose update is not finite has its message and weight zeroed *before* encoding, so that it still adds the
-    noise and masks that the protocol counts on, and keeps its old state. A lane without a client has its element
-    zeroed *after* encoding, since the code of zero need not be zero.
+    A client whose update is not finite keeps its old state; for its message see `encoded`. A lane without a client has
+    its element zeroed *after* encoding, since the code of zero need not be zero.
     """
 
     def task(data: ClientData, state: ClientState, alive: jax.Array, scale: jax.Array, slot: jax.Array) -> Part:
         output = like_params(client_fn(data, state.algorithm, slot), table)
-        message = Message(output.update, output.weight, dict(output.scalars))
-        finite = all_finite((message, output.client_state))
-        ok = alive & finite
-        message = jax.tree.map(lambda x: jnp.where(finite, x, jnp.zeros_like(x)), message)
         key = jax.random.fold_in(data.key, ENCODE)
-        client = ClientInfo(data.id, jnp.where(finite, scale, 0.0), key, alive, slot, data.noise)
-        message, codec_state = aggregator.encode(aggregator_state, state.codec, message, client)
+        known = ClientInfo(data.id, scale, key, alive, slot, data.noise)
+        message, new_state, finite, client = encoded(output, aggregator, aggregator_state, state.codec, known)
+        ok = alive & finite
         element = aggregator.read(aggregator_state, message, client)
         element = element if adjust is None else adjust(element, slot)
         seen(num_bytes(message), jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), element.value))
         element = jax.tree.map(lambda x: jnp.where(alive, x, jnp.zeros_like(x)), element)
-        new_state = jax.tree.map(
-            lambda new, old: jnp.where(ok, new, old), ClientState(output.client_state, codec_state), state
-        )
+        new_state = jax.tree.map(lambda new, old: jnp.where(ok, new, old), new_state, state)
         counts = {
             "in_sum": ok.astype(jnp.int32),
             "nonfinite": (alive & ~finite).astype(jnp.int32),
@@ -270,16 +254,6 @@ def with_aggregate(
         info = info._replace(clients={**info.clients, "left_out": left_out})
         count = count - left_out.sum(dtype=jnp.int32)
     return aggregate if aggregator.public_count is not None else aggregate._replace(num_clients=count), info
-
-
-def all_finite(tree: PyTree) -> jax.Array:
-    """A bool scalar: whether every float in a pytree is finite."""
-    leaves = [jnp.asarray(leaf) for leaf in jax.tree.leaves(tree)]
-    floats = [leaf for leaf in leaves if jnp.issubdtype(leaf.dtype, jnp.inexact)]
-    finite = jnp.bool_(True)
-    for leaf in floats:
-        finite = finite & jnp.all(jnp.isfinite(leaf))
-    return finite
 
 
 def wire_of_output(output: ClientOutput, *, arrays: bool = False, **of_run: Any) -> Wire:

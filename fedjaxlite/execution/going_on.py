@@ -10,7 +10,7 @@ from fedjaxlite.data.population import Population
 from fedjaxlite.data.prepared.whole import num_clients_of
 from fedjaxlite.data.prepared_cohort import PreparedCohort
 from fedjaxlite.execution import remembering
-from fedjaxlite.execution.cohort_pass import ClientState
+from fedjaxlite.execution.halves.client_half import ClientState
 from fedjaxlite.execution.layout import place, with_model
 from fedjaxlite.execution.ledger import UNPROTECTED, Segment, difference
 from fedjaxlite.execution.one_round import Program, bank, run_keys, segment, templates

@@ -22,6 +22,7 @@ from fedjaxlite.execution.cohort_pass import (
     with_aggregate,
 )
 from fedjaxlite.execution.first_keys import first_keys
+from fedjaxlite.execution.halves import server_half
 from fedjaxlite.execution.lanes.traced_client import ClientFn, draws_noise, output_template, traced_once
 from fedjaxlite.execution.layout import (
     Layout,
@@ -35,7 +36,7 @@ from fedjaxlite.execution.layout import (
 from fedjaxlite.execution.ledger import Composition, Ledger, Segment, segment_of
 from fedjaxlite.execution.round_state import Keys, RoundState
 from fedjaxlite.execution.side_by_side import kept_messages
-from fedjaxlite.keys import OF_NO_CLIENT, NoiseKeys, as_key, is_tracing
+from fedjaxlite.keys import NoiseKeys, as_key, is_tracing
 from fedjaxlite.protocol.algorithm import Algorithm
 from fedjaxlite.sampling import Sampler
 from fedjaxlite.wire.aggregator import Aggregator, Wire
@@ -306,20 +307,17 @@ def _one_round(
     population, cohort = drawn.population, drawn.cohort
     shared = broadcast(algorithm, state.server_state)
     layout = with_lanes(program.layout, algorithm.params(state.server_state), population, program.sampler.capacity)
-    this_round = lambda key: jax.random.fold_in(key, state.round)  # noqa: E731
-    for_server, for_clients, to_begin = jax.random.split(this_round(state.keys.noise), 3)
-    public = jax.random.fold_in(this_round(state.keys.client), OF_NO_CLIENT)
-    opened = aggregator.begin(state.aggregator_state, cohort, to_begin, public)
+    begun = server_half.begun(aggregator, state, cohort)
     began_from = remembering.of_slot(state.versions, cohort, shared)
     result = run_pass(
         lambda data, client_state, slot: program.client(data, (began_from(slot), client_state)),
         aggregator=aggregator,
-        aggregator_state=opened,
+        aggregator_state=begun.aggregator_state,
         fold=fold,
         drawn=drawn,
         bank=clients,
-        key=this_round(state.keys.client),
-        noise=for_clients,
+        key=begun.client_key,
+        noise=begun.client_noise,
         device=device,
         layout=layout,
         alike=all_alike(program.sampler, data),
@@ -328,24 +326,10 @@ def _one_round(
         adjust=remembering.adjusting(program.sampler, cohort, began_from, shared),
         told=remembering.bytes_told(program.sampler),
     )
-    aggregate, aggregator_state = aggregator.decode(opened, result.total, for_server)
-    checks.same_structure(
-        aggregator_state,
-        jax.eval_shape(lambda: state.aggregator_state),
-        what=f"the state that the decode of {aggregator.name} returned",
-        than="its `init(wire)`",
-        remedy="What `begin` adds for one round has to be dropped again.",
-    )
+    aggregate, aggregator_state = server_half.decoded(aggregator, state, begun, result.total)
     aggregate, info = with_aggregate(result, aggregate, aggregator, aggregator_state)
     remembered, info = remembering.learned(program.sampler, drawn.remembered, cohort, info)
-    server_state = algorithm.server_update(state.server_state, aggregate, this_round(state.keys.server))
-    checks.same_structure(
-        server_state,
-        jax.eval_shape(lambda: state.server_state),
-        what="the state that `server_update` returned",
-        than="`init(params)`",
-        remedy="The update of `client_update` must fit the parameters, and dtypes must not change.",
-    )
+    server_state = server_half.stepped(algorithm, state, aggregate)
     versions = remembering.with_newest(program.sampler, state.versions, remembered, broadcast(algorithm, server_state))
     new = state._replace(round=state.round + 1, server_state=server_state, aggregator_state=aggregator_state)
     return new._replace(sampler=remembered, versions=versions), result.bank, info

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 
-from fedjaxlite.execution.cohort_pass import ClientState
+from fedjaxlite.execution.halves.client_half import ClientState
 from fedjaxlite.execution.ledger import Ledger
 
 PyTree = Any

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from fedjaxlite import processes
-from fedjaxlite.execution.cohort_pass import ClientState
+from fedjaxlite.execution.halves.client_half import ClientState
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.keys import is_random_key
 from fedjaxlite.observers.records import here

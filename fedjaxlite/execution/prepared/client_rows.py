@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fedjaxlite.execution.cohort_pass import ClientState
+from fedjaxlite.execution.halves.client_half import ClientState
 from fedjaxlite.execution.layout import Execution
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.keys import is_random_key
