@@ -140,7 +140,8 @@ def scaffold(
             new = fl.full_gradient(gradient, shared.params, data)[1]
         else:
             share = 1.0 / (jnp.maximum(result.num_steps, 1).astype(jnp.float32) * client_lr)
-            read = lambda ci, c, d: ci - c + d * share.astype(d.dtype)  # noqa: E731
+            # The choice keeps XLA from joining product and sum in some programs and not in others: bits would differ.
+            read = lambda ci, c, d: ci - c + jnp.where(d == d, d * share.astype(d.dtype), d)  # noqa: E731
             new = jax.tree.map(read, own, shared.control, fl.trainable(result.delta))
         new = jax.tree.map(lambda a, b: jnp.where(result.num_steps > 0, a, b), new, own)
         portion = _portion(data, num_clients, num_examples)

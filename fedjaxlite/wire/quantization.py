@@ -122,7 +122,8 @@ def _widen(bounds: Bounds, stretch: Bounds) -> Bounds:
 
 
 def _to_levels(leaf: jax.Array, bound: Any, levels: int, key: Any) -> jax.Array:
-    scaled = leaf * (jnp.float32(levels) / bound)
+    # The choice keeps XLA from joining product and sum in some programs and not in others: a code would differ by one.
+    scaled = jnp.where(leaf == leaf, leaf * (jnp.float32(levels) / bound), leaf)
     rounded = jnp.round(scaled) if key is None else jnp.floor(scaled + jax.random.uniform(key, leaf.shape, jnp.float32))
     # Through int32 and its bits: a negative float cast to uint32 would become 0.
     integer = jnp.clip(rounded, -levels, levels).astype(jnp.int32)
