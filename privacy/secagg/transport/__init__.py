@@ -8,13 +8,16 @@ What it does not give: that the server is honest. Against that stands the protoc
 
 Frames are length-prefixed and bounded by what the round allows; every wait has a limit; a message that is refused is
 logged with whom it names, and the round goes on without it.
+
+Files: `client`, `server`, and `terms`: names and errors of a secure sum on what `fedjaxlite.transport` has for any
+protocol.
 """
 
 from fedjaxlite.privacy.secagg.transport.client import take_part as take_part
-from fedjaxlite.privacy.secagg.transport.credentials import Credentials as Credentials
-from fedjaxlite.privacy.secagg.transport.credentials import client_context as client_context
-from fedjaxlite.privacy.secagg.transport.credentials import identities as identities
-from fedjaxlite.privacy.secagg.transport.credentials import issue as issue
-from fedjaxlite.privacy.secagg.transport.credentials import server_context as server_context
-from fedjaxlite.privacy.secagg.transport.frames import Timeouts as Timeouts
 from fedjaxlite.privacy.secagg.transport.server import serve_round as serve_round
+from fedjaxlite.privacy.secagg.transport.terms import identities as identities
+from fedjaxlite.privacy.secagg.transport.terms import issue as issue
+from fedjaxlite.transport.credentials import Credentials as Credentials
+from fedjaxlite.transport.credentials import client_context as client_context
+from fedjaxlite.transport.credentials import server_context as server_context
+from fedjaxlite.transport.frames import Timeouts as Timeouts

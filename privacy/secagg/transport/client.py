@@ -13,8 +13,8 @@ from fedjaxlite.privacy.secagg.parameters import Parameters
 from fedjaxlite.privacy.secagg.parties import client
 from fedjaxlite.privacy.secagg.parties.client_state import Identity
 from fedjaxlite.privacy.secagg.parties.driver import answer
-from fedjaxlite.privacy.secagg.transport.credentials import SERVER_NAME
-from fedjaxlite.privacy.secagg.transport.frames import Timeouts, hang_up, read_frame, write_frame
+from fedjaxlite.privacy.secagg.transport.terms import SERVER_NAME, read_frame
+from fedjaxlite.transport.frames import Timeouts, hang_up, write_frame
 
 
 async def take_part(

@@ -21,8 +21,8 @@ from fedjaxlite.privacy.secagg.messages import Abort, Message
 from fedjaxlite.privacy.secagg.parameters import Parameters
 from fedjaxlite.privacy.secagg.parties import server
 from fedjaxlite.privacy.secagg.parties.server_state import RoundResult, ServerState
-from fedjaxlite.privacy.secagg.transport.credentials import client_id, reason
-from fedjaxlite.privacy.secagg.transport.frames import Timeouts, hang_up, read_frame, write_frame
+from fedjaxlite.privacy.secagg.transport.terms import client_id, read_frame, reason
+from fedjaxlite.transport.frames import Timeouts, hang_up, write_frame
 
 logger = logging.getLogger(__name__)
 

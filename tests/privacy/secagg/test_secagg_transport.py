@@ -11,7 +11,7 @@ import secagg_stand_ins
 
 from fedjaxlite.privacy import secagg
 from fedjaxlite.privacy.secagg import demo, errors, keys, messages, transport
-from fedjaxlite.privacy.secagg.transport import frames
+from fedjaxlite.transport import frames
 
 N, LENGTH = 5, 40
 P = secagg.parameters(num_clients=N, length=LENGTH, min_survivors=2, server="lying")
