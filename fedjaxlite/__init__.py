@@ -102,6 +102,7 @@ if TYPE_CHECKING:
     from fedjaxlite import attacks as attacks
     from fedjaxlite import baselines as baselines
     from fedjaxlite import datasets as datasets
+    from fedjaxlite import deploy as deploy
     from fedjaxlite import interop as interop
     from fedjaxlite import models as models
     from fedjaxlite import plots as plots
@@ -158,6 +159,7 @@ __all__ = [
     "cohort_clients",
     "compression",
     "datasets",
+    "deploy",
     "distributed",
     "evaluate",
     "evaluate_clients",
@@ -216,6 +218,7 @@ _LAZY_MODULES = (
     "attacks",
     "baselines",
     "datasets",
+    "deploy",
     "interop",
     "models",
     "plots",
