@@ -1,18 +1,16 @@
 """The commands."""
 
-import contextlib
 import os
-from collections.abc import Generator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from fedjaxlite import exit_codes
 from fedjaxlite.cli import settings as options
+from fedjaxlite.cli.deploying.commands import add_to
 from fedjaxlite.cli.options.option import MACHINE
 from fedjaxlite.cli.settings import Settings, takes_settings
-from fedjaxlite.distributed import leaving
+from fedjaxlite.cli.several.ending import told_plainly
 
 app = typer.Typer(
     name="fedjaxlite",
@@ -185,24 +183,7 @@ def reproduce(
         )
 
 
-@contextlib.contextmanager
-def told_plainly(debug: bool) -> Generator[None]:
-    """Ends the program with one message and exit code 2 where the library refuses something; 130 on Ctrl-C."""
-    try:
-        yield
-    except (typer.Exit, typer.Abort, BrokenPipeError):  # the last one is for `main`
-        raise
-    except KeyboardInterrupt:
-        typer.echo("interrupted", err=True)
-        raise typer.Exit(exit_codes.INTERRUPTED) from None
-    except (ValueError, TypeError, OSError, RuntimeError, ImportError) as error:
-        leaving.wait_for_verdict(error)
-        if debug:
-            raise
-        text = error.strerror if isinstance(error, OSError) and not error.filename else None
-        typer.echo(f"error: {text or error}", err=True)
-        leaving.failed(f"{text or error}", exit_codes.REFUSED)
-        raise typer.Exit(exit_codes.REFUSED) from None
+add_to(app)
 
 
 def _merged(ctx: typer.Context, settings: Settings) -> Settings:
