@@ -15,6 +15,7 @@ the right shapes: this is about speed, and nothing is learned.
     scaling.py     lanes, cohorts, devices, model sizes, and the host's share
     streaming/     populations on a disk: writing, rounds, memory
     clock/         servers that do not wait: arrivals a second, and client steps beside synchronous rounds
+    deployed/      a server of devices: check-ins a second, its time and memory
     client_states/ states of a million clients: folder, host memory, devices
     peers/         the same rounds in other libraries, each in a Python of its own
     workloads/     one file a workload
