@@ -26,8 +26,14 @@ SYSTEMS: dict[str, Base] = {
         use=use_sampler,
         words={"trace": ("available", "trace")},
     ),
-    "systems.fed_buff": Base(systems.fed_buff, {"buffer": 2, "concurrency": 2, "service": SECONDS}, use=use_sampler),
-    "systems.fed_async": Base(systems.fed_async, {"concurrency": 2, "service": SECONDS}, use=use_sampler),
+    "systems.fed_buff": Base(
+        systems.fed_buff,
+        {"buffer": 2, "concurrency": 2, "service": SECONDS, "availability": THERE},
+        use=use_sampler,
+    ),
+    "systems.fed_async": Base(
+        systems.fed_async, {"concurrency": 2, "service": SECONDS, "availability": THERE}, use=use_sampler
+    ),
     "systems.timed": Base(
         systems.timed, {"sampler": sampling.uniform(2), "devices": DEVICES, "deadline": 10.0}, use=use_sampler
     ),
@@ -42,7 +48,9 @@ SYSTEMS: dict[str, Base] = {
     "systems.service.exponential": Base(systems.service.exponential, {"mean": 1.0}),
     "systems.service.lognormal": Base(systems.service.lognormal, {"median": 1.0, "sigma": 0.5}),
     "systems.service.measured": Base(systems.service.measured, {"values": [1.0, 2.0]}),
-    "systems.service.on_devices": Base(systems.service.on_devices, {"devices": DEVICES}),
+    "systems.service.on_devices": Base(
+        systems.service.on_devices, {"devices": DEVICES._replace(memory_bytes=ONES), "memory_bytes": 1.0}
+    ),
     "systems.service.parse": Base(systems.service.parse, {"text": "exponential:1"}, words={"text": ("service",)}),
     "systems.staleness.polynomial": Base(systems.staleness.polynomial, {"a": 0.5}),
     "systems.staleness.hinge": Base(systems.staleness.hinge, {"a": 10.0, "b": 4.0}),

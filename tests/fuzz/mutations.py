@@ -9,6 +9,7 @@ from bases_algorithms import ALGORITHMS
 from bases_attacks import ATTACKS
 from bases_backdoors import BACKDOORS
 from bases_compression import COMPRESSION
+from bases_deploy import DEPLOY
 from bases_engine import ENGINE
 from bases_formats import FORMATS
 from bases_metrics import METRICS
@@ -52,6 +53,7 @@ BASES: dict[str, Base] = {
     **PREPROCESSING,
     **SWEEPS,
     **SYSTEMS,
+    **DEPLOY,
     **METRICS,
     **CENTERS,
     **SEAM,
@@ -67,6 +69,8 @@ LABELS = (*ODD, *TRACED)
 MODULES: dict[str, ModuleType] = {
     "": fl,
     "datasets.": fl.datasets,
+    "deploy.": fl.deploy,
+    "deploy.device.": fl.deploy.device,
     "distributed.": fl.distributed,
     "interop.": fl.interop,
     "sampling.": sampling,
@@ -117,6 +121,11 @@ LEFT_OUT = {
     **dict.fromkeys(
         ("systems.seconds_of", "systems.is_there", "systems.seconds_left", "systems.seconds_until"),
         "takes arrays as they are, under jit",
+    ),
+    "deploy.serve": "a server, which listens until its run is over; its errors have tests of their own",
+    **dict.fromkeys(
+        [f"deploy.device.{name}" for name in ("enroll", "join", "program_for", "evaluate", "dry_run")],
+        "runs on a device, on its folder, which has no checks of arguments; what it refuses has tests of its own",
     ),
     "privacy.secagg.SecureAggregationError": "an error",
 }

@@ -27,6 +27,7 @@ PROGRAMS = [
         DOCS / "index.md",
         DOCS / "tutorial.md",
         DOCS / "clock.md",
+        DOCS / "deployment.md",
         *(p for f in ("how_to", "coming_from") for p in sorted((DOCS / f).glob("*.md"))),
     )
     if page.name not in ELSEWHERE
@@ -54,6 +55,8 @@ REFERENCE = {
     "fedjaxlite.wire.compression": "compression",
     "fedjaxlite.wire.robust": "robustness",
     "fedjaxlite.datasets": "data",
+    "fedjaxlite.deploy": "deploy",
+    "fedjaxlite.deploy.device": "deploy",
     "fedjaxlite.distributed": "execution",
     "fedjaxlite.interop": "data",
     "fedjaxlite.losses": "models",
@@ -235,7 +238,8 @@ def commands(page: Path) -> list[str]:
     """Shell lines of a page, from its plain blocks and from code within its text."""
     plain = [block.text for block in markdown.blocks(page) if block.language in ("", "sh", "bash")]
     lines = [line.strip() for text in plain for line in text.replace("\\\n", " ").splitlines()]
-    return lines + re.findall(r"`((?:fedjaxlite|python -m) [^`]+)`", markdown.prose(page))
+    text = re.sub(r"^#.*$", "", markdown.prose(page), flags=re.MULTILINE)  # a heading has a command's name alone
+    return lines + re.findall(r"`((?:fedjaxlite|python -m) [^`]+)`", text)
 
 
 @pytest.mark.parametrize("page", [ROOT / "README.md", *PAGES], ids=short)
@@ -247,16 +251,21 @@ def test_commands_parse(page):
             assert importlib.util.find_spec(words[2]) is not None, f"{short(page)}: there is no module {words[2]}."
         if words[:1] != ["fedjaxlite"] or words[1] in ("--help", "COMMAND"):
             continue
-        assert words[1] in root.commands, f"{short(page)}: `{line}`; the commands are {list(root.commands)}."
-        arguments = [word for word in words[2:] if word != "--help"]
-        with root.commands[words[1]].make_context(words[1], arguments):
+        group, at = root, 1
+        while hasattr(group, "commands"):
+            known = group.commands
+            assert [*words, ""][at] in known, f"{short(page)}: `{line}`; the commands are {list(known)}."
+            group, at = known[words[at]], at + 1
+        arguments = [word for word in words[at:] if word != "--help"]
+        with group.make_context(words[at - 1], arguments):
             pass  # an option that does not exist, or a value that it does not take, has raised
 
 
 def test_the_page_on_the_command_line_has_every_command_and_option():
     page, tables = (DOCS / "reference" / "cli.md").read_text(), hook("command_line")
-    root: Any = typer.main.get_command(app)
-    for name, command in root.commands.items():
+    commands = tables.all_commands()
+    assert {"run", "serve", "export flower"} <= set(commands)
+    for name, command in commands.items():
         assert f"## `fedjaxlite {name}`" in page, f"docs/reference/cli.md has no section on `fedjaxlite {name}`."
         made = tables.tables(name)
         for option in command.params:
@@ -264,6 +273,7 @@ def test_the_page_on_the_command_line_has_every_command_and_option():
     written = tables.on_page_markdown(page)
     assert "<!-- options" not in written
     assert "`--target-accuracy`" in written
+    assert "A ready Flower app" in written
     with pytest.raises(ValueError, match="asks for the options of 'walk'; the commands are run, plan"):
         tables.tables("walk")
 

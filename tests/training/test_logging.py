@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 LOGGERS = (
     *("fedjaxlite.training", "fedjaxlite.observers", "fedjaxlite.trackers", "fedjaxlite.sweeps"),
     *("fedjaxlite.execution", "fedjaxlite.storage", "fedjaxlite.streaming"),
+    *("fedjaxlite.deploy", "fedjaxlite.deploy.service"),
 )
 
 
