@@ -207,9 +207,9 @@ def max_difference(got: Any, want: Any) -> float:
     return max(float(np.max(np.abs(np.asarray(a, np.float64) - np.asarray(b, np.float64)))) for a, b in leaves)
 
 
-def some_often(values: Iterable[Any], every: int) -> list[Any]:
+def some_often(values: Iterable[Any], every: int, first: int = 0) -> list[Any]:
     """All values that a test is parametrized by, each a value, a tuple or a `pytest.param`; of so many one is tried
-    every day, and the others are slow tests."""
+    every day, from the first-th on, and the others are slow tests."""
     sets = [
         value
         if isinstance(value, type(pytest.param()))
@@ -217,4 +217,4 @@ def some_often(values: Iterable[Any], every: int) -> list[Any]:
         for value in values
     ]
     later = lambda one: pytest.param(*one.values, marks=[*one.marks, pytest.mark.slow], id=one.id)  # noqa: E731
-    return [one if i % every == 0 else later(one) for i, one in enumerate(sets)]
+    return [one if i % every == first else later(one) for i, one in enumerate(sets)]

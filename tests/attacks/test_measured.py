@@ -52,7 +52,9 @@ def test_where_honest_messages_agree_kappa_is_nothing_or_everything() -> None:
     assert one_round(fl.chain(fl.mean(), attacks.ipm([3]), judged), jnp.ones((4, 2)))[1]["judged_kappa"] == np.inf
 
 
-@pytest.mark.parametrize(("size", "num", "bad"), [(6, 2, [1, 5, 7, 19]), (5, 0, [0]), (4, 4, range(4))])
+@pytest.mark.parametrize(
+    ("size", "num", "bad"), [(6, 2, [1, 5, 7, 19]), pytest.param(5, 0, [0], marks=pytest.mark.slow), (4, 4, range(4))]
+)
 def test_a_fixed_number_of_bad_clients_is_in_each_round(size: int, num: int, bad: Any) -> None:
     sampler = attacks.fixed_number(size, bad, num)
     testing.check_sampler(sampler, num_clients=20)

@@ -17,6 +17,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.stats
+from helpers import some_often
 from hypothesis import strategies as st
 
 from fedjaxlite import sampling
@@ -77,7 +78,7 @@ SAMPLERS: dict[str, Callable[[], sampling.Sampler]] = {
 }
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", some_often(SAMPLERS, 2))
 def test_every_sampler_keeps_the_laws(name: str) -> None:
     sampler, population = SAMPLERS[name](), people(np.arange(N) % 6)
     sampler.check(N)
@@ -650,7 +651,7 @@ def compilations(caplog: pytest.LogCaptureFixture, call: Callable[[], Any]) -> l
     return [record.getMessage() for record in caplog.records if record.getMessage().startswith("Compiling")]
 
 
-@pytest.mark.parametrize("name", SAMPLERS)
+@pytest.mark.parametrize("name", some_often(SAMPLERS, 2, first=1))
 def test_a_cohort_is_drawn_outside_of_jit_without_compiling_anew(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """As data that stream are: round by round, on the host. Another sampler and population of the same sizes too."""
     first, others = people(1 + np.arange(N) % 6), people(1 + np.arange(N) % 5)

@@ -128,7 +128,10 @@ class TestCentral:
 
 
 class TestClients:
-    @pytest.mark.parametrize("execution", [helpers.ONE, TWO], ids=["one", "two devices"])
+    @pytest.mark.parametrize(
+        "execution",
+        [pytest.param(helpers.ONE, marks=pytest.mark.slow, id="one"), pytest.param(TWO, id="two devices")],
+    )
     def test_each_client_has_its_own(self, execution: fl.Execution) -> None:
         report = fl.evaluate_clients(MODEL, PEOPLE, metrics=[*ALL, m.confusion_matrix()], execution=execution)(PARAMS)
         for i in range(len(SIZES)):

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import some_often
 from jax import lax
 
 import fedjaxlite as fl
@@ -118,7 +119,7 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize("name", some_often(CASES, 2))
 def test_convolutions_of_special_shapes_agree(name):
     lhs, rhs, options = CASES[name]
     agree(functools.partial(conv, **{"padding": "VALID", **options}), normal(0, lhs), normal(1, rhs))
@@ -242,7 +243,7 @@ TRANSFORMED = {
 }
 
 
-@pytest.mark.parametrize("name", TRANSFORMED)
+@pytest.mark.parametrize("name", some_often(TRANSFORMED, 2))
 def test_lowering_comes_before_any_transformation(name):
     transform = TRANSFORMED[name]
     got, want = jax.jit(transform(lower(loss)))(PARAMS, X), jax.jit(transform(loss))(PARAMS, X)
@@ -276,7 +277,7 @@ def in_remat(params, x):
 BODIES = {"scan": in_scan, "cond": in_cond, "while": in_while, "jit": in_jit, "remat": in_remat}
 
 
-@pytest.mark.parametrize("name", BODIES)
+@pytest.mark.parametrize("name", some_often(BODIES, 2))
 def test_bodies_are_lowered_and_stay_what_they_are(name):
     fn = BODIES[name]
     assert count(fn, PARAMS, X) > 0

@@ -228,7 +228,7 @@ def _traced(
     return jax.make_jaxpr(first_round)(params, people, jax.random.key(0))
 
 
-@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 6))
+@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 10))
 def test_rounds_and_codecs_leave_no_product_to_the_default(name: str) -> None:
     """Sums over clients, rotations, correlated noise: what they promise holds wherever they run."""
     params = {"w": jnp.ones((4, 3)), "b": jnp.ones(3)}

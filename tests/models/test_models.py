@@ -78,7 +78,7 @@ def _trained(loss_fn, params, batch):
     return values, params
 
 
-@pytest.mark.parametrize("name", some_often(IMAGES, 2))
+@pytest.mark.parametrize("name", some_often(IMAGES, 3))
 def test_image_model_learns(name):
     model = IMAGES[name]()
     x = jax.random.uniform(jax.random.key(2), (6, 8, 8, 1))
@@ -159,7 +159,10 @@ def _lstm_inputs(time, batch, hidden, peephole):
     ), jax.random.normal(keys[3], (time, batch, hidden))
 
 
-@pytest.mark.parametrize(("time", "batch", "hidden", "peephole"), [(1, 1, 1, False), (4, 2, 3, False), (3, 2, 2, True)])
+@pytest.mark.parametrize(
+    ("time", "batch", "hidden", "peephole"),
+    [(1, 1, 1, False), pytest.param(4, 2, 3, False, marks=pytest.mark.slow), (3, 2, 2, True)],
+)
 def test_hoisted_gradient_equals_the_stepwise_one(time, batch, hidden, peephole):
     inputs, weights = _lstm_inputs(time, batch, hidden, peephole)
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import some_often
 
 import fedjaxlite as fl
 from fedjaxlite.benchmarks import contenders, peers, report, suite, timing
@@ -28,7 +29,7 @@ def problem_of(name):
     return w5_cifar.build("tiny", dropout=(0.0, 0.0)) if name == "w5" else WORKLOADS[name].build("tiny")
 
 
-@pytest.mark.parametrize("name", WORKLOADS)
+@pytest.mark.parametrize("name", some_often(WORKLOADS, 2))
 def test_the_limits_take_the_gradient_that_ours_takes(name) -> None:
     problem = problem_of(name)
     batch = {key: jnp.asarray(array[problem.rows[0]]) for key, array in problem.population.features.items()}

@@ -66,7 +66,7 @@ def digits() -> tuple[Any, Any, Any]:
     return people, model._replace(init=draw), build.loss_of(settings, model, people)
 
 
-@pytest.mark.parametrize("name", some_often(METHODS, 2))
+@pytest.mark.parametrize("name", some_often(METHODS, 4))
 def test_every_method_is_built_from_the_options_of_its_example(name, digits) -> None:
     """And its rounds are traced, for every client of a population."""
     people, model, loss_fn = digits
@@ -111,7 +111,7 @@ def test_a_list_of_one_names_the_nearest() -> None:
     assert "Did you mean ditto?" in refused("methods", "dito")
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", some_often(METHODS, 2, first=1))
 def test_the_costs_that_are_told_are_those_of_the_wire(name) -> None:
     found, told = counting.traffic_of(known.find(name), [*cost_table.COSTS[name].set]), cost_table.COSTS[name]
     assert tuple(float(f"{value:.2g}") for value in found) == (told.up, told.down, told.kept)

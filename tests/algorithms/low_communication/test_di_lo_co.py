@@ -39,22 +39,29 @@ def _gradient(batch: Any, params: Any) -> Any:
     return jax.grad(lambda p: jnp.mean(helpers.linear_loss(p, batch, jax.random.key(0))))(params)
 
 
-def by_hand(rounds: list[list[int]], inner: Any, steps: int) -> tuple[Any, list[Any]]:
-    """The paper's algorithm 1 with Nesterov momentum written out: the model, and what the workers keep."""
+def by_hand(
+    rounds: list[list[int]], inner: Any, steps: int, ages: list[list[int]] | None = None
+) -> tuple[Any, list[Any]]:
+    """The paper's algorithm 1 with Nesterov momentum written out: the model, and what the workers keep.
+
+    With `ages`, a worker begins from the model of so many rounds before.
+    """
     params, momentum = helpers.linear_params(), jax.tree.map(jnp.zeros_like, helpers.linear_params())
     update = jax.jit(inner.update)
-    kept = [inner.init(params) for _ in SIZES]
-    for there in rounds:
+    kept, models = [inner.init(params) for _ in SIZES], [params]
+    for number, there in enumerate(rounds):
         deltas = []
-        for k in there:
-            own = params
+        for place, k in enumerate(there):
+            began = models[number - (0 if ages is None else ages[number][place])]
+            own = began
             for _ in range(steps):
                 updates, kept[k] = update(gradient_of(k, own), kept[k], own)
                 own = optax.apply_updates(own, updates)
-            deltas.append(jax.tree.map(jnp.subtract, params, own))
+            deltas.append(jax.tree.map(jnp.subtract, began, own))
         delta = jax.tree.map(lambda *each: sum(each[1:], each[0]) / len(each), *deltas)
         momentum = jax.tree.map(lambda v, d: d + 0.9 * v, momentum, delta)
         params = jax.tree.map(lambda w, d, v: w - 0.7 * (d + 0.9 * v), params, delta, momentum)
+        models.append(params)
     return params, kept
 
 
@@ -72,6 +79,52 @@ def test_rounds_are_those_of_the_paper_and_a_worker_that_is_away_keeps_its_state
         own = jax.tree.map(lambda leaf, k=k: leaf[k], state.clients.algorithm)
         assert helpers.max_difference(own, want) < 1e-6
     assert state.clients.algorithm[0].count[:3].tolist() == [8, 8, 12]
+
+
+def arrivals(
+    seconds: list[float], quorum: int, grace: float, steps: int
+) -> tuple[list[list[int]], list[list[int]], list[float]]:
+    """Decoupled DiLoCo's clock: who is in each step, how old their models are, and when it is made."""
+    done, version, steps_made = dict(enumerate(seconds)), dict.fromkeys(range(len(seconds)), 0), []
+    for number in range(steps):
+        here, now, ends = [], 0.0, np.inf
+        while done and (k := min(done, key=lambda k: done[k])) is not None and done[k] < ends:
+            now = done.pop(k)
+            here.append((k, number - version[k]))
+            if len(here) == quorum:
+                ends = now + grace
+        now = ends if done else now
+        steps_made.append((*map(list, zip(*here, strict=True)), now))
+        for k, _ in here:
+            done[k], version[k] = now + seconds[k], number + 1
+    there, ages, times = map(list, zip(*steps_made, strict=True))
+    return there, ages, times
+
+
+@pytest.mark.parametrize(("quorum", "grace"), [(1, 0.75), pytest.param(2, None, marks=pytest.mark.slow)])
+def test_learners_that_do_not_wait_are_those_of_the_equations(quorum: int, grace: float | None) -> None:
+    inner, seconds, steps = optax.adamw(0.05), [2.0, 2.5, 6.25], 8
+    there, ages, times = arrivals(seconds, quorum, grace or 0.0, steps)
+    assert max(map(max, ages)) >= 2
+    assert len({len(each) for each in there}) == (1 if grace is None else 3)
+    sampler = fl.systems.fed_buff(
+        quorum,
+        concurrency=3,
+        service=fl.systems.service.measured(seconds),
+        sampler=fl.sampling.full(3),
+        grace=grace,
+    )
+    algorithm = di_lo_co(helpers.linear_loss, inner_optimizer=inner, **FULL)
+    _, state, info = helpers.one_run(
+        algorithm, PEOPLE, helpers.linear_params(), sampler=sampler, aggregator=fl.mean(), num_rounds=steps
+    )
+    params, kept = by_hand(there, inner, 4, ages)
+    assert helpers.max_difference(state.server_state.params, params) < 1e-6
+    for k, want in enumerate(kept):
+        own = jax.tree.map(lambda leaf, k=k: leaf[k], state.clients.algorithm)
+        assert helpers.max_difference(own, want) < 1e-6
+    assert state.clients.algorithm[0].count[:3].tolist() == [4 * sum(k in each for each in there) for k in range(3)]
+    assert float(info.sampler["simulated_seconds"].whole + info.sampler["simulated_seconds"].part) == times[-1]
 
 
 def test_one_inner_step_of_sgd_is_nesterov_momentum_on_the_mean_gradient() -> None:

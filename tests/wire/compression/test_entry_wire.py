@@ -45,7 +45,7 @@ class TestBounds:
     TIGHT = {"qsgd 1": 0.9, "k_level 2": 0.7, "tern_grad": 0.9, "natural": 0.9, "sign": 0.99, "nf4": 0.9,
              "nf4 nearest": 0.9, "noisy_sign": 0.999, "gaussian": 0.999}  # fmt: skip
 
-    @pytest.mark.parametrize("name", BOUNDED)
+    @pytest.mark.parametrize("name", some_often(BOUNDED, 2, first=1))
     def test_no_draw_is_longer(self, name: str) -> None:
         codec, vectors = ALL[name](), jnp.asarray(np.stack(candidates()))
         keys = jax.random.split(jax.random.key(4), 300)
@@ -63,7 +63,7 @@ class TestBounds:
         assert longest <= 1 + 1e-6
         assert longest >= self.TIGHT.get(name, 0.0)
 
-    @pytest.mark.parametrize("name", some_often(BOUNDED, 2))
+    @pytest.mark.parametrize("name", some_often(BOUNDED, 4))
     def test_bounds_hold_for_leaves_together_and_without_some_of_them(self, name: str) -> None:
         codec = ALL[name]()
         value = {"a": jnp.float32([[1.0, 0.1, 0.1], [0.0, -0.2, 0.1]]), "b": jnp.float32(0.4)}
@@ -130,7 +130,7 @@ class TestMessages:
             alone = jax.jit(lambda key: arrived(ALL[name](), TREE, key))(keys[1])
             jax.tree.map(lambda many, one: np.testing.assert_allclose(many[1], one, rtol=1e-6), found, alone)
 
-    @pytest.mark.parametrize("name", ALL)
+    @pytest.mark.parametrize("name", some_often(ALL, 2))
     def test_numbers_of_any_size(self, name: str) -> None:
         """Single entries, several, and none: nothing is infinite or NaN, zero is zero, what is tiny stays tiny."""
 

@@ -63,8 +63,8 @@ class TestThreeQuadratics:
     @pytest.mark.parametrize(
         ("codecs", "value"),
         [
-            ((), 0.00145369),
-            ((largest_entry(),), 85_172.799),
+            pytest.param((), 0.00145369, marks=pytest.mark.slow),
+            pytest.param((largest_entry(),), 85_172.799, marks=pytest.mark.slow),
             ((error_feedback(largest_entry()),), 0.00118704),
             ((error_feedback(largest_entry(), kind="ef21"),), 0.00134474),
         ],
@@ -121,7 +121,7 @@ def test_ef14_keeps_what_the_server_did_not_get() -> None:
     assert np.abs(kept).max() > 0.01  # the codec is coarse: something was left out
 
 
-@pytest.mark.parametrize("kind", KINDS[1:])
+@pytest.mark.parametrize("kind", helpers.some_often(KINDS[1:], 2))
 def test_the_server_has_the_sum_of_what_clients_keep(kind: str) -> None:
     _, state, info = unsteady(kind)
     sent = np.float64(state.clients.codec[1].sent)
@@ -130,8 +130,11 @@ def test_the_server_has_the_sum_of_what_clients_keep(kind: str) -> None:
     assert np.abs(sent).max() > 0
 
 
-@pytest.mark.parametrize("kind", ["ef14", "ef21_sgdm"])
-@pytest.mark.parametrize(("lanes", "devices"), [(3, 1), (1, 4)])
+@pytest.mark.parametrize(
+    ("kind", "lanes", "devices"),
+    [("ef14", 3, 1), ("ef21_sgdm", 1, 4)]
+    + [pytest.param(*one, marks=pytest.mark.slow) for one in (("ef14", 1, 4), ("ef21_sgdm", 3, 1))],
+)
 def test_clients_keep_the_same_on_any_lanes_and_devices(kind: str, lanes: int, devices: int) -> None:
     _, one, _ = unsteady(kind)
     _, other, _ = unsteady(kind, lanes, helpers.available(devices))

@@ -1,5 +1,6 @@
 """Top-k, rand-k, the count sketch and PowerSGD: exact values, what survives a sum, and bounds that hold."""
 
+import itertools
 import math
 from functools import lru_cache
 from typing import Any
@@ -72,8 +73,7 @@ def flat(tree: Any) -> np.ndarray:
 
 
 class TestAll:
-    @pytest.mark.parametrize("name", helpers.some_often(ALL, 2))
-    @pytest.mark.parametrize("parts", [False, True])
+    @pytest.mark.parametrize(("name", "parts"), helpers.some_often(itertools.product(ALL, (False, True)), 3))
     def test_messages_have_the_shapes_that_the_wire_says(self, name: str, parts: bool) -> None:
         """Also for a tree of weights, which stays a prefix of what is sent."""
         codec, template = ALL[name](), PARTS if parts else UPDATE
@@ -92,7 +92,7 @@ class TestAll:
     def test_zero_is_zero(self, name: str) -> None:
         assert (flat(probe(name)(UPDATE, 0)[2]) == 0).all()
 
-    @pytest.mark.parametrize("name", SAFE)
+    @pytest.mark.parametrize("name", helpers.some_often(SAFE, 2))
     def test_decoding_a_sum_is_the_sum_of_decoding_each(self, name: str) -> None:
         codec = SAFE[name]()
         state, values, weights = begun(codec), [draw(i) for i in range(4)], (1.0, 3.0, 0.0, 2.5)
@@ -157,7 +157,7 @@ class TestInRounds:
         aggregator = fl.chain(fl.mean(over=over), *codecs)
         return helpers.one_run(algorithm, self.PEOPLE, UPDATE, aggregator=aggregator, num_rounds=2)
 
-    @pytest.mark.parametrize("name", helpers.some_often(SAFE, 2))
+    @pytest.mark.parametrize("name", helpers.some_often(SAFE, 4, first=1))
     def test_behind_a_clip_and_before_integers_and_masks(self, name: str) -> None:
         """The masked sum of integers decodes to what the floats decode to, up to rounding of the levels."""
         clip = fl.clip_by_global_norm(3.0)
