@@ -1,13 +1,14 @@
-"""The options of the command line, written into the page that names a command: `<!-- options: run -->`."""
+"""The options of the command line, in the page that names a command: `<!-- options: run -->`, `export flower`."""
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import typer.main
 
 from fedjaxlite.cli.app import app
 
-PLACE = re.compile(r"<!-- options: (\w+) -->")
+PLACE = re.compile(r"<!-- options: (\w+(?: \w+)*) -->")
 
 
 def on_page_markdown(markdown: str, **kwargs: Any) -> str:
@@ -18,10 +19,10 @@ def on_page_markdown(markdown: str, **kwargs: Any) -> str:
 
 def tables(name: str) -> str:
     """A command's description, and a table of options for each panel of its help."""
-    root: Any = typer.main.get_command(app)
-    if name not in root.commands:
-        raise ValueError(f"a page asks for the options of {name!r}; the commands are {', '.join(root.commands)}.")
-    command = root.commands[name]
+    commands = all_commands()
+    if name not in commands:
+        raise ValueError(f"a page asks for the options of {name!r}; the commands are {', '.join(commands)}.")
+    command = commands[name]
     panels: dict[str, list[str]] = {}
     for option in command.params:
         panel = getattr(option, "rich_help_panel", None) or "Options"
@@ -32,6 +33,19 @@ def tables(name: str) -> str:
         title = [] if len(panels) == 1 else [f"**{panel}**\n"]
         parts.append("\n".join([*title, "| option | meaning | default |", "| --- | --- | --- |", *rows]))
     return "\n\n".join(parts)
+
+
+def all_commands() -> dict[str, Any]:
+    """Every command that does something, by its words: `run`, `export flower`."""
+    return dict(_below(typer.main.get_command(app), ()))
+
+
+def _below(group: Any, words: tuple[str, ...]) -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _below(command, (*words, name))
+        else:
+            yield " ".join((*words, name)), command
 
 
 def _row(option: Any) -> str:
