@@ -201,6 +201,17 @@ def test_a_program_that_fails_is_a_refusal_and_no_end(tmp_path, monkeypatch):
     assert (told.trained, told.counted) == (3, 3)
 
 
+def test_an_update_that_is_not_finite_is_not_sent(tmp_path):
+    server = Server()
+    server.model = np.float32(np.inf)
+    device = made_device(tmp_path)
+    with pytest.raises(AssertionError, match="waits for ever"):
+        run(device, server)
+    reasons = {line["reason"] for line in ledger.lines(device.log) if line["kind"] == "refused"}
+    assert reasons == {"the update is not finite"}
+    assert {message.kind for message in server.seen} == {"check_in", "get", "failed"}
+
+
 FIELDS = (
     *("round", "attempt", "what", "program", "program_bytes", "model", "model_bytes", "client", "upload_bytes"),
     *("masked", "seconds", "settled", "counted", "offset", "total"),

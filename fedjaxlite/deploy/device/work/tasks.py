@@ -133,6 +133,8 @@ async def _train(device: Device, ask: Ask, task: Mapping[str, Any], ready: Progr
         client=device.home.client,
         noise=noise,
     )
+    if not done.finite and not ready.manifest["masked"]:  # behind a mask, zeros of weight 0 keep the sum going
+        raise Refused("the update is not finite")
     for name, value in done.info.items():
         device.report(f"round {number}: {name} {value:.4g}")
     kept = Kept(ready.sha256, number, attempt, work, "", device.num_examples, pack(done.state))
