@@ -302,7 +302,7 @@ def test_without_flatbuffers_the_extra_is_named(monkeypatch) -> None:
 ELSEWHERE = """
 import sys
 sys.path[:0] = sys.argv[1:3]
-import test_client_program as tests
+import test_exported_program as tests
 print(tests.client_program(tests.run(), tests.jnp.float32(0), tests.SPEC, evaluate=tests.square).sha256)
 """
 
