@@ -11,6 +11,7 @@ from fedjaxlite.data.prepared.drawing import Drawn
 from fedjaxlite.execution.bytes_sent import Traffic, beside_the_broadcast, of_cohort
 from fedjaxlite.execution.halves.client_half import ClientState as ClientState
 from fedjaxlite.execution.halves.client_half import encoded
+from fedjaxlite.execution.halves.server_half import counted
 from fedjaxlite.execution.lanes.cohort_inputs import Inputs, Part
 from fedjaxlite.execution.lanes.schedule import Schedule, balanced, dealt, owned
 from fedjaxlite.execution.lanes.waves import run_lanes
@@ -249,11 +250,9 @@ def with_aggregate(
 ) -> tuple[Aggregate, PassInfo]:
     """What server and records are told, once the total was decoded to `aggregate` and the aggregator's new `state`."""
     info = result.info._replace(aggregator=aggregator.metrics(state))
-    count, left_out = result.num_clients, aggregate.left_out
-    if left_out is not None:
-        info = info._replace(clients={**info.clients, "left_out": left_out})
-        count = count - left_out.sum(dtype=jnp.int32)
-    return aggregate if aggregator.public_count is not None else aggregate._replace(num_clients=count), info
+    if aggregate.left_out is not None:
+        info = info._replace(clients={**info.clients, "left_out": aggregate.left_out})
+    return counted(aggregate, aggregator, result.num_clients), info
 
 
 def wire_of_output(output: ClientOutput, *, arrays: bool = False, **of_run: Any) -> Wire:

@@ -13,7 +13,7 @@ from fedjaxlite.execution.cohort_pass import PassInfo
 from fedjaxlite.execution.layout import Layout, with_model
 from fedjaxlite.execution.round_state import RoundState
 from fedjaxlite.protocol.algorithm import Algorithm
-from fedjaxlite.sampling import Cohort, Sampler, Seen, Setting
+from fedjaxlite.sampling import Cohort, Memory, Sampler, Seen, Setting
 from fedjaxlite.wire.aggregator import Message, Wire
 from fedjaxlite.wire.chain import multiply
 from fedjaxlite.wire.packing.forms import num_bytes
@@ -72,7 +72,7 @@ def begun(
     memory = sampler.memory
     if memory is None:
         return state
-    _refuse(sampler, wire)
+    _refuse(sampler.name, memory, wire)
     if memory.versions > 1 and algorithm.in_rounds:
         raise ValueError(
             f"{algorithm.name} sends something else from round to round, and {sampler.name} sums messages of clients "
@@ -104,23 +104,20 @@ def _versions(number: int, shared: PyTree) -> PyTree:
     return jax.tree.map(lambda leaf: jnp.repeat(jnp.asarray(leaf)[None], number, axis=0), shared)
 
 
-def _refuse(sampler: Sampler, wire: Wire) -> None:
-    memory = sampler.memory
-    if memory is None:
-        return
+def _refuse(name: str, memory: Memory, wire: Wire) -> None:
     hidden = "a mask hides single updates from the server" if wire.masked else "updates are summed as integers"
     in_sum = wire.masked or wire.group != "float"
     if in_sum and (memory.discounts or memory.mixes):
         what = "mixes models" if memory.mixes else "weighs updates by their staleness"
         raise ValueError(
-            f"{sampler.name} {what} once they have arrived, and {hidden}. Take fl.systems.fed_buff with "
+            f"{name} {what} once they have arrived, and {hidden}. Take fl.systems.fed_buff with "
             "staleness=fl.systems.staleness.constant(), under which all messages of a buffer weigh alike, or leave the "
             "codec out."
         )
     if memory.reads and (wire.noised or wire.masked):
         why = "noise protects" if wire.noised else "a mask hides"
         raise ValueError(
-            f"{sampler.name} chooses clients by what they tell of themselves in the clear ({', '.join(memory.reads)}), "
+            f"{name} chooses clients by what they tell of themselves in the clear ({', '.join(memory.reads)}), "
             f"beside messages that {why}: nothing could be said of their privacy, and no amplification by sampling "
             "holds. Take fl.sampling.uniform(...) or fl.sampling.poisson(...)."
         )

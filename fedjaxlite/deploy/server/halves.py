@@ -24,8 +24,7 @@ from fedjaxlite.execution.halves.client_half import ClientState, all_finite
 from fedjaxlite.execution.ledger import Ledger
 from fedjaxlite.execution.one_round import run_keys, segment
 from fedjaxlite.execution.round_state import RoundState
-from fedjaxlite.protocol.algorithm import Aggregate
-from fedjaxlite.sampling import Cohort
+from fedjaxlite.sampling import Cohort, cohort
 from fedjaxlite.wire.aggregator import ClientInfo, Message, Stacked
 
 PyTree = Any
@@ -145,14 +144,13 @@ def _close(
     template: Template, state: RoundState, total: PyTree, ids: Any, present: Any
 ) -> tuple[RoundState, dict[str, Any]]:
     algorithm, codecs = template.program.algorithm, template.codecs
-    cohort = _cohort(ids, present)
     # Who is in the sum is known now: what works on all messages begins with them, under the same key.
-    begun = _begun(template, state, cohort)
+    begun = _begun(template, state, cohort(jnp.asarray(ids), jnp.asarray(present)))
     if template.fold != "sum":
         total = Stacked(_zeroed(total, present), present)
     bare = state._replace(aggregator_state=of_codecs(state.aggregator_state, codecs))
     aggregate, kept = server_half.decoded(codecs, bare, begun, total)
-    aggregate = _counted(aggregate, codecs.public_count, present)
+    aggregate = server_half.counted(aggregate, codecs, present.sum(dtype=jnp.int32))
     server_state = server_half.stepped(algorithm, state, aggregate)
     masks = tuple(state.aggregator_state[len(codecs.parts) :])
     new = state._replace(round=state.round + 1, server_state=server_state, aggregator_state=(*kept, *masks))
@@ -162,17 +160,9 @@ def _close(
     return new, told
 
 
-def _begun(template: Template, state: RoundState, cohort: Cohort) -> server_half.Begun:
+def _begun(template: Template, state: RoundState, who: Cohort) -> server_half.Begun:
     codecs = of_codecs(state.aggregator_state, template.codecs)
-    return server_half.begun(template.codecs, state._replace(aggregator_state=codecs), cohort)
-
-
-def _counted(aggregate: Aggregate, public_count: Any, present: Any) -> Aggregate:
-    if public_count is not None:
-        return aggregate
-    count = present.sum(dtype=jnp.int32)
-    left_out = aggregate.left_out
-    return aggregate._replace(num_clients=count if left_out is None else count - left_out.sum(dtype=jnp.int32))
+    return server_half.begun(template.codecs, state._replace(aggregator_state=codecs), who)
 
 
 def _part_of(template: Template) -> Message:
@@ -186,10 +176,4 @@ def _zeroed(total: PyTree, present: Any) -> PyTree:
 
 
 def _everyone(capacity: int) -> Cohort:
-    ids = jnp.arange(capacity, dtype=jnp.int32)
-    return _cohort(ids, jnp.ones((capacity,), bool))
-
-
-def _cohort(ids: Any, present: Any) -> Cohort:
-    ones = jnp.ones(jnp.shape(ids), jnp.float32)
-    return Cohort(jnp.asarray(ids), jnp.asarray(present), jnp.asarray(present), ones, ones, jnp.int32(0))
+    return cohort(jnp.arange(capacity, dtype=jnp.int32), jnp.ones((capacity,), bool))

@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from fedjaxlite import checks
 from fedjaxlite.execution.round_state import RoundState
@@ -54,6 +55,14 @@ def decoded(aggregator: Aggregator, state: RoundState, begun: Begun, total: Any)
         remedy="What `begin` adds for one round has to be dropped again.",
     )
     return aggregate, aggregator_state
+
+
+def counted(aggregate: Aggregate, aggregator: Aggregator, count: Any) -> Aggregate:
+    """With how many are in the sum: `count`, less those that were left out; or a number that is public and fixed."""
+    if aggregator.public_count is not None:
+        return aggregate
+    left_out = aggregate.left_out
+    return aggregate._replace(num_clients=count if left_out is None else count - left_out.sum(dtype=jnp.int32))
 
 
 def stepped(algorithm: Algorithm, state: RoundState, aggregate: Aggregate) -> PyTree:
