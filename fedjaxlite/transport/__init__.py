@@ -3,7 +3,7 @@
 Files: `frames` (length-prefixed, bounded in size and time), `credentials` (keys, certificates and TLS settings),
 `certificates` (how one is made), `authority` (a folder that enrols clients with one-time tokens and revokes them),
 `enrolment` (tokens, and how a client asks for its certificate), `record` (the authority's book, written all or
-nothing), `limits` (token buckets), `errors`.
+nothing), `whole_file` (how), `limits` (token buckets), `errors`.
 
 The room imports nothing of the library: it is copied as it is to devices that do not have it. `cryptography` is needed
 where a key or a certificate is made, and loads there (pip install 'fedjaxlite[privacy]'); who has a certificate talks

@@ -29,6 +29,7 @@ from fedjaxlite.transport.credentials import (
 )
 from fedjaxlite.transport.enrolment import SECRET_BYTES, fingerprint, public_key_of, token_of, told
 from fedjaxlite.transport.errors import EnrolmentRefused, TransportError
+from fedjaxlite.transport.whole_file import write_whole
 
 
 class Signed(NamedTuple):
@@ -75,8 +76,8 @@ def create(folder: str | Path, *, hours: float = 10 * 365 * 24.0, random: Callab
         (folder / name).mkdir(mode=0o700)
     key = Ed25519PrivateKey.from_private_bytes(random(KEY_BYTES))
     own = certificate(AUTHORITY_NAME, key.public_key(), key, issuer=AUTHORITY_NAME, hours=hours)
-    record.write_whole(folder / "key.pem", private_pem(key.private_bytes_raw()))
-    record.write_whole(folder / "certificate.pem", own)
+    write_whole(folder / "key.pem", private_pem(key.private_bytes_raw()))
+    write_whole(folder / "certificate.pem", own)
     record.write(folder, record.EMPTY)  # last: who finds it finds the rest
     return folder
 
@@ -190,7 +191,7 @@ def sign(
             raise EnrolmentRefused(f"all {most} places are taken.")
         own = _signed(folder, f"client-{client}", public, hours)
         # The certificate first: an id is taken, and the token spent, in the one moment in which the book is replaced.
-        record.write_whole(_path(folder, "clients", client), own)
+        write_whole(_path(folder, "clients", client), own)
         spent = {name: entry | {"client": client, "key": key}}
         record.write(folder, book | {"next": client + 1, "tokens": book["tokens"] | spent})
     return Signed(client, own)
@@ -208,7 +209,7 @@ def revoke(folder: str | Path, client: int) -> None:
             f"`client` is {client}; this authority has enrolled {len(clients(folder))} clients, from 0."
         )
     with record.alone(folder):
-        record.write_whole(_path(folder, "revoked", client), b"")
+        write_whole(_path(folder, "revoked", client), b"")
 
 
 def is_revoked(folder: str | Path, client: int) -> bool:

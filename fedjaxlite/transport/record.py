@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fedjaxlite.transport.errors import TransportError
+from fedjaxlite.transport.whole_file import write_whole
 
 try:
     import fcntl
@@ -18,23 +19,6 @@ except ModuleNotFoundError:  # Windows
 BOOK = "book.json"
 PATIENCE = 30.0
 EMPTY: dict[str, Any] = {"format": "fedjaxlite authority 1", "next": 0, "tokens": {}}
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file of mode 0600 so that it holds the old bytes or the new ones, whatever happens in between."""
-    other = path.with_name(path.name + ".part")
-    other.unlink(missing_ok=True)
-    with os.fdopen(os.open(other, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    other.replace(path)
-    if os.name == "posix":  # the new name has to be on the disk too
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
 
 
 @contextlib.contextmanager

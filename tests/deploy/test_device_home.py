@@ -9,6 +9,7 @@ import pytest
 
 from fedjaxlite.deploy.device import home as homes
 from fedjaxlite.deploy.device.home import Kept, Progress, folder, states
+from fedjaxlite.transport import whole_file
 from fedjaxlite.transport.credentials import Credentials
 
 MINE = Credentials(b"k" * 32, b"p" * 32, b"certificate", b"authority")
@@ -39,8 +40,8 @@ class Killed(BaseException):
 
 
 def killed_at(line: int, do) -> bool:
-    """Runs `do` until the given line of the two files that write; whether it came that far."""
-    files, seen = {folder.__file__, states.__file__}, 0
+    """Runs `do` until the given line of the files that write; whether it came that far."""
+    files, seen = {folder.__file__, states.__file__, whole_file.__file__}, 0
 
     def trace(frame, event, arg):
         nonlocal seen

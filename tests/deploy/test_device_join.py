@@ -113,8 +113,8 @@ def test_a_kill_anywhere_changes_nothing(tmp_path, at, monkeypatch):
 
         with monkeypatch.context() as patched:
             if at == "disk":
-                before = homes.states.replace
-                patched.setattr(homes.states, "replace", lambda *a, before=before: (step(), before(*a), step()))
+                before = homes.states.write_whole
+                patched.setattr(homes.states, "write_whole", lambda *a, before=before: (step(), before(*a), step()))
             else:
                 server.hook = lambda message, before: step() if before == (at == "question") else None
             try:

@@ -25,6 +25,7 @@ from fedjaxlite.deploy.device.work.moving import Ask
 from fedjaxlite.deploy.device.work.needs import Device, Stopped
 from fedjaxlite.transport.credentials import KEY_BYTES, client_context, kept
 from fedjaxlite.transport.enrolment import request
+from fedjaxlite.transport.whole_file import write_whole
 
 
 def join(
@@ -123,13 +124,13 @@ def enroll(where: str | os.PathLike[str], server: str, token: str) -> Home:
     host, port = address(server)
     path.mkdir(mode=0o700, parents=True, exist_ok=True)
     if not unfinished.exists():
-        folder.replace(unfinished, os.urandom(KEY_BYTES))
+        write_whole(unfinished, os.urandom(KEY_BYTES))
     private = unfinished.read_bytes()
     asked = request(lambda size: private)
     who = asyncio.run(enrolling.enroll(host, port, token, random=random.random, asked=asked))
     home = folder.write(path, client=who.client, server=server, program=who.program, credentials=who.credentials)
     if not (path / folder.POLICY).exists():
-        folder.replace(path / folder.POLICY, rules.TEMPLATE.encode())
+        write_whole(path / folder.POLICY, rules.TEMPLATE.encode())
     unfinished.unlink()
     return home
 
@@ -173,7 +174,7 @@ def program_for(
 
     content = asyncio.run(fetched())
     ready = program.load(content, sha256=home.program, most_bytes=most)
-    folder.replace(needs.program_path(home, home.program), content)
+    write_whole(needs.program_path(home, home.program), content)
     return ready
 
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from fedjaxlite.transport.credentials import Credentials, keep
+from fedjaxlite.transport.whole_file import write_whole
 
 try:
     import fcntl
@@ -126,7 +127,7 @@ def pin(home: Home, program: str) -> Home:
 
 def _tell(home: Home) -> None:
     about = {"format": FORMAT, "client": home.client, "server": home.server, "program": home.program}
-    replace(home.folder / ABOUT, json.dumps(about, indent=1).encode())
+    write_whole(home.folder / ABOUT, json.dumps(about, indent=1).encode())
 
 
 def checked_hash(value: Any, name: str, *, empty: bool = False) -> str:
@@ -134,32 +135,6 @@ def checked_hash(value: Any, name: str, *, empty: bool = False) -> str:
     if isinstance(value, str) and ((empty and not value) or (len(value) == 64 and set(value) <= _HEX)):
         return value
     raise ValueError(f"`{name}` is {str(value)[:80]!r}; expected a sha256, 64 digits of lower-case hex.")
-
-
-def replace(path: Path, content: bytes) -> None:
-    """Writes a file all or nothing: a reader, or a kill, finds the old content or the new.
-
-    One process at a time: see `locked`. A temporary file that a kill left is overwritten by the next.
-    """
-    temporary = path.with_name(f".{path.name}.tmp")
-    number = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    with os.fdopen(number, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    to_disk(path.parent)
-
-
-def to_disk(folder: Path) -> None:
-    """Waits until the names in a folder are on the disk."""
-    if os.name != "posix":  # elsewhere folders cannot be flushed
-        return
-    number = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(number)
-    finally:
-        os.close(number)
 
 
 @contextlib.contextmanager

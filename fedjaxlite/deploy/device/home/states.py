@@ -14,7 +14,8 @@ import json
 from pathlib import Path
 from typing import NamedTuple
 
-from fedjaxlite.deploy.device.home.folder import Home, HomeDamaged, replace, to_disk
+from fedjaxlite.deploy.device.home.folder import Home, HomeDamaged
+from fedjaxlite.transport.whole_file import to_disk, write_whole
 
 _LONGEST_HEADER = 4096
 
@@ -107,10 +108,10 @@ def keep(home: Home, kept: Kept, message: bytes | None) -> None:
     if message is None:
         _at(home, "message").unlink(missing_ok=True)
     else:
-        replace(_at(home, "message"), message)
+        write_whole(_at(home, "message"), message)
     header = {name: value for name, value in kept._asdict().items() if name != "state"}
     header["sha256"] = hashlib.sha256(kept.state).hexdigest()
-    replace(_at(home, "pending"), json.dumps(header).encode() + b"\n" + kept.state)
+    write_whole(_at(home, "pending"), json.dumps(header).encode() + b"\n" + kept.state)
 
 
 def settle(home: Home, round_number: int, counted: bool) -> Kept | None:
@@ -159,7 +160,7 @@ def begin(home: Home, program: str, round_number: int, attempt: int) -> None:
 
 
 def _tell(home: Home, told: Progress) -> None:
-    replace(_at(home, "progress"), json.dumps(told._asdict()).encode())
+    write_whole(_at(home, "progress"), json.dumps(told._asdict()).encode())
 
 
 def _at(home: Home, name: str) -> Path:

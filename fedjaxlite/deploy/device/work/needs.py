@@ -16,6 +16,7 @@ from fedjaxlite.deploy.device.policy import Policy, Status
 from fedjaxlite.deploy.device.program import Program
 from fedjaxlite.deploy.device.work import moving
 from fedjaxlite.deploy.device.work.moving import Ask
+from fedjaxlite.transport.whole_file import write_whole
 
 
 class Refused(Exception):
@@ -82,7 +83,7 @@ async def program_of_task(device: Device, ask: Ask, task: Mapping[str, Any]) -> 
             ready = await asyncio.to_thread(program.load, content, sha256=sha256, most_bytes=most)
         except ProgramRefused as error:
             raise Refused(str(error)) from error
-        folder.replace(path, content)
+        write_whole(path, content)
         device.loaded.clear()
         device.loaded[sha256] = ready
     return device.loaded[sha256]
@@ -99,7 +100,7 @@ async def model_of_task(device: Device, ask: Ask, task: Mapping[str, Any], ready
         content = await moving.fetch(asked, sha256, total, most=total)
         for other in path.parent.iterdir():
             other.unlink()
-        folder.replace(path, content)
+        write_whole(path, content)
     return unpack(content, ready.manifest["download"])
 
 
