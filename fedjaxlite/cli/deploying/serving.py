@@ -36,14 +36,14 @@ def serve(config: Path, out: Path | None, host: str | None, port: int | None, to
     found = composing.deployed(config)
     folder = out or _fresh_folder(found.job.settings.dataset)
     folder.mkdir(parents=True, exist_ok=True)
-    program = composing.program_of(found)
+    program, settings = composing.program_of(found), composing.server_settings(found)
     server = fl.deploy.Server(
         *(found.job.rounds, found.job.params, found.job.population),
         program=program,
         key=composing.key_of(found.job.settings),
         num_rounds=found.job.settings.rounds,
-        settings=composing.server_settings(found),
-        known={} if composing.server_settings(found).server == "lying" else None,
+        settings=settings,
+        known={} if settings.server == "lying" else None,
     )
     place = folder / AUTHORITY
     authority.open_at(place) if place.exists() else authority.create(place)

@@ -8,11 +8,8 @@ import jax.numpy as jnp
 
 from fedjaxlite.data.client_view import ENCODE, ClientData, Wave, mean_size
 from fedjaxlite.deploy.program.leaves import as_words, leaves_of, unflattened, wrapped
-from fedjaxlite.deploy.program.template import Template, download_specs, undownloaded
-from fedjaxlite.execution.halves.client_half import ClientState, encoded
-from fedjaxlite.protocol.algorithm import ClientOutput
+from fedjaxlite.deploy.program.template import Template, download_specs, sent, undownloaded
 from fedjaxlite.wire.aggregator import ClientInfo
-from fedjaxlite.wire.chain import multiply
 
 
 def client_half(template: Template) -> Callable[..., tuple[Any, ...]]:
@@ -32,9 +29,11 @@ def client_half(template: Template) -> Callable[..., tuple[Any, ...]]:
         shared, opened = undownloaded(template, down)
         view = client_data(*(template, features, num_examples), client=client, key=wrapped(key), noise=wrapped(noise))
         output = template.program.client(view, (shared, state.algorithm))
-        sent, new, finite = _sent(template, opened, output, state, view)
+        encoding = jax.random.fold_in(view.key, ENCODE)
+        known = ClientInfo(view.id, jnp.float32(1), encoding, jnp.bool_(True), jnp.int32(0), view.noise)
+        message, new, finite, _ = sent(template, opened, output, state.codec, known)
         new = jax.tree.map(lambda now, old: jnp.where(finite, now, old), new, state)
-        words = (as_words(sent),) if template.masked else tuple(leaves_of(sent))
+        words = (as_words(message),) if template.masked else tuple(leaves_of(message))
         info = tuple(jnp.asarray(output.info[name], jnp.float32) for name in info_names(template))
         return (*words, *leaves_of(new), finite, *info)
 
@@ -65,12 +64,3 @@ def client_data(
     wave = Wave(client[None], size[None], work[None], template.capacity, mean_size=mean_size(template.population))
     own = dict(zip(names, features, strict=True))
     return ClientData(own, jnp.int32(0), size, client, work, key, wave, noise)
-
-
-def _sent(template: Template, opened: Any, output: ClientOutput, state: ClientState, view: ClientData) -> Any:
-    known = ClientInfo(
-        view.id, jnp.float32(1), jax.random.fold_in(view.key, ENCODE), jnp.bool_(True), jnp.int32(0), view.noise
-    )
-    sent = encoded(output, template.codecs, opened, state.codec, known)
-    message = multiply(sent.message) if template.masked else sent.message
-    return message, sent.state, sent.finite

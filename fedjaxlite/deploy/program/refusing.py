@@ -14,7 +14,7 @@ def refuse_composition(rounds: Rounds, template: Template) -> None:
     """Refuses what is a simulation of something that devices do, or have, by themselves.
 
     Raises:
-      ValueError: for attacks, for a server's data that take part as a client, for another number of clients.
+      ValueError: for attacks, for another number of clients.
     """
     chain = template.program.aggregator
     for part in (rounds.algorithm, *chain.parts):
@@ -23,12 +23,6 @@ def refuse_composition(rounds: Rounds, template: Template) -> None:
                 f"{part.name} holds an attack (`bad` clients), and a program for devices is what honest clients run. "
                 "Compose the rounds without it; attacks are measured in simulation."
             )
-    if rounds.sampler.name.endswith("+server"):
-        raise ValueError(
-            f"{rounds.sampler.name} lets the server take part as one more client with data of its own "
-            "(fl.robust.server_client), and only devices take part in a deployment. Compose the rounds with the "
-            "sampler alone; a device at the server's side can enroll as any other."
-        )
     told, clients = rounds.algorithm.hparams.get("num_clients"), template.population.num_clients
     if told is not None and not checks.is_traced(told) and told != clients:
         raise ValueError(

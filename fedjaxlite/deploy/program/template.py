@@ -18,12 +18,12 @@ from fedjaxlite.deploy.program.leaves import leaves_of, shape_of, unflattened
 from fedjaxlite.execution.bytes_sent import broadcast
 from fedjaxlite.execution.cohort_pass import as_chain
 from fedjaxlite.execution.composition import Rounds
-from fedjaxlite.execution.halves.client_half import ClientState, encoded
+from fedjaxlite.execution.halves.client_half import ClientState, Encoded, encoded
 from fedjaxlite.execution.lanes.equations import needed, reads
 from fedjaxlite.execution.layout import resolve
 from fedjaxlite.execution.one_round import Program, Templates, client_of, templates
 from fedjaxlite.protocol.algorithm import ClientOutput
-from fedjaxlite.sampling import Cohort
+from fedjaxlite.sampling import cohort
 from fedjaxlite.wire.aggregator import Aggregator, ClientInfo, Message, Wire
 from fedjaxlite.wire.chain import chain, multiply
 from fedjaxlite.wire.rows import fold_of
@@ -115,7 +115,7 @@ def template_of(
         resolve(rounds.execution._replace(devices=1, mesh=None, lanes=1), rounds.sampler.capacity),
         client_of(rounds.algorithm),
     )
-    _refuse(rounds)
+    refuse(rounds)
     checks.numeric_leaves("params", params, remedy="Give the model's arrays, or their shapes.", keys=True, structs=True)
     params = jax.tree.map(shape_of, params)
     found = templates(program, params, population)
@@ -125,9 +125,10 @@ def template_of(
     state = jax.eval_shape(
         lambda p, u: ClientState(algorithm.init_client(p), codecs.init_client(u)), params, found.output.update
     )
-    cohort = no_cohort(rounds.sampler.capacity)
+    capacity = rounds.sampler.capacity
+    nobody = cohort(jnp.zeros((capacity,), jnp.int32), jnp.zeros((capacity,), bool))
     bare = jax.eval_shape(lambda s: of_codecs(s, codecs), found.aggregator_state)
-    opened = jax.eval_shape(lambda s, c: codecs.begin(s, c, jax.random.key(0), jax.random.key(0)), bare, cohort)
+    opened = jax.eval_shape(lambda s, c: codecs.begin(s, c, jax.random.key(0), jax.random.key(0)), bare, nobody)
     fold = "sum" if masked else fold_of(program.aggregator)
     first = Template(
         *(program, codecs, masked, fold, population, params, shared, opened),
@@ -170,10 +171,18 @@ def undownloaded(template: Template, down: Sequence[Any]) -> tuple[PyTree, PyTre
     return unflattened(template.shared, down[:number]), unflattened(template.opened, codecs)
 
 
-def no_cohort(capacity: int) -> Cohort:
-    """A cohort of nobody, for its shapes."""
-    nobody, ones = jnp.zeros((capacity,), bool), jnp.ones((capacity,), jnp.float32)
-    return Cohort(jnp.zeros((capacity,), jnp.int32), nobody, nobody, ones, ones, jnp.int32(0))
+def sent(template: Template, opened: Any, output: ClientOutput, codec_state: Any, client: ClientInfo) -> Encoded:
+    """A client's output as it is sent: of a masked run the summand, before any mask.
+
+    Args:
+      template: of the run.
+      opened: the codecs' state in a round that has begun.
+      output: what `client_update` returned.
+      codec_state: what the codecs keep at this client.
+      client: what codecs may know of it.
+    """
+    made = encoded(output, template.codecs, opened, codec_state, client)
+    return made._replace(message=multiply(made.message)) if template.masked else made
 
 
 def _read_and_sent(template: Template) -> tuple[tuple[int, ...], Message]:
@@ -183,8 +192,8 @@ def _read_and_sent(template: Template) -> tuple[tuple[int, ...], Message]:
 
     def encode(opened: list[Any], output: ClientOutput, codec: Any, key: Any) -> Any:
         known = ClientInfo(jnp.int32(0), jnp.float32(1), key, jnp.bool_(True), jnp.int32(0), key)
-        sent = encoded(output, template.codecs, tree.unflatten(opened), codec, known)
-        return (multiply(sent.message) if template.masked else sent.message), sent.state
+        made = sent(template, tree.unflatten(opened), output, codec, known)
+        return made.message, made.state
 
     leaves = jax.tree.leaves(opened)
     args = (leaves, output, template.state.codec, jax.random.key(0))
@@ -231,8 +240,12 @@ def _struct(name: str, one: Any) -> jax.ShapeDtypeStruct:
         ) from error
 
 
-def _refuse(rounds: Rounds) -> None:
-    """What cannot be deployed, and why."""
+def refuse(rounds: Rounds) -> None:
+    """Refuses what cannot be deployed, whichever side asks.
+
+    Raises:
+      ValueError: for models that are sharded, and samplers that simulate devices or decide for them.
+    """
     if rounds.execution.param_shardings is not None or rounds.execution.mesh is not None:
         raise ValueError(
             "the rounds have a model that is sharded over devices (param_shardings, mesh), and a client trains it on "
@@ -242,6 +255,12 @@ def _refuse(rounds: Rounds) -> None:
         raise ValueError(
             f"{rounds.sampler.name} weighs clients by their chances, which a server of devices that come and go does "
             "not know. Take fl.sampling.uniform(K) or fl.sampling.full(N)."
+        )
+    if rounds.sampler.name.endswith("+server"):
+        raise ValueError(
+            f"{rounds.sampler.name} lets the server take part as one more client with data of its own "
+            "(fl.robust.server_client), and only devices take part in a deployment. Compose the rounds with the "
+            "sampler alone; a device at the server's side can enroll as any other."
         )
     simulated = [name for name in ("dropout", "stragglers") if f"+{name}" in rounds.sampler.name]
     if simulated:

@@ -6,7 +6,7 @@ from typing import Any
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
 from fedjaxlite.deploy.program.leaves import leaves_of
-from fedjaxlite.deploy.program.template import DataSpec, Template, template_of
+from fedjaxlite.deploy.program.template import DataSpec, Template, refuse, template_of
 from fedjaxlite.deploy.server import masked
 from fedjaxlite.deploy.server.halves import first_state, halves_of
 from fedjaxlite.deploy.server.moving import payload_of
@@ -82,6 +82,7 @@ def Server(
     """
     checks.one_instance(Rounds, "what fl.rounds(...) returned", rounds=rounds)
     num_rounds = checks.positive_int(num_rounds=num_rounds)
+    refuse(rounds)  # before its sampler has another name
     sampler = _among_those_present(rounds.sampler)
     rounds = composed(rounds.algorithm, sampler=sampler, aggregator=rounds.aggregator, execution=rounds.execution)
     if program is not None and not isinstance(getattr(program, "manifest", None), Mapping):

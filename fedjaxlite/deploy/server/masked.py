@@ -15,6 +15,7 @@ import jax
 import numpy as np
 
 from fedjaxlite.deploy.device.protocol import Message, refused
+from fedjaxlite.deploy.device.work.masked import number_of
 from fedjaxlite.deploy.program.template import Template
 from fedjaxlite.deploy.server import tables
 from fedjaxlite.deploy.server.state import Answer, Counted, Keep, ServerHalf, ServerState, Step, opened
@@ -23,8 +24,6 @@ from fedjaxlite.privacy import secagg
 from fedjaxlite.privacy.masking.mask_rules import default_min_survivors, default_neighbors
 from fedjaxlite.privacy.secagg import messages
 from fedjaxlite.privacy.secagg.errors import party
-
-_MOST_ATTEMPTS = 1 << 16
 
 
 class Sum(NamedTuple):
@@ -63,11 +62,6 @@ def arguments_of(template: Template, *, server: str) -> dict[str, Any]:
         "min_survivors": default_min_survivors(capacity, most, told["colluders"]) if fewest is None else fewest,
         "server": server,
     }
-
-
-def number_of(state: ServerState) -> int:
-    """The number of a secure sum: another one for every attempt, since keys and masks may never serve twice."""
-    return state.number * _MOST_ATTEMPTS + state.attempt
 
 
 def secure(server: ServerHalf, state: ServerState, client: int, message: Message, now: float) -> Answer:
@@ -175,7 +169,9 @@ def _with_place(server: ServerHalf, state: ServerState, client: int) -> secagg.S
     """The protocol's server with a client in its cohort; None where the cohort is closed without it."""
     sum_ = opened(state).secure
     if sum_ is None:
-        return secagg.server.start(server.secure, round_number=number_of(state), cohort=(client,), known=server.known)
+        return secagg.server.start(
+            server.secure, round_number=number_of(state.number, state.attempt), cohort=(client,), known=server.known
+        )
     if client in sum_.state.cohort:
         return sum_.state
     if sum_.state.stage != "advertise" or len(sum_.state.cohort) >= server.numbers.capacity:
