@@ -11,13 +11,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
-import optax
 from playing import device
+from small_runs import PARAMS, chosen, method
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms
 from fedjaxlite.deploy.device import link
 from fedjaxlite.deploy.device.protocol import BadMessage, Message, decode, encode
 from fedjaxlite.deploy.program.client_half import client_half
@@ -27,29 +24,13 @@ from fedjaxlite.transport.credentials import Credentials
 from fedjaxlite.transport.enrolment import request
 from fedjaxlite.transport.limits import Limits, Rate
 
-PARAMS = {"b": jnp.float32(0.5), "w": jnp.zeros(3)}
 KEYS = {"key": jax.random.key(7), "noise_key": jax.random.key(8)}
 QUICK = Timeouts(connect=20.0, stage=60.0, frame=20.0, patience=60.0)
 
 
-def people(num: int) -> fl.Population:
-    rng = np.random.default_rng(0)
-    sizes = [1 + (5 * u) % 7 for u in range(num)]
-    features = {
-        "x": rng.normal(size=(sum(sizes), 3)).astype(np.float32),
-        "y": rng.normal(size=sum(sizes)).astype(np.float32),
-    }
-    return fl.Population.from_arrays(features, client_ids=np.repeat(np.arange(num), sizes))
-
-
-def loss(params: Any, batch: Any, key: Any) -> Any:
-    return (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
-
-
 def composed(cohort: int, sampler: Any = None, aggregator: Any = None) -> fl.Rounds:
-    method = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.05), batch_size=2, epochs=2)
     return fl.rounds(
-        method,
+        method("fed_avg", 0),
         sampler=sampler or fl.sampling.uniform(cohort),
         aggregator=aggregator or fl.weighted_mean(),
         execution=fl.Execution(lanes=1, devices=1),
@@ -58,15 +39,7 @@ def composed(cohort: int, sampler: Any = None, aggregator: Any = None) -> fl.Rou
 
 def simulated(cohorts: list[list[int]], data: fl.Population, capacity: int, aggregator: Any = None) -> Any:
     """The state after rounds of these cohorts, each of `capacity` clients at most."""
-    table = jnp.asarray([each + [0] * (capacity - len(each)) for each in cohorts], jnp.int32)
-    there = jnp.asarray([[row < len(each) for row in range(capacity)] for each in cohorts])
-
-    def sample(key: Any, number: Any, population: Any) -> fl.Cohort:
-        ones, here = jnp.ones((capacity,), jnp.float32), there[number]
-        return fl.Cohort(table[number], here, here, ones, ones, jnp.int32(0))
-
-    sampler = fl.Sampler(sample, capacity, fl.sampling.full(2).accounting, "given")
-    rounds = composed(capacity, sampler, aggregator)
+    rounds = composed(capacity, chosen(cohorts, capacity), aggregator)
     state = rounds.init(PARAMS, data, **KEYS)
     for _ in cohorts:
         state, _ = rounds.step(state, data)

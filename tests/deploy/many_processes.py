@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from small_runs import chosen
 
 import fedjaxlite as fl
 from fedjaxlite.cli.deploying import composing
@@ -179,19 +180,7 @@ def simulated(place: Place, told: list[dict[str, Any]]) -> Any:
     """The run of `rounds.step` from the same keys, with the cohorts that came about."""
     found = composing.deployed(place.folder / "config.toml")
     job, capacity = found.job, found.job.rounds.sampler.capacity
-    ids = np.zeros((len(told), capacity), np.int32)
-    there = np.zeros((len(told), capacity), bool)
-    for row, record in enumerate(told):
-        ids[row, : len(record["clients"])] = record["clients"]
-        there[row, : len(record["clients"])] = True
-    table, present = jnp.asarray(ids), jnp.asarray(there)
-
-    def sample(key: Any, number: Any, population: Any) -> fl.Cohort:
-        del key, population
-        ones = jnp.ones((capacity,), jnp.float32)
-        return fl.Cohort(table[number], present[number], present[number], ones, ones, jnp.int32(0))
-
-    sampler = fl.Sampler(sample, capacity, fl.sampling.uniform(capacity).accounting, "given")
+    sampler = chosen([record["clients"] for record in told], capacity)
     rounds = fl.rounds(
         job.rounds.algorithm,
         sampler=sampler,

@@ -14,10 +14,11 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from crowd import KEYS, PARAMS, compiled, composed, heard, honest, linked, mutated, people, raw, serving, simulated
+from crowd import KEYS, compiled, composed, heard, honest, linked, mutated, raw, serving, simulated
 from deploy_messages import GOOD
 from deploy_toy import OTHER_CLIENTS
 from machines import check_in
+from small_runs import PARAMS, people
 
 import fedjaxlite as fl
 from fedjaxlite import privacy

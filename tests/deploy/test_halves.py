@@ -5,11 +5,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
+import small_runs
+from small_runs import PARAMS, chosen, method, people_of
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, privacy
+from fedjaxlite import privacy
 from fedjaxlite.deploy.program.client_half import client_half
 from fedjaxlite.deploy.program.leaves import leaves_of
 from fedjaxlite.deploy.program.template import DataSpec, template_of
@@ -19,42 +20,16 @@ SIZES = (5, 2, 7, 3, 4, 6, 1, 5)
 N = len(SIZES)
 
 
-def people() -> fl.Population:
-    rng, total = np.random.default_rng(0), sum(SIZES)
-    features = {"x": rng.normal(size=(total, 3)).astype(np.float32), "y": rng.normal(size=total).astype(np.float32)}
-    return fl.Population.from_arrays(features, client_ids=np.repeat(np.arange(N), SIZES))
-
-
-def loss(params: Any, batch: Any, key: Any) -> Any:
-    del key
-    return (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
-
-
-PARAMS = {"b": jnp.float32(0.5), "w": jnp.zeros(3)}
-
-
-def method(name: str) -> fl.Algorithm:
-    if name == "scaffold":
-        return algorithms.scaffold(loss, client_lr=0.05, num_clients=N, batch_size=2, epochs=2)
-    return algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.05), batch_size=2, epochs=2)
-
-
-CHAINS = {
-    "mean": lambda: fl.weighted_mean(),
-    "quantize": lambda: fl.chain(fl.mean(), fl.clip_by_global_norm(1.0), fl.quantize(bits=16)),
-    "mask": lambda: fl.chain(
-        fl.weighted_mean(weight_cap=8), fl.clip_by_value(1.0), fl.quantize(bits=12), privacy.mask(min_survivors=3)
-    ),
+CHAINS = small_runs.CHAINS | {
     "feedback": lambda: fl.chain(fl.weighted_mean(), fl.compression.error_feedback(fl.compression.top_k(fraction=0.5))),
     "rotated": lambda: fl.chain(fl.mean(), fl.clip_by_global_norm(2.0), fl.compression.quic_fl(bits=4)),
     "adaptive": lambda: fl.chain(fl.mean(over=4), privacy.adaptive_gaussian(noise_multiplier=0.3)),
-    "median": lambda: fl.chain(fl.mean(), fl.robust.median()),
 }
 
 
 def deployed(rounds: fl.Rounds, cohorts: list[list[int]]) -> Any:
     """A run in which every client is called on its own padded buffer, and the server adds messages in any order."""
-    data = people()
+    data = people_of(SIZES)
     spec = DataSpec({"x": jax.ShapeDtypeStruct((3,), np.float32), "y": jax.ShapeDtypeStruct((), np.float32)}, N, 7)
     template = template_of(rounds, PARAMS, spec)
     state, server = (
@@ -90,19 +65,6 @@ def deployed(rounds: fl.Rounds, cohorts: list[list[int]]) -> Any:
     return state, kept, template
 
 
-def chosen(cohorts: list[list[int]], capacity: int) -> fl.Sampler:
-    table = jnp.asarray([c + [0] * (capacity - len(c)) for c in cohorts], jnp.int32)
-    there = jnp.asarray([[True] * len(c) + [False] * (capacity - len(c)) for c in cohorts])
-
-    def sample(key: Any, round_number: Any, population: Any) -> fl.Cohort:
-        del key, population
-        ones = jnp.ones((capacity,), jnp.float32)
-        here = there[round_number]
-        return fl.Cohort(table[round_number], here, here, ones, ones, jnp.int32(0))
-
-    return fl.Sampler(sample, capacity, fl.sampling.full(N).accounting, "given")
-
-
 COHORTS = [[0, 2, 4, 7], [1, 2, 3, 6], [0, 1, 2, 7]]
 
 
@@ -117,11 +79,11 @@ COHORTS = [[0, 2, 4, 7], [1, 2, 3, 6], [0, 1, 2, 7]]
 )
 def test_a_deployed_run_is_the_simulated_run(name: str, codec: str) -> None:
     parts = {"aggregator": CHAINS[codec](), "execution": fl.Execution(lanes=1, devices=1)}
-    state, kept, template = deployed(fl.rounds(method(name), sampler=fl.sampling.uniform(4), **parts), COHORTS)
-    rounds = fl.rounds(method(name), sampler=chosen(COHORTS, 4), **parts)
-    want = rounds.init(PARAMS, people(), key=jax.random.key(7), noise_key=jax.random.key(8))
+    state, kept, template = deployed(fl.rounds(method(name, N), sampler=fl.sampling.uniform(4), **parts), COHORTS)
+    rounds = fl.rounds(method(name, N), sampler=chosen(COHORTS, 4), **parts)
+    want = rounds.init(PARAMS, people_of(SIZES), key=jax.random.key(7), noise_key=jax.random.key(8))
     for _ in COHORTS:
-        want, _ = rounds.step(want, people())
+        want, _ = rounds.step(want, people_of(SIZES))
     exact = codec in ("quantize", "mask", "rotated")
     tolerance: dict[str, Any] = {"rtol": 0, "atol": 0 if exact else 1e-6}
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **tolerance), state.params, want.params)
@@ -132,8 +94,8 @@ def test_a_deployed_run_is_the_simulated_run(name: str, codec: str) -> None:
 
 
 def test_a_weight_above_the_cap_is_not_added() -> None:
-    rounds = fl.rounds(method("fed_avg"), sampler=fl.sampling.uniform(2), aggregator=fl.weighted_mean(weight_cap=8))
-    template = template_of(rounds, PARAMS, people())
+    rounds = fl.rounds(method("fed_avg", N), sampler=fl.sampling.uniform(2), aggregator=fl.weighted_mean(weight_cap=8))
+    template = template_of(rounds, PARAMS, people_of(SIZES))
     state, server = first_state(template, PARAMS, key=jax.random.key(0)), halves_of(template)
     leaves = [np.zeros(leaf.shape, leaf.dtype) for leaf in leaves_of(template.message)]
     for weight, fine in ((8, True), (9, False), (-1, False), (np.nan, False)):
@@ -151,6 +113,8 @@ def test_a_weight_above_the_cap_is_not_added() -> None:
     ids=["dropout", "stragglers", "clock"],
 )
 def test_what_simulates_devices_is_not_deployed(sampler: fl.Sampler, text: str) -> None:
-    rounds = fl.rounds(method("fed_avg"), sampler=sampler, aggregator=fl.weighted_mean())
+    rounds = fl.rounds(method("fed_avg", N), sampler=sampler, aggregator=fl.weighted_mean())
     with pytest.raises(ValueError, match=text):
-        template_of(rounds, PARAMS, people())
+        template_of(rounds, PARAMS, people_of(SIZES))
+    with pytest.raises(ValueError, match=text):
+        fl.deploy.Server(rounds, PARAMS, people_of(SIZES), key=jax.random.key(0), num_rounds=1)

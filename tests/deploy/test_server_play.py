@@ -7,61 +7,16 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-import optax
 import pytest
 from playing import Chaos, in_memory, play
+from small_runs import CHAINS, PARAMS, chosen, method, people
 
 import fedjaxlite as fl
-from fedjaxlite import algorithms, privacy
 from fedjaxlite.deploy.server.building import Server
 from fedjaxlite.deploy.server.settings import ServerSettings
 
-PARAMS = {"b": jnp.float32(0.5), "w": jnp.zeros(3)}
 SETTINGS = ServerSettings(wait=1.0, presence=30.0, deadline=20.0, stage=5.0, poll=0.1, min_reports=3)
-
-
-def people(num: int) -> fl.Population:
-    rng = np.random.default_rng(0)
-    sizes = [1 + (5 * u) % 7 for u in range(num)]
-    features = {
-        "x": rng.normal(size=(sum(sizes), 3)).astype(np.float32),
-        "y": rng.normal(size=sum(sizes)).astype(np.float32),
-    }
-    return fl.Population.from_arrays(features, client_ids=np.repeat(np.arange(num), sizes))
-
-
-def loss(params: Any, batch: Any, key: Any) -> Any:
-    return (batch["x"] @ params["w"] + params["b"] - batch["y"]) ** 2
-
-
-def method(name: str, num: int) -> fl.Algorithm:
-    if name == "scaffold":
-        return algorithms.scaffold(loss, client_lr=0.05, num_clients=num, batch_size=2, epochs=2)
-    return algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.05), batch_size=2, epochs=2)
-
-
-CHAINS = {
-    "mean": lambda: fl.weighted_mean(),
-    "quantize": lambda: fl.chain(fl.mean(), fl.clip_by_global_norm(1.0), fl.quantize(bits=16)),
-    "mask": lambda: fl.chain(
-        fl.weighted_mean(weight_cap=8), fl.clip_by_value(1.0), fl.quantize(bits=12), privacy.mask(min_survivors=3)
-    ),
-    "median": lambda: fl.chain(fl.mean(), fl.robust.median()),
-}
-
-
-def chosen(cohorts: list[list[int]], capacity: int) -> fl.Sampler:
-    """The cohorts of a record."""
-    table = jnp.asarray([c + [0] * (capacity - len(c)) for c in cohorts], jnp.int32)
-    there = jnp.asarray([[True] * len(c) + [False] * (capacity - len(c)) for c in cohorts])
-
-    def sample(key: Any, round_number: Any, population: Any) -> fl.Cohort:
-        ones, here = jnp.ones((capacity,), jnp.float32), there[round_number]
-        return fl.Cohort(table[round_number], here, here, ones, ones, jnp.int32(0))
-
-    return fl.Sampler(sample, capacity, fl.sampling.full(2).accounting, "given")
 
 
 def compare(name: str, chain: str, *, num: int, cohort: int, num_rounds: int, chaos: Chaos, settings: Any) -> Any:
