@@ -26,6 +26,7 @@ from fedjaxlite.deploy.server.state import Checkpoint, Drop, Effect, Extend, Kee
 from fedjaxlite.observers import records
 from fedjaxlite.storage import patiently, read_npz, to_disk, write_npz
 from fedjaxlite.training import checkpoint_folder
+from fedjaxlite.transport.whole_file import write_whole
 
 Saved = tuple[Mapping[str, np.ndarray], Mapping[str, Any]]
 FORMAT = "fedjaxlite deployed server 1"
@@ -125,7 +126,7 @@ def open_at(folder: str | os.PathLike[str], *, keep: int = 2, more: Callable[[],
         patiently(lambda: _append(lines, records.to_line({**line, **more()})), f"a record of {str(lines)!r}")
 
     return Journal(
-        keep=lambda path, data: patiently(lambda: _keep(home, path, data), f"{path} in {str(home)!r}"),
+        keep=lambda path, data: patiently(lambda: write_whole(_place(home, path), data), f"{path} in {str(home)!r}"),
         extend=lambda path, offset, data: _extend(home, path, offset, data),
         drop=lambda path: _drop(home / path),
         read=read,
@@ -135,17 +136,6 @@ def open_at(folder: str | os.PathLike[str], *, keep: int = 2, more: Callable[[],
         record=record,
         cut=lambda last: records.cut(lines, last),
     )
-
-
-def _keep(home: Path, path: str, data: bytes) -> None:
-    place = _place(home, path)
-    half = place.with_name(f"{place.name}.tmp")
-    with half.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    half.replace(place)
-    to_disk(place.parent)
 
 
 def _extend(home: Path, path: str, offset: int, data: bytes) -> None:
