@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import jax
 from playing import device
-from small_runs import PARAMS, chosen, method
+from small_deployments import PARAMS, chosen, method
 
 import fedjaxlite as fl
 from fedjaxlite.deploy.device import link

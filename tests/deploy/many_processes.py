@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from small_runs import chosen
+from small_deployments import chosen
 
 import fedjaxlite as fl
 from fedjaxlite.cli.deploying import composing

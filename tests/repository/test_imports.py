@@ -5,7 +5,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -296,6 +296,27 @@ def test_no_room_is_crowded() -> None:
     folders = {path.parent for path, _ in sources().values()}
     files = {folder: [f for f in folder.glob("*.py") if f.name != "__init__.py"] for folder in folders}
     assert {str(f): len(found) for f, found in files.items() if len(found) > MOST_FILES} == {}
+
+
+def twins(files: Iterable[Path]) -> dict[str, list[str]]:
+    """Names of modules that several files bear, or one of the standard library and a file."""
+    found: dict[str, list[str]] = {}
+    for file in files:
+        found.setdefault(file.stem, []).append(str(file))
+    taken = sys.stdlib_module_names
+    return {name: sorted(where) for name, where in found.items() if len(where) > 1 or name in taken}
+
+
+def test_modules_of_tests_have_names_of_their_own() -> None:
+    files = [
+        f.relative_to(ROOT) for f in (ROOT / "tests").rglob("*.py") if f.name not in ("conftest.py", "__init__.py")
+    ]
+    assert twins(files) == {}, "Pytest puts every folder of tests on one path: of two files of a name one is not found."
+
+
+def test_twins_among_the_tests_are_found() -> None:
+    files = [Path("a/small.py"), Path("b/small.py"), Path("a/types.py"), Path("a/other.py")]
+    assert twins(files) == {"small": ["a/small.py", "b/small.py"], "types": ["a/types.py"]}
 
 
 def test_every_room_says_what_it_is_for() -> None:

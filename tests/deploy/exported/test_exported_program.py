@@ -23,7 +23,7 @@ from fedjaxlite.deploy.device import program as device
 from fedjaxlite.deploy.program import client_program as making
 from fedjaxlite.deploy.program.client_program import client_program
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def held_together(model: str, method: str, chain: str) -> tuple[float, float]:
@@ -301,7 +301,7 @@ def test_without_flatbuffers_the_extra_is_named(monkeypatch) -> None:
 
 ELSEWHERE = """
 import sys
-sys.path[:0] = sys.argv[1:3]
+sys.path[:0] = sys.argv[1:4]
 import test_exported_program as tests
 print(tests.client_program(tests.run(), tests.jnp.float32(0), tests.SPEC, evaluate=tests.square).sha256)
 """
@@ -310,7 +310,8 @@ print(tests.client_program(tests.run(), tests.jnp.float32(0), tests.SPEC, evalua
 @pytest.mark.slow
 def test_equal_programs_are_equal_bytes_in_every_process(tmp_path) -> None:
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE)
-    command = [sys.executable, str(tmp_path / "elsewhere.py"), str(ROOT), str(Path(__file__).parent)]
+    here = Path(__file__).parent
+    command = [sys.executable, str(tmp_path / "elsewhere.py"), str(ROOT), str(here), str(here.parent)]
     environment = {**os.environ, "PYTHONHASHSEED": "17"}
     done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path, timeout=300)
     assert done.returncode == 0, done.stderr

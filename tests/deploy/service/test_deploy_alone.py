@@ -9,7 +9,7 @@ from deploy_toy import CLIENTS, answer_of, run, serving, toy
 
 from fedjaxlite.transport import credentials
 
-ROOT = Path(__file__).resolve().parents[2] / "fedjaxlite"
+ROOT = Path(__file__).resolve().parents[3] / "fedjaxlite"
 TALKS = ("__init__", "protocol", "schemas", "packing", "link", "enrolling")
 PROGRAM = """
 import asyncio, pkgutil, random, sys

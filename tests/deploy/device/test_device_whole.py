@@ -8,7 +8,7 @@ import random
 import jax
 import numpy as np
 import pytest
-from small_runs import CHAINS, PARAMS, chosen, method, people
+from small_deployments import CHAINS, PARAMS, chosen, method, people
 
 import fedjaxlite as fl
 from fedjaxlite.deploy import device as devices

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import small_runs
-from small_runs import PARAMS, chosen, method, people_of
+import small_deployments
+from small_deployments import PARAMS, chosen, method, people_of
 
 import fedjaxlite as fl
 from fedjaxlite import privacy
@@ -20,7 +20,7 @@ SIZES = (5, 2, 7, 3, 4, 6, 1, 5)
 N = len(SIZES)
 
 
-CHAINS = small_runs.CHAINS | {
+CHAINS = small_deployments.CHAINS | {
     "feedback": lambda: fl.chain(fl.weighted_mean(), fl.compression.error_feedback(fl.compression.top_k(fraction=0.5))),
     "rotated": lambda: fl.chain(fl.mean(), fl.clip_by_global_norm(2.0), fl.compression.quic_fl(bits=4)),
     "adaptive": lambda: fl.chain(fl.mean(over=4), privacy.adaptive_gaussian(noise_multiplier=0.3)),

@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 from playing import Chaos, in_memory, play
-from small_runs import CHAINS, PARAMS, chosen, method, people
+from small_deployments import CHAINS, PARAMS, chosen, method, people
 
 import fedjaxlite as fl
 from fedjaxlite.deploy.server.building import Server

@@ -18,7 +18,7 @@ from crowd import KEYS, compiled, composed, heard, honest, linked, mutated, raw,
 from deploy_messages import GOOD
 from deploy_toy import OTHER_CLIENTS
 from machines import check_in
-from small_runs import PARAMS, people
+from small_deployments import PARAMS, people
 
 import fedjaxlite as fl
 from fedjaxlite import privacy
