@@ -136,6 +136,8 @@ class Server:
 
     def on_get(self, head: dict[str, Any], body: bytes) -> Message:
         held = {sha256(c): c for c in (self.artifact, pack([self.model]))}
+        if head["sha256"] not in held:
+            return Message("refused", {"reason": "nothing of this hash is here", "again": False})
         whole = held[head["sha256"]]
         packed, piece = packing.pack(whole[head["offset"] :][: self.chunk])
         return Message("chunk", {"offset": head["offset"], "total": len(whole), "packed": packed}, piece)

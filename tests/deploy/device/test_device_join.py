@@ -256,7 +256,8 @@ def fuzzed(tmp_path_factory, data):
     # Its state is that of the updates that the server said are in a sum, and of no others.
     assert kept is None or (kept.round in server.taken and state_of(device) in (8, 9))
     assert {m.kind for m in said} <= {"check_in", "get", "put", "failed", "evaluated", "secure"}
-    assert all(UPDATES.get(m.head["round"], m.body) == m.body for m in said if m.kind == "put" and m.body)
+    # What it sends are updates of the models that there are, whatever number their round was given.
+    assert {m.body for m in said if m.kind == "put" and m.body} <= set(UPDATES.values())
 
 
 def test_noise_is_the_devices_own(tmp_path):
