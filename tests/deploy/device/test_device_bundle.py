@@ -162,7 +162,7 @@ def test_a_process_that_is_killed_at_any_moment_goes_on_and_a_polite_end_is_clea
         process = started(device, "join", *home, *data, cwd=tmp_path)
         time.sleep(2)
         process.terminate()
-        said, _ = process.communicate(timeout=20)
+        said, _ = process.communicate(timeout=60)
         assert process.returncode == 0
         assert "ending after this step" in said
         assert "stopped: 0 updates sent" in said

@@ -19,7 +19,7 @@ FREE = Limits(requests=Rate(1e6, 1e6))
 
 
 async def said(reader):
-    return decode(await frames.read_frame(reader, longest=2**21, seconds=5))
+    return decode(await frames.read_frame(reader, longest=2**21, seconds=30))
 
 
 async def ended(reader):

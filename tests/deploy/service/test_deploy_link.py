@@ -127,7 +127,7 @@ async def hostile(say):
     """What a link makes of a server that answers everything with these bytes."""
 
     async def connected(reader, writer):
-        await frames.read_frame(reader, longest=2**20, seconds=5)
+        await frames.read_frame(reader, longest=2**20, seconds=30)
         writer.write(say)
         await reader.read()
         writer.transport.abort()

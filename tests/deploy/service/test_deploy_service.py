@@ -33,7 +33,7 @@ from fedjaxlite.transport.errors import EnrolmentRefused
 
 
 async def said(reader):
-    return decode(await frames.read_frame(reader, longest=2**21, seconds=5))
+    return decode(await frames.read_frame(reader, longest=2**21, seconds=30))
 
 
 async def ended(reader):
