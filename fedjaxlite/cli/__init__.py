@@ -5,6 +5,7 @@
     signatures.py  words for functions and arguments       loading.py build.py   from settings to the objects of a run
     parse.py named.py compress.py robust.py                from texts to objects
     methods/       the methods, what each takes and costs
+    taking_part/   who takes part and when: samplers, availability, the clock
     private_run.py noise, budgets and what is told of them
     several/       one run in several processes
 

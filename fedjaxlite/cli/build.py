@@ -7,10 +7,12 @@ import jax
 import optax
 
 import fedjaxlite as fl
-from fedjaxlite.cli import compress, methods, named, parse, private_run, robust
+from fedjaxlite.cli import compress, methods, named, parse, private_run, robust, taking_part
 from fedjaxlite.cli.loading import NATURAL, Data, is_own
 from fedjaxlite.cli.loading import load as load
 from fedjaxlite.cli.settings import Settings
+from fedjaxlite.cli.settings import keys as keys
+from fedjaxlite.cli.taking_part.times import Facts
 from fedjaxlite.evaluation.central import rows_of
 from fedjaxlite.training.warm_start import warm_start
 
@@ -67,7 +69,7 @@ def filled(settings: Settings) -> Settings:
         sampler=settings.sampler or ("poisson" if private and settings.async_buffer is None else "uniform"),
         aggregator=settings.aggregator or ("mean" if private or settings.robust else "weighted"),
     )
-    parse.check_clock(settings)
+    taking_part.check(settings)
     private_run.check(settings)
     robust.check(settings)
     own = is_own(settings.dataset)
@@ -140,7 +142,7 @@ def rounds_of(settings: Settings, algorithm: fl.Algorithm, population: fl.Popula
     """The rounds of an algorithm, with the sampler, the aggregator and the execution that the options describe."""
     return fl.rounds(
         algorithm,
-        sampler=parse.sampler(settings, population.num_clients),
+        sampler=taking_part.sampler(settings, Facts(population.num_clients, algorithm.hparams)),
         aggregator=parse.aggregator(
             settings, population, (*compress.on_the_way_up(settings), *robust.on_rows(settings, population))
         ),
@@ -221,11 +223,3 @@ def _default(settings: Settings, name: str) -> Any:
     """What was asked for, or what the data set decides."""
     value = getattr(settings, name)
     return defaults_for(settings.dataset)[name] if value is None else value
-
-
-def keys(settings: Settings) -> dict[str, jax.Array]:
-    """The random keys of a run, all from one seed."""
-    return {
-        name: jax.random.fold_in(jax.random.key(settings.seed), i)
-        for i, name in enumerate(("model", "run", "warm_start"))
-    }

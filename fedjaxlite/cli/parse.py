@@ -19,7 +19,6 @@ _PARTITIONS = (
     ("key:FEATURE", "clients that a feature names"),
     ("natural", "the data set's own clients"),
 )
-_MIN_WORK = 0.1
 
 
 def batch_size(text: str | int) -> int | None:
@@ -81,89 +80,6 @@ def _number(spec: str, kind: Callable[[str], Any]) -> Any:
     except ValueError:
         form = next(form for form, _ in _PARTITIONS if form.startswith(name))
         raise ValueError(f"--partition is {spec!r}; expected {form} with a number, such as {name}:2.") from None
-
-
-_OF_ASYNC = ("concurrency", "staleness", "max_staleness", "async_mix")
-_OF_ROUNDS = ("deadline", "over_select")
-
-
-def check_clock(settings: Settings) -> None:
-    """Refuses options of the clock that do not go together."""
-    positive(deadline=settings.deadline)
-    given = lambda names: [n for n in names if getattr(settings, n) not in (None, False)]  # noqa: E731
-    if settings.async_buffer is None and given(_OF_ASYNC):
-        name = given(_OF_ASYNC)[0].replace("_", "-")
-        raise ValueError(f"--{name} is of an asynchronous server; give --async-buffer K too, or leave it out.")
-    if settings.async_buffer is not None and given(_OF_ROUNDS):
-        name = given(_OF_ROUNDS)[0].replace("_", "-")
-        raise ValueError(
-            f"--{name} closes a round, and --async-buffer {settings.async_buffer} asks for a server without rounds. "
-            "Leave one out."
-        )
-    if settings.async_mix and settings.async_buffer != 1:
-        raise ValueError(
-            f"--async-mix mixes every model as it comes, and --async-buffer is {settings.async_buffer}; expected "
-            "--async-buffer 1."
-        )
-    if settings.over_select is not None and settings.over_select < settings.cohort:
-        raise ValueError(
-            f"--over-select is {settings.over_select}, and --cohort {settings.cohort} reports are wanted; expected at "
-            "least as many."
-        )
-    service_of(settings)
-    if settings.staleness is not None:
-        fl.systems.staleness.parse(settings.staleness)
-
-
-def service_of(settings: Settings) -> Any:
-    """How long clients take; None without a clock."""
-    if (
-        settings.service is None
-        and settings.async_buffer is None
-        and not any(getattr(settings, name) is not None for name in _OF_ROUNDS)
-    ):
-        return None
-    return fl.systems.service.parse(settings.service or "exponential:1")
-
-
-def sampler(settings: Settings, num_clients: int) -> fl.Sampler:
-    """Who takes part: in rounds, with or without a clock, or one by one at an asynchronous server."""
-    service = service_of(settings)
-    if service is not None and settings.async_buffer is not None:
-        at_work = settings.concurrency or settings.async_buffer
-        given: dict[str, Any] = {"concurrency": at_work, "service": service}
-        given |= {"sampler": drawn(settings, at_work, num_clients, "--concurrency")}
-        given |= {"staleness": fl.systems.staleness.parse(settings.staleness or "constant")}
-        given |= {"max_staleness": settings.max_staleness}
-        return (
-            fl.systems.fed_async(**given) if settings.async_mix else fl.systems.fed_buff(settings.async_buffer, **given)
-        )
-    selected = settings.over_select or settings.cohort
-    chosen = drawn(settings, selected, num_clients, "--cohort" if settings.over_select is None else "--over-select")
-    if service is None:
-        return chosen
-    reports = settings.cohort if settings.over_select is not None else None
-    return fl.systems.timed(chosen, service, deadline=settings.deadline, reports=reports)
-
-
-def drawn(settings: Settings, cohort: int, num_clients: int, option: str) -> fl.Sampler:
-    """Draws of so many clients, with dropouts and stragglers around them; `option` says who asked for them."""
-    if cohort > num_clients:
-        raise ValueError(
-            f"{option} is {cohort}, and there are {num_clients} clients. Ask for a smaller cohort or more --clients."
-        )
-    share(dropout=settings.dropout)
-    rate = cohort / num_clients
-    makers: Mapping[str, Callable[[], fl.Sampler]] = {
-        "uniform": lambda: fl.sampling.uniform(cohort),
-        # Spare slots cost nothing, and a cohort that is cut costs delta.
-        "poisson": lambda: fl.sampling.poisson(rate, fl.sampling.poisson_capacity(num_clients + 1, rate, 1e-15)),
-        "cyclic": lambda: fl.sampling.cyclic(cohort, num_clients // cohort),
-        "available": lambda: fl.sampling.available(cohort, fl.sampling.diurnal(seed=settings.seed)),
-    }
-    chosen = makers[settings.sampler or "uniform"]()
-    chosen = fl.sampling.with_dropout(chosen, settings.dropout) if settings.dropout else chosen
-    return fl.sampling.with_stragglers(chosen, settings.stragglers, _MIN_WORK) if settings.stragglers else chosen
 
 
 def aggregator(settings: Settings, population: fl.Population, further: tuple[fl.Aggregator, ...] = ()) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin, get_type_hints
 
+import jax
 import typer
 
 from fedjaxlite.cli.options import bad_clients, clock, learning, running, wire
@@ -41,8 +42,10 @@ class Settings(NamedTuple):
     cohort_seed: learning.CohortSeed = None
     stragglers: learning.Stragglers = 0.0
     service: clock.Service = None
+    availability: clock.Availability = None
     async_buffer: clock.AsyncBuffer = None
     concurrency: clock.Concurrency = None
+    grace: clock.Grace = None
     staleness: clock.Staleness = None
     max_staleness: clock.MaxStaleness = None
     async_mix: clock.AsyncMix = False
@@ -95,6 +98,12 @@ class Settings(NamedTuple):
     seeds: running.Seeds = None
     validation: running.Validation = None
     select: running.Select = None
+
+
+def keys(settings: Settings) -> dict[str, jax.Array]:
+    """The random keys of a run, all from one seed."""
+    names = ("model", "run", "warm_start", "devices", "availability")
+    return {name: jax.random.fold_in(jax.random.key(settings.seed), i) for i, name in enumerate(names)}
 
 
 def takes_settings(function: Callable[..., None]) -> Callable[..., None]:

@@ -140,11 +140,31 @@ def closed_after(plan: Plan, cohort: Cohort, times: Times, in_time: Any, deadlin
 
 
 def latency_of(service: Service) -> Latency:
-    """The seconds of each slot, of a service that knows nothing of the run."""
+    """The seconds of each slot of a cohort, of a service that knows nothing of the run.
+
+    Args:
+      service: such as `fl.systems.service.exponential(60.0)`.
+
+    Returns:
+      A Latency. The seconds are those that `timed` gives the same cohort: a sampler that learns how long clients take,
+      such as `fl.sampling.oort`, learns from it what the clock around it counts.
+
+    Raises:
+      TypeError, ValueError: what is no Service, or one that asks for facts of the run, such as `on_devices`.
+
+    Example:
+      >>> from fedjaxlite import sampling
+      >>> from fedjaxlite.systems.service import lognormal
+      >>> from fedjaxlite.systems.timed import timed
+      >>> minute = lognormal(60.0, 0.8)
+      >>> timed(sampling.oort(10, latency=latency_of(minute), preferred_seconds=60.0), minute).name
+      'oort(10)+timed'
+    """
+    checks.one_instance(Service, "a Service, such as fl.systems.service.exponential(60.0)", service=service)
     if service.facts is not no_facts:
         raise ValueError(
-            f"`devices` is the service {service.name}, which asks for facts of the run; pass the Devices themselves, "
-            "or a function (key, round, cohort, population)."
+            f"`service` is {service.name}, which asks for facts of the run; take one that does not, such as "
+            "fl.systems.service.measured(seconds), or a function (key, round, cohort, population) of your own."
         )
 
     def latency(key: Any, round_number: Any, cohort: Cohort, population: Any) -> Any:

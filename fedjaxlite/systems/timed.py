@@ -14,7 +14,7 @@ from fedjaxlite.systems import devices as device_model
 from fedjaxlite.systems import traces
 from fedjaxlite.systems.devices import Devices
 from fedjaxlite.systems.round_times import Plan, TimedState, closed_after, latency_of, times_of
-from fedjaxlite.systems.service import Service
+from fedjaxlite.systems.service import Service, no_facts
 from fedjaxlite.systems.traces import Availability
 
 
@@ -186,6 +186,11 @@ def _checked(
     if of_devices:
         devices = device_model.checked(devices)
     elif isinstance(devices, Service):
+        if devices.facts is not no_facts:
+            raise ValueError(
+                f"`devices` is the service {devices.name}, which asks for facts of the run; pass the Devices "
+                "themselves, or a function (key, round, cohort, population)."
+            )
         devices = latency_of(devices)
     else:
         remedy = "Pass that, such as fl.sampling.lognormal_latency(), or Devices."

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from fedjaxlite.cli import build, named, parse
+from fedjaxlite.cli import build, named, parse, taking_part
 from fedjaxlite.cli.app import app
 from fedjaxlite.cli.settings import Settings, to_arguments
+from fedjaxlite.cli.taking_part.times import Facts
 from fedjaxlite.observers import records
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -170,7 +171,7 @@ def test_server_optimizers_go_downhill(name) -> None:
 
 @pytest.mark.parametrize("name", ["uniform", "poisson", "cyclic", "available"])
 def test_samplers_fit_the_population(name) -> None:
-    sampler = parse.sampler(Settings(sampler=name, cohort=3, dropout=0.1), 10)
+    sampler = taking_part.sampler(Settings(sampler=name, cohort=3, dropout=0.1), Facts(10))
     sampler.check(10)
     assert sampler.accounting.expected_size(10) == 3
 
@@ -240,7 +241,7 @@ def test_the_version_names_the_stack() -> None:
         (["--clients", "5000"], "num_clients=5000, but there are 1438 examples"),
         (["--batch-size", "0"], "--batch-size is '0'; expected an int of at least 1, or inf"),
         (["--epochs", "0"], "--epochs"),
-        (["--sampler", "best"], "'best' is not one of"),
+        (["--sampler", "best"], "--sampler names 'best'; expected one of"),
         (["--model", "lstm"], "--model lstm takes texts"),
         (["--dropout", "1"], "--dropout is 1.0; expected a number in [0, 1)"),
         (["--warm-start", "-1"], "--warm-start is -1.0"),
@@ -277,7 +278,7 @@ def test_a_folder_that_cannot_be_written_is_refused(tmp_path) -> None:
         ("", "has no [arguments]"),
         ("[arguments]\nspeed = 3\n", "has the argument 'speed'; known are dataset, data_dir"),
         ('[arguments]\nrounds = "many"\n', "has rounds = 'many'; expected int"),
-        ('[arguments]\nsampler = "best"\n', "has sampler = 'best'; expected"),
+        ('[arguments]\nserver_optimizer = "best"\n', "has server_optimizer = 'best'; expected"),
         ("[arguments\n", "is no TOML"),
     ],
 )

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 from test_cli import SMALL, call, refused
 
-from fedjaxlite.cli import parse
+from fedjaxlite.cli import taking_part
 from fedjaxlite.cli.settings import Settings
+from fedjaxlite.cli.taking_part.times import Facts
 from fedjaxlite.observers import records
 
 
@@ -30,9 +31,7 @@ def test_options_that_cannot_be_meant_are_refused(options: list[str], text: str)
 
 def test_options_become_samplers() -> None:
     def made(**options: Any) -> Any:
-        settings = Settings(cohort=4, **options)
-        parse.check_clock(settings)
-        return parse.sampler(settings, 20)
+        return taking_part.sampler(Settings(cohort=4, **options), Facts(20))
 
     assert made().memory is None
     assert made(service="constant:2").name == "uniform(4)+timed"

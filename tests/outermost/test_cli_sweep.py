@@ -146,7 +146,7 @@ def test_values_are_of_the_type_of_their_option(sweep, expected) -> None:
         ),
         (["--sweep", "partition=iid,dirichlet:1"], "--sweep names partition, which decides about the data"),
         (["--sweep", "cohort=two"], "--sweep gives cohort the value 'two'; expected int"),
-        (["--sweep", "sampler=unifrom"], "expected uniform, poisson, cyclic, available"),
+        (["--sweep", "sampler=unifrom"], "--sweep sampler names 'unifrom'; expected one of .* Did you mean uniform?"),
         (["--sweep", "client_lr"], "--sweep is 'client_lr'; expected NAME=V1,V2"),
         (["--sweep", "client_lr=0.1,"], "expected NAME=V1,V2"),
         (["--sweep", "epochs=1", "--sweep", "epochs=2"], "--sweep gives epochs twice"),

@@ -9,9 +9,23 @@ Service = Annotated[
     option(
         CLOCK,
         "Seconds from a client's download to its report, on a virtual clock: constant:S, exponential:MEAN, "
-        "lognormal:MEDIAN,SIGMA, or file:PATH with a number for each client.",
+        "lognormal:MEDIAN,SIGMA, or file:PATH with a number for each client; or those of its device, which follow from "
+        "the run's steps and bytes: devices:drawn (with numbers as in devices:drawn,seconds_per_step=0.5), or "
+        "devices:PATH, a .csv file or FedScale's.",
         metavar="SPEC",
         show_default="exponential:1 with another option of the clock",
+    ),
+]
+
+Availability = Annotated[
+    str | None,
+    option(
+        CLOCK,
+        "When clients are there: diurnal, mostly at night (with numbers as in diurnal:hours=6), or file:PATH, a .csv "
+        "file of client,begin,end or FedScale's. A round waits for who is not there, an asynchronous server takes "
+        "another. Under --sampler available and refl: diurnal, by rounds, who can be drawn.",
+        metavar="SPEC",
+        show_default="always",
     ),
 ]
 
@@ -29,6 +43,16 @@ Concurrency = Annotated[
     int | None,
     option(
         CLOCK, "Clients that train at the same time, of an asynchronous server.", min=1, metavar="M", show_default="K"
+    ),
+]
+
+Grace = Annotated[
+    float | None,
+    option(
+        CLOCK,
+        "An asynchronous server steps S seconds after the K-th message, with all that came, or as soon as M have.",
+        metavar="S",
+        show_default="0",
     ),
 ]
 

@@ -5,7 +5,6 @@ from typing import Annotated, Literal
 
 from fedjaxlite.cli.options.option import DATA, TRAINING, WHO, option
 
-SAMPLERS = Literal["uniform", "poisson", "cyclic", "available"]
 SERVER_OPTIMIZERS = Literal["sgd", "momentum", "adam", "yogi", "adagrad"]
 
 Dataset = Annotated[
@@ -136,10 +135,12 @@ ServerLr = Annotated[
 Cohort = Annotated[int, option(WHO, "Clients a round (poisson: on average).", min=1, metavar="K")]
 
 Sampler = Annotated[
-    SAMPLERS | None,
+    str | None,
     option(
         WHO,
-        "uniform, poisson, cyclic, or available (along a simulated day of devices).",
+        "uniform, poisson, cyclic, or available (along a simulated day of devices). By utility, with arguments as in "
+        "oort:preferred_seconds=60: oort (much loss, soon told), power_of_choice:D (the largest losses among D "
+        "candidates), refl (who will hardly be there again; with --availability).",
         metavar="NAME",
         show_default="uniform; poisson with noise",
     ),

@@ -5,6 +5,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from fedjaxlite.cli import methods, signatures
 from fedjaxlite.cli.settings import Settings
+from fedjaxlite.cli.taking_part import samplers
 
 OVERRIDES = ("client_lr", "server_lr", "epochs", "batch_size")
 OPTIONS = (
@@ -75,6 +76,8 @@ def grid(settings: Settings) -> dict[str, list[Any]]:
     for name, values in found.items():
         _check_name(name, known)
         found[name] = _typed(name, values)
+    for text in found.get("sampler", ()):
+        samplers.name_of(Settings(sampler=text), "--sweep sampler")
     return found
 
 
