@@ -31,6 +31,8 @@ class Cohort(NamedTuple):
       version: int32 `[C]`, which of the models that the run keeps each client trained from; None for the newest.
       discount: float32 `[C]` in [0, 1], multiplies the client's update and not its weight, once it has arrived (what
         staleness takes off); None for 1.
+      age: int32 `[C]`, the server's steps since the client's download, its own not counted, for what stands before a
+        rule (`fl.Rows.ages`); None where the sampler tells none.
     """
 
     ids: Any
@@ -42,6 +44,7 @@ class Cohort(NamedTuple):
     late: Any = None
     version: Any = None
     discount: Any = None
+    age: Any = None
 
 
 class Accounting(NamedTuple):

@@ -131,6 +131,11 @@ def fed_async(
       (1, True)
     """
     concurrency = checks.positive_int(concurrency=concurrency)
+    if isinstance(staleness, Staleness) and staleness.tells:
+        raise ValueError(
+            f"`staleness` is {staleness.name}, which leaves weights to what aggregates; that divides by their sum, and "
+            "of one message a step nothing is left. Take fl.systems.staleness.polynomial(0.5), or fed_buff."
+        )
     server = _server(1, concurrency, service, sampler, staleness, max_staleness, availability)
     return _sampler(server, "fed_async", mixes=True)
 

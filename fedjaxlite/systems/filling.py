@@ -257,6 +257,7 @@ def cohort_of(server: Server, buffer: Buffer) -> Cohort:
         overflow=jnp.int32(0),
         version=buffer.slot,
         discount=weight,
+        age=buffer.age if server.staleness.tells else None,
     )
 
 

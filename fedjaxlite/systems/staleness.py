@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.systems.service import from_text
 
-__all__ = ["Staleness", "constant", "hinge", "parse", "polynomial"]
+__all__ = ["Staleness", "constant", "hinge", "parse", "polynomial", "told"]
 
 
 class Staleness(NamedTuple):
@@ -22,11 +22,13 @@ class Staleness(NamedTuple):
         download, its own not counted.
       name: for records and messages.
       discounts: whether the weight may ever differ from 1.
+      tells: whether what aggregates is told the ages, as `fl.Rows.ages`.
     """
 
     weight: Callable[[Any], Any]
     name: str = "staleness"
     discounts: bool = True
+    tells: bool = False
 
 
 def constant() -> Staleness:
@@ -40,6 +42,19 @@ def constant() -> Staleness:
       [1.0, 1.0, 1.0]
     """
     return Staleness(jnp.ones_like, "constant", discounts=False)
+
+
+def told() -> Staleness:
+    """Old updates count in full, and what stands before a rule is told how old they are.
+
+    Returns:
+      A Staleness for `fl.robust.stale_weights`, or an `fl.restack` of one's own that looks at `rows.ages`.
+
+    Example:
+      >>> told().weight(jnp.arange(3.0)).tolist(), told().tells
+      ([1.0, 1.0, 1.0], True)
+    """
+    return Staleness(jnp.ones_like, "told", discounts=False, tells=True)
 
 
 def polynomial(a: float) -> Staleness:
@@ -97,7 +112,7 @@ def parse(text: str) -> Staleness:
     """A staleness from a command line.
 
     Args:
-      text: "constant", "polynomial:A" or "hinge:A,B".
+      text: "constant", "told", "polynomial:A" or "hinge:A,B".
 
     Returns:
       A Staleness.
@@ -109,8 +124,7 @@ def parse(text: str) -> Staleness:
       >>> parse("polynomial:0.5").name
       'polynomial'
     """
-    remedy = "Write constant, polynomial:A or hinge:A,B."
+    remedy = "Write constant, told, polynomial:A or hinge:A,B."
     checks.text(remedy, staleness=text)
-    return from_text(
-        "staleness", text, {"constant": (constant, 0), "polynomial": (polynomial, 1), "hinge": (hinge, 2)}, remedy
-    )
+    made = {"constant": (constant, 0), "told": (told, 0), "polynomial": (polynomial, 1), "hinge": (hinge, 2)}
+    return from_text("staleness", text, made, remedy)

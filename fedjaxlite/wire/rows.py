@@ -44,6 +44,8 @@ class Rows(NamedTuple):
       beside: a Message of `()`, the clients' total weight, and their weighted sums of scalars.
       left_out: bool of the whole cohort's length, whose messages arrived and are no longer present; `fl.restack` keeps
         it.
+      ages: int32 `[K]`, the server's steps since the model that each row began from, its own not counted; None where
+        the sampler does not tell (`fl.systems.staleness.told` does).
     """
 
     values: PyTree
@@ -53,6 +55,7 @@ class Rows(NamedTuple):
     shares: Shares
     beside: Message
     left_out: Any = None
+    ages: Any = None
 
 
 class Opened(NamedTuple):
@@ -62,11 +65,13 @@ class Opened(NamedTuple):
       own: what it keeps.
       key: the round's, which everyone may know.
       ids: int32 `[K]`, of the cohort's clients; -1 in a spare slot.
+      ages: int32 `[K]`, `Cohort.age`; None where nobody tells.
     """
 
     own: PyTree
     key: Any
     ids: Any
+    ages: Any = None
 
 
 class Known(NamedTuple):
@@ -75,26 +80,30 @@ class Known(NamedTuple):
     Attributes:
       ids: int32 `[K]`.
       selected: bool `[K]`, whose ids these are clients'.
+      age: int32 `[K]`, or None; see `Cohort.age`.
     """
 
     ids: Any
     selected: Any
+    age: Any = None
 
 
 def open_rows(state: PyTree, cohort: Any, key: Any) -> Opened:
     """The `begin` of a codec of rows."""
-    return Opened(state, key, jnp.where(cohort.selected, cohort.ids, -1).astype(jnp.int32))
+    return Opened(state, key, jnp.where(cohort.selected, cohort.ids, -1).astype(jnp.int32), cohort.age)
 
 
-def rows_of(total: Stacked | Rows, ids: Any) -> Rows:
-    """The rows of stacked messages; rows stay what they are."""
+def rows_of(total: Stacked | Rows, opened: Opened) -> Rows:
+    """The rows of stacked messages; rows stay what they are, but for ages that they did not have yet."""
     if isinstance(total, Rows):
-        return total
+        return total if total.ages is not None else total._replace(ages=opened.ages)
     message, present = total
+    ids = opened.ids
     weights, beside = counted(message, present)
     shares = on_one_device(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), message.value))
     known = jnp.arange(present.shape[0], dtype=jnp.int32) if ids is None else ids
-    return Rows(shares.mine(message.value), weights, present, jnp.where(present, known, -1), shares, beside)
+    values, owners = shares.mine(message.value), jnp.where(present, known, -1)
+    return Rows(values, weights, present, owners, shares, beside, ages=opened.ages)
 
 
 def counted(message: Message, present: jax.Array) -> tuple[jax.Array, Message]:

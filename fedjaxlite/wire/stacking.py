@@ -128,7 +128,7 @@ def rule(
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Message, Any]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened.ids)
+        rows = rows_of(total, opened)
         value, own = _pair(name, "(value, state)", fn(opened.own.own, rows, opened.key))
         one = jax.tree.map(lambda v: v[0], rows.values)
         _same(value, one, what=f"the value that `{name}` returned", than="a row of `rows.values`", remedy=_REDUCE)
@@ -202,7 +202,7 @@ def restack(
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Rows, Any]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        before = rows_of(total, opened.ids)
+        before = rows_of(total, opened)
         rows, own = _pair(name, "(rows, state)", fn(opened.own, before, opened.key))
         if not isinstance(rows, Rows):
             raise TypeError(
@@ -272,7 +272,7 @@ def _stacked(name: str, wire: Wire) -> Wire:
 
 def _equal_weights(name: str, wire: Wire) -> None:
     if wire.weight_cap != 1:
-        given = "the sampler scales them" if wire.scaled else "fl.weighted_mean() sets others"
+        given = "the sampler scales them" if wire.scaled else "fl.weighted_mean() sets others (or `stale_weights` does)"
         raise ValueError(
             f"`{name}` counts every client as one: it takes no weights, and {given}. Use fl.mean() at the head of the "
             "chain" + (", and a sampler that does not scale." if wire.scaled else ".")

@@ -4,7 +4,8 @@
     distances/      by distances between messages: Krum, Multi-Krum, Bulyan, MDA, MoNNA
     centers/        a point near the most of them: geometric median, centered clipping, DnC; bounds on norms
     server_data/    against what the server computes on data of its own: FLTrust, Zeno++
-    before/         what is done to all messages before a rule: bucketing, nearest-neighbor mixing, adaptive clipping
+    before/         what is done to all messages before a rule: bucketing, nearest-neighbor mixing, adaptive clipping,
+                    weights of late ones
     products.py     norms and inner products of whole messages, around a center
     by_hand.py      a rule on plain arrays, without a run
     bounds.py       how far bad clients can move a rule: what is proved
@@ -18,6 +19,7 @@ data. A rule needs every message apart; what only clips a norm is a sum, and say
 from fedjaxlite.wire.robust.before.arc import arc as arc
 from fedjaxlite.wire.robust.before.bucketing import bucketing as bucketing
 from fedjaxlite.wire.robust.before.nnm import nnm as nnm
+from fedjaxlite.wire.robust.before.stale_weights import stale_weights as stale_weights
 from fedjaxlite.wire.robust.before.worker_momentum import worker_momentum as worker_momentum
 from fedjaxlite.wire.robust.bounds import kappa_bound as kappa_bound
 from fedjaxlite.wire.robust.bounds import least_kappa as least_kappa
@@ -66,6 +68,7 @@ __all__ = [
     "one_of",
     "rlr",
     "server_client",
+    "stale_weights",
     "trimmed_mean",
     "worker_momentum",
     "zeno_pp",

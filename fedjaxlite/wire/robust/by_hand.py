@@ -25,6 +25,7 @@ def apply(
     weights: Any = None,
     present: Any = None,
     ids: Any = None,
+    ages: Any = None,
     key: Any = None,
 ) -> PyTree:
     """What a rule makes of these messages, in its first round; with what stands before it, if that is given too.
@@ -35,6 +36,7 @@ def apply(
       weights: float32 `[K]`, or None for clients that count as one each.
       present: bool `[K]`, who is there; None is all.
       ids: int32 `[K]`, which clients they are; None is 0 to K - 1.
+      ages: int32 `[K]`, of what looks at them, such as `stale_weights`; None where nobody tells.
       key: of what is random; None is `jax.random.key(0)`.
 
     Returns:
@@ -69,7 +71,8 @@ def apply(
             f"`codecs` is {', '.join(codec.name for codec in given)}, whose messages are summed; expected a rule at "
             "the end, such as fl.robust.median(), or fl.robust.mean() for the mean."
         )
-    everyone = Known(_one_each("ids", ids, num, jnp.arange(num), jnp.int32), here)
+    old = None if ages is None else _one_each("ages", ages, num, 0, jnp.int32)
+    everyone = Known(_one_each("ids", ids, num, jnp.arange(num), jnp.int32), here, old)
     begun = row.begin(state, everyone, jax.random.key(0) if key is None else as_key(key, "key"))
     zeroed = jax.tree.map(lambda leaf: jnp.where(here.reshape((-1,) + (1,) * (leaf.ndim - 1)), leaf, 0), values)
     total = Stacked(Message(zeroed, _one_each("weights", weights, num, 1.0, jnp.float32), {}), here)

@@ -49,7 +49,7 @@ def run_tail(tail: Tail, states: Any, rows: Rows, key: Any) -> tuple[Any, tuple[
     new = []
     for i, (codec, state) in enumerate(zip(tail, states, strict=True)):
         own = key if i == 0 else jax.random.fold_in(key, i)
-        begun = codec.begin(state, Known(rows.ids, rows.ids >= 0), own)
+        begun = codec.begin(state, Known(rows.ids, rows.ids >= 0, rows.ages), own)
         total, state = codec.decode(begun, total, own)
         new.append(state)
     return total, tuple(new)

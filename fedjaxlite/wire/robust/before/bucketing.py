@@ -25,7 +25,8 @@ def bucketing(*, size: int) -> Aggregator:
 
     Returns:
       an Aggregator that stands before a rule. Memory: K messages and K / `size` more. Within a bucket messages count by
-      their weights, and the bucket weighs as much as they do together. Buckets are no clients: ids become -1.
+      their weights, and the bucket weighs as much as they do together. Buckets are no clients: ids become -1. A bucket
+      is as old as the oldest in it.
 
     Raises:
       TypeError, ValueError: if `size` is no int of at least 1.
@@ -59,6 +60,7 @@ def bucketing(*, size: int) -> Aggregator:
             weights=total,
             present=inside.any(1),
             ids=jnp.full(buckets.shape, -1, jnp.int32),
+            ages=None if rows.ages is None else jnp.where(inside, rows.ages[None], 0).max(1),
         ), state
 
     made = restack(fill, name="bucketing", hparams={"size": size})
