@@ -87,6 +87,7 @@ def missing() -> list[str]:
     """The public codecs, functions that return an `fl.Aggregator`, that no chain is named after."""
     named = {name.partition("/")[0] for name in CHAINS} | {"chain", "clip_by_global_norm"}  # these two are in others
     named |= {"measure_entropy", "rule", "restack"}  # changes nothing; what fl.robust is made of
+    named |= {"stale_weights"}  # of servers that tell ages: tests/robust/test_stale_weights.py
     makers = (
         name
         for module in (fl, privacy, compression, fl.robust, fl.attacks)

@@ -93,17 +93,16 @@ def open_rows(state: PyTree, cohort: Any, key: Any) -> Opened:
     return Opened(state, key, jnp.where(cohort.selected, cohort.ids, -1).astype(jnp.int32), cohort.age)
 
 
-def rows_of(total: Stacked | Rows, opened: Opened) -> Rows:
+def rows_of(total: Stacked | Rows, ids: Any, ages: Any = None) -> Rows:
     """The rows of stacked messages; rows stay what they are, but for ages that they did not have yet."""
     if isinstance(total, Rows):
-        return total if total.ages is not None else total._replace(ages=opened.ages)
+        return total if total.ages is not None else total._replace(ages=ages)
     message, present = total
-    ids = opened.ids
     weights, beside = counted(message, present)
     shares = on_one_device(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape[1:], leaf.dtype), message.value))
     known = jnp.arange(present.shape[0], dtype=jnp.int32) if ids is None else ids
     values, owners = shares.mine(message.value), jnp.where(present, known, -1)
-    return Rows(values, weights, present, owners, shares, beside, ages=opened.ages)
+    return Rows(values, weights, present, owners, shares, beside, ages=ages)
 
 
 def counted(message: Message, present: jax.Array) -> tuple[jax.Array, Message]:

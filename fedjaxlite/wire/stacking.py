@@ -128,7 +128,7 @@ def rule(
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Message, Any]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened)
+        rows = rows_of(total, opened.ids, opened.ages)
         value, own = _pair(name, "(value, state)", fn(opened.own.own, rows, opened.key))
         one = jax.tree.map(lambda v: v[0], rows.values)
         _same(value, one, what=f"the value that `{name}` returned", than="a row of `rows.values`", remedy=_REDUCE)
@@ -202,7 +202,7 @@ def restack(
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Rows, Any]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        before = rows_of(total, opened)
+        before = rows_of(total, opened.ids, opened.ages)
         rows, own = _pair(name, "(rows, state)", fn(opened.own, before, opened.key))
         if not isinstance(rows, Rows):
             raise TypeError(

@@ -32,6 +32,7 @@ ROBUST_DISTANCES: dict[str, Base] = {
     "robust.monna": Base(robust.monna, {"f": 1, "pivot": 0}, use=behind_a_mean, words={"f": ("monna",)}),
     "robust.nnm": Base(robust.nnm, {"f": 1}, use=before_a_rule, words={"f": ("nnm",)}),
     "robust.arc": Base(robust.arc, {"f": 1}, use=before_a_rule, words={"f": ("arc",)}),
+    "robust.stale_weights": Base(robust.stale_weights, {"beta": 0.35, "scale": 1.0}, use=before_a_rule),
     "robust.bucketing": Base(robust.bucketing, {"size": 2}, use=before_a_rule),
 }
 """By public name."""

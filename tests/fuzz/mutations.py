@@ -118,6 +118,7 @@ LEFT_OUT = {
     "robust.apply": "takes arrays as they are, under jit",
     "robust.mean": "takes no arguments",
     "systems.staleness.constant": "takes no arguments",
+    "systems.staleness.told": "takes no arguments",
     **dict.fromkeys(
         ("systems.seconds_of", "systems.is_there", "systems.seconds_left", "systems.seconds_until"),
         "takes arrays as they are, under jit",

@@ -71,7 +71,11 @@ def cohorts(sampler: fl.Sampler, rounds: int = 4) -> list[Any]:
                 reports=4,
             ),
         ),
-        ({"sampler": "oort", "service": "devices:drawn"}, lambda: SYSTEMS.timed(SAMPLING.oort(4), DEVICES)),
+        pytest.param(
+            {"sampler": "oort", "service": "devices:drawn"},
+            lambda: SYSTEMS.timed(SAMPLING.oort(4), DEVICES),
+            marks=pytest.mark.whole,
+        ),
         (
             {"sampler": "refl:period=8,rest=1", "availability": "diurnal:rounds_per_day=8"},
             lambda: SAMPLING.refl(4, SAMPLING.diurnal(rounds_per_day=8), period=8, rest=1),
@@ -162,6 +166,8 @@ def test_files_become_the_devices_and_windows_that_python_reads() -> None:
         ({"service": "devices:drawn,seconds_per_step=0"}, "--service devices:drawn,seconds_per_step=0: `seconds_per"),
         ({"service": "devices:broken.csv"}, "--service devices:broken.csv: broken.csv: `Devices.up_bytes_per_second"),
         ({"service": "file:speeds.csv"}, "--service file:speeds.csv: measured: `values` are the seconds of 2 clients"),
+        ({"before": "stale_weights", "async_buffer": 2}, "give --async-buffer K and --staleness told too, under which"),
+        ({"staleness": "told", "async_buffer": 1, "async_mix": True}, "--async-mix has one message a step: nothing"),
         ({"grace": 0.0}, "--grace is of an asynchronous server; give --async-buffer K too, or leave it out."),
         ({"grace": -1.0, "async_buffer": 2}, "--grace is -1.0; expected a finite number of seconds, at least 0."),
         ({"grace": 1.0, "async_buffer": 1, "async_mix": True}, "--async-mix mixes each as it comes. Leave one out."),

@@ -64,10 +64,11 @@ def test_the_equation_in_plain_numpy(
 
 
 def test_weights_where_the_equation_has_no_numbers() -> None:
-    mean, step = robust.mean(), robust.stale_weights(beta=0.5)
-
     def found(x: list[float], ages: list[int]) -> float:
-        return float(robust.apply([step, mean], jnp.float32(x)[:, None], ages=jnp.asarray(ages, jnp.int32))[0])
+        there = np.arange(K) < len(x)
+        rows, old = np.zeros((K, SIZE), np.float32), np.zeros(K, np.int32)
+        rows[: len(x), 0], old[: len(x)] = x, ages
+        return float(applied(rows, old, there, np.ones(K, np.float32), np.float32(0.5), np.float32(1.0))[0])
 
     assert found([1.0, 4.0], [1, 3]) == pytest.approx((1.0 / 2 + 4.0 / 4) / (1 / 2 + 1 / 4))  # nobody is fresh
     assert found([2.0, 2.0, 2.0], [0, 1, 1]) == pytest.approx(2.0)  # all say the same
@@ -105,13 +106,15 @@ def test_bad_calls_are_refused_by_name() -> None:
         robust.apply([fl.restack(fewer, name="fewer"), robust.stale_weights(), robust.mean()], x, ages=ages)
 
 
-def test_a_bucket_is_as_old_as_the_oldest_in_it() -> None:
-    steps = [robust.bucketing(size=3), robust.stale_weights(beta=0.0), robust.mean()]
-    found = robust.apply(steps, jnp.float32([[1.0], [2.0], [6.0]]), ages=jnp.array([0, 3, 1], jnp.int32))
-    assert found.tolist() == [3.0]  # one bucket, whatever it weighs
-    chosen = robust.one_of([[robust.stale_weights(beta=0.0), robust.mean()], robust.mean()], 0)
-    ages = jnp.array([0, 1], jnp.int32)
-    assert robust.apply(chosen, jnp.float32([[1.0], [4.0]]), ages=ages).tolist() == [2.0]
+def test_ages_go_through_buckets_and_choices() -> None:
+    @jax.jit
+    def found(x: Any, ages: Any) -> Any:
+        chosen = robust.one_of([[robust.stale_weights(beta=0.0), robust.mean()], robust.mean()], 0)
+        steps = [robust.bucketing(size=3), robust.stale_weights(beta=0.0), robust.mean()]
+        return [robust.apply(rule, x, ages=ages)[0] for rule in (steps, chosen)]
+
+    x, ages = jnp.float32([[0.0], [3.0], [6.0]]), jnp.array([0, 3, 3], jnp.int32)
+    assert [float(value) for value in found(x, ages)] == [3.0, 1.5]  # one bucket, whatever it weighs; and no buckets
 
 
 def loss(params: Any, batch: Any, key: Any) -> Any:
@@ -130,8 +133,7 @@ def nothing_sent(update: Any) -> Any:
     return {"ages": jnp.zeros(3, jnp.int32), "weights": jnp.zeros(3), "x": jnp.zeros((3, 1))}
 
 
-@pytest.mark.parametrize("devices", [1, pytest.param(2, marks=helpers.needs_devices(2))])
-def test_a_server_tells_ages_and_its_step_is_the_weighted_mean(devices: int) -> None:
+def test_a_server_tells_ages_and_its_step_is_the_weighted_mean() -> None:
     x = np.random.default_rng(1).normal(size=12).astype(np.float32)
     data = fl.Population.from_arrays({"x": x}, client_ids=np.arange(12))
     algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.2), batch_size=1, epochs=1)
@@ -139,7 +141,7 @@ def test_a_server_tells_ages_and_its_step_is_the_weighted_mean(devices: int) -> 
     sampler = systems.fed_buff(3, concurrency=8, service=service, staleness=TOLD)
     seen = fl.restack(sent, name="sent", init=nothing_sent)
     chain = fl.chain(fl.mean(), seen, robust.stale_weights(), robust.mean())
-    execution = fl.Execution(lanes=1, devices=devices)
+    execution = fl.Execution(lanes=1, devices=helpers.available(2))
     rounds = fl.rounds(algorithm, sampler=sampler, aggregator=chain, execution=execution)
     state, late = rounds.init(jnp.float32(0), data, key=jax.random.key(0)), 0
     for _ in range(6):

@@ -67,7 +67,7 @@ def judged(rule: Any, bad: Any) -> Aggregator:
 
     def decode(state: Any, total: Any, key: Any) -> tuple[Message, JudgedState]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened)
+        rows = rows_of(total, opened.ids, opened.ages)
         message, own = run_tail(tail, opened.own.own, rows, opened.key)
         honest = sides(who, rows, opened.key).honest
         mean = honest_mean(rows, honest)

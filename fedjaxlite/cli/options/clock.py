@@ -60,7 +60,8 @@ Staleness = Annotated[
     str | None,
     option(
         CLOCK,
-        "What an update counts after TAU steps of the server: constant, polynomial:A ((1 + TAU)^-A), hinge:A,B.",
+        "What an update counts after TAU steps of the server: constant, polynomial:A ((1 + TAU)^-A), hinge:A,B; told "
+        "leaves it to --before stale_weights.",
         metavar="SPEC",
         show_default="constant",
     ),

@@ -35,8 +35,22 @@ def check(settings: Settings) -> None:
     samplers.check(settings, clock=has_clock(settings))
     times.check_service(settings)
     _check_availability(settings)
-    if settings.staleness is not None:
-        fl.systems.staleness.parse(settings.staleness)
+    _check_staleness(settings)
+
+
+def _check_staleness(settings: Settings) -> None:
+    ages = settings.staleness is not None and fl.systems.staleness.parse(settings.staleness).tells
+    if ages and settings.async_mix:
+        raise ValueError(
+            f"--staleness {settings.staleness} leaves weights to --before stale_weights, which divides by their sum, "
+            "and --async-mix has one message a step: nothing would be left of them. Take --staleness polynomial:0.5."
+        )
+    steps = [step.partition(":")[0].strip().replace("-", "_") for step in (settings.before or "").split("+")]
+    if "stale_weights" in steps and not ages:
+        raise ValueError(
+            f"--before {settings.before} weighs messages by their ages; give --async-buffer K and --staleness told "
+            "too, under which a server tells them."
+        )
 
 
 def _check_mixing(settings: Settings) -> None:

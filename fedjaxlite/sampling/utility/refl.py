@@ -33,7 +33,7 @@ def refl(cohort_size: int, trace: Any, *, period: int = 1, ahead: int = 1, rest:
     heard. The prediction is learned while the run goes on, from who was available: with a client that was there s of
     the m times that the round fell on the same time of the period, it is (s + 1) / (m + 2). Equal ones are drawn with
     equal chances. What REFL does besides, to weigh late updates by their age and by how far they are from the fresh
-    ones, is not part of this: `fl.systems.timed` drops late messages.
+    ones, is `fl.robust.stale_weights` at a server that does not wait; `fl.systems.timed` drops late messages.
 
     In the source a client predicts its own availability from its past, for the time between one and two mean
     durations of a round from now; here the server does it, and that time is the next round.

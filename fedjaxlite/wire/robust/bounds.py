@@ -18,6 +18,7 @@ NOT_PROVED = (
     "norm_filter",
     "one_of",
     "rlr",
+    "stale_weights",
     "worker_momentum",
     "zeno_pp",
 )

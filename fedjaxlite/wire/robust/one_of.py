@@ -84,7 +84,7 @@ def switch(
 
     def decode(state: Any, total: Any, key: Any) -> tuple[Any, OneOfState]:
         opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened)
+        rows = rows_of(total, opened.ids, opened.ages)
         states = opened.own.states
 
         def branch(i: int) -> Callable[[], Any]:
