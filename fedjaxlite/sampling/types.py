@@ -123,12 +123,15 @@ class Seen(NamedTuple):
       in_sum: bool `[C]`, whose messages counted.
       num_examples: int32 `[C]`.
       metrics: dict of float32 `[C]`, those of `Memory.reads`, which clients send in the clear beside their messages.
+      seconds: float32 `[C]`, how long each client took from its download to its message, for a memory with `times`,
+        from the clock around it; else None.
     """
 
     cohort: Cohort
     in_sum: Any
     num_examples: Any
     metrics: Mapping[str, Any]
+    seconds: Any = None
 
 
 def _learn_nothing(state: Any, seen: Seen) -> Any:
@@ -160,6 +163,7 @@ class Memory(NamedTuple):
       mixes: whether the server mixes models instead of adding updates: a client's model is compared with the newest,
         not with the one that it began from.
       clock: whether it keeps the time of the run, so that no other clock may go around it.
+      times: whether `learn` asks for `Seen.seconds`, which `fl.systems.timed` around it tells.
     """
 
     init: Callable[[Setting], Any]
@@ -172,6 +176,7 @@ class Memory(NamedTuple):
     discounts: bool = False
     mixes: bool = False
     clock: bool = False
+    times: bool = False
 
 
 class Seconds(NamedTuple):

@@ -20,7 +20,6 @@ from fedjaxlite.systems.devices import drawn_devices as drawn_devices
 from fedjaxlite.systems.devices import seconds_of as seconds_of
 from fedjaxlite.systems.files import availability_from_file as availability_from_file
 from fedjaxlite.systems.files import devices_from_file as devices_from_file
-from fedjaxlite.systems.round_times import latency_of as latency_of
 from fedjaxlite.systems.service import Service as Service
 from fedjaxlite.systems.staleness import Staleness as Staleness
 from fedjaxlite.systems.timed import timed as timed
@@ -44,7 +43,6 @@ __all__ = [
     "fed_async",
     "fed_buff",
     "is_there",
-    "latency_of",
     "seconds_left",
     "seconds_of",
     "seconds_until",

@@ -28,6 +28,7 @@ class TimedState(NamedTuple):
       bytes_down: float32, of a download.
       fits: bool `[N]`, whose memory is enough; `()` where all are.
       inner: of the sampler that draws the cohorts; `()` where that has none.
+      taking: float32 `[C]`, how long each client of the last round took, for a sampler that learns it; else `()`.
     """
 
     clock: Seconds
@@ -39,6 +40,7 @@ class TimedState(NamedTuple):
     bytes_down: Any
     fits: Any
     inner: Any
+    taking: Any = ()
 
 
 class Plan(NamedTuple):
@@ -57,6 +59,7 @@ class Plan(NamedTuple):
 class Times(NamedTuple):
     """Of each slot: when its message is there, in seconds since the round began; whether it comes at all; its work."""
 
+    takes: Any
     waits: Any
     arrives: Any
     ends: Any
@@ -84,13 +87,13 @@ def times_of(plan: Plan, state: TimedState, cohort: Cohort, key: Any, round_numb
         enough = device_model.has_energy(plan.devices, ids, steps, state.bytes_up, state.bytes_down)
         able = fits & enough
     if trace is None:
-        return Times(waits, arrives, arrives, able, work)
+        return Times(takes, waits, arrives, arrives, able, work)
     # At the end of its wait a client is at the beginning of a window, and has all of it.
     left = jnp.where(
         waits > 0, traces.seconds_of_next(trace, ids, state.clock), traces.seconds_left(trace, ids, state.clock)
     )
     stays = jnp.isfinite(waits) & (takes <= left)
-    return Times(waits, arrives, waits + jnp.minimum(takes, left), able & stays, work)
+    return Times(takes, waits, arrives, waits + jnp.minimum(takes, left), able & stays, work)
 
 
 def _steps(plan: Plan, work: Any, whole: Any, fixed: Any, step: Any) -> tuple[Any, Any, Any]:
@@ -140,31 +143,11 @@ def closed_after(plan: Plan, cohort: Cohort, times: Times, in_time: Any, deadlin
 
 
 def latency_of(service: Service) -> Latency:
-    """The seconds of each slot of a cohort, of a service that knows nothing of the run.
-
-    Args:
-      service: such as `fl.systems.service.exponential(60.0)`.
-
-    Returns:
-      A Latency. The seconds are those that `timed` gives the same cohort: a sampler that learns how long clients take,
-      such as `fl.sampling.oort`, learns from it what the clock around it counts.
-
-    Raises:
-      TypeError, ValueError: what is no Service, or one that asks for facts of the run, such as `on_devices`.
-
-    Example:
-      >>> from fedjaxlite import sampling
-      >>> from fedjaxlite.systems.service import lognormal
-      >>> from fedjaxlite.systems.timed import timed
-      >>> minute = lognormal(60.0, 0.8)
-      >>> timed(sampling.oort(10, latency=latency_of(minute), preferred_seconds=60.0), minute).name
-      'oort(10)+timed'
-    """
-    checks.one_instance(Service, "a Service, such as fl.systems.service.exponential(60.0)", service=service)
+    """The seconds of each slot, of a service that knows nothing of the run."""
     if service.facts is not no_facts:
         raise ValueError(
-            f"`service` is {service.name}, which asks for facts of the run; take one that does not, such as "
-            "fl.systems.service.measured(seconds), or a function (key, round, cohort, population) of your own."
+            f"`devices` is the service {service.name}, which asks for facts of the run; pass the Devices themselves, "
+            "or a function (key, round, cohort, population)."
         )
 
     def latency(key: Any, round_number: Any, cohort: Cohort, population: Any) -> Any:

@@ -14,7 +14,7 @@ from fedjaxlite.systems import devices as device_model
 from fedjaxlite.systems import traces
 from fedjaxlite.systems.devices import Devices
 from fedjaxlite.systems.round_times import Plan, TimedState, closed_after, latency_of, times_of
-from fedjaxlite.systems.service import Service, no_facts
+from fedjaxlite.systems.service import Service
 from fedjaxlite.systems.traces import Availability
 
 
@@ -34,6 +34,8 @@ def timed(
     A round closes with the `reports`-th message (over-selection), or when all have come, or at the deadline, where
     somebody is missing. The clock moves on by that, and nothing ever sleeps. Records gain `simulated_seconds` (the
     clock), `round_seconds`, `waited_for` (selected clients that were not there when the round began) and `late`.
+
+    A sampler inside of it may learn how long clients took: `fl.sampling.oort(10, latency="clock", ...)` does.
 
     With an availability, a client that is not there is waited for, and one that leaves before its message is sent
     never reports. So does one whose battery does not last. Clients that are known to have dropped out do not keep a
@@ -90,7 +92,10 @@ def timed(
         return _round(plan, state._replace(inner=within), cohort, key, round_number, population)
 
     def learn(state: TimedState, seen: Seen) -> TimedState:
-        return state if inner is None else state._replace(inner=inner.learn(state.inner, seen))
+        if inner is None:
+            return state
+        seen = seen._replace(seconds=state.taking) if inner.times else seen
+        return state._replace(inner=inner.learn(state.inner, seen))
 
     def tell(state: TimedState) -> Mapping[str, Any]:
         told = {} if inner is None else dict(inner.tell(state.inner))
@@ -137,7 +142,12 @@ def _begun(plan: Plan, setting: Setting) -> TimedState:
         bytes_down=jnp.float32(setting.bytes_down),
         fits=fits,
         inner=() if plan.sampler.memory is None else plan.sampler.memory.init(setting),
+        taking=jnp.zeros((plan.sampler.capacity,), jnp.float32) if _asks_for_times(plan.sampler) else (),
     )
+
+
+def _asks_for_times(sampler: Sampler) -> bool:
+    return sampler.memory is not None and sampler.memory.times
 
 
 def _round(
@@ -164,6 +174,7 @@ def _round(
     counts = jnp.sum(cohort.selected & (times.waits > 0), dtype=jnp.int32), jnp.sum(late, dtype=jnp.int32)
     work = jnp.where(cohort.selected, times.work, jnp.float32(1))
     state = state._replace(clock=state.clock.after(closed), round_seconds=closed, waited_for=counts[0], late=counts[1])
+    state = state._replace(taking=times.takes) if _asks_for_times(plan.sampler) else state
     return cohort._replace(reported=in_time, late=late_ones, work=work), state
 
 
@@ -186,11 +197,6 @@ def _checked(
     if of_devices:
         devices = device_model.checked(devices)
     elif isinstance(devices, Service):
-        if devices.facts is not no_facts:
-            raise ValueError(
-                f"`devices` is the service {devices.name}, which asks for facts of the run; pass the Devices "
-                "themselves, or a function (key, round, cohort, population)."
-            )
         devices = latency_of(devices)
     else:
         remedy = "Pass that, such as fl.sampling.lognormal_latency(), or Devices."

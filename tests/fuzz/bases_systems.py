@@ -44,7 +44,6 @@ SYSTEMS: dict[str, Base] = {
     "systems.availability_from_file": Base(
         systems.availability_from_file, {"path": WINDOWS, "period": 100}, words={"period": ("period", "windows")}
     ),
-    "systems.latency_of": Base(systems.latency_of, {"service": SECONDS}),
     "systems.service.constant": Base(systems.service.constant, {"seconds": 1.0}),
     "systems.service.exponential": Base(systems.service.exponential, {"mean": 1.0}),
     "systems.service.lognormal": Base(systems.service.lognormal, {"median": 1.0, "sigma": 0.5}),

@@ -119,10 +119,9 @@ def _made(settings: Settings, facts: Facts) -> fl.Sampler:
     taking = times.service(settings, facts) if clock else None
     if settings.async_buffer is not None:
         return _without_rounds(settings, facts, taking)
-    latency = fl.systems.latency_of(taking) if isinstance(taking, fl.systems.Service) else None
     selected = settings.over_select or settings.cohort
     option = "--cohort" if settings.over_select is None else "--over-select"
-    chosen = samplers.drawn(settings, selected, facts.num_clients, option, latency)
+    chosen = samplers.drawn(settings, selected, facts.num_clients, option)
     if taking is None:
         return chosen
     reports = settings.cohort if settings.over_select is not None else None

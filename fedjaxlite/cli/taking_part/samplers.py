@@ -53,12 +53,6 @@ def check(settings: Settings, *, clock: bool) -> None:
             f"--sampler {text} compares preferred_seconds with how long clients take; give --service too, or leave "
             "preferred_seconds out."
         )
-    if "preferred_seconds" in given and times.of_devices(settings):
-        raise ValueError(
-            f"--sampler {text} learns how long clients take, and those of --service {settings.service} follow from "
-            "the bytes and steps of a run that has not begun. Give --service lognormal:MEDIAN,SIGMA or file:PATH, or "
-            "leave preferred_seconds out."
-        )
 
 
 def _refuse_secrets(settings: Settings) -> None:
@@ -87,7 +81,7 @@ def _arguments(settings: Settings) -> dict[str, Any]:
     return given
 
 
-def drawn(settings: Settings, cohort: int, num_clients: int, option: str, latency: Any = None) -> fl.Sampler:
+def drawn(settings: Settings, cohort: int, num_clients: int, option: str) -> fl.Sampler:
     """Cohorts of so many clients, with dropouts and stragglers around them.
 
     Args:
@@ -95,19 +89,18 @@ def drawn(settings: Settings, cohort: int, num_clients: int, option: str, latenc
       cohort: how many.
       num_clients: N.
       option: who asked for so many.
-      latency: how long clients take, for who learns it; None without a clock, or where devices tell.
     """
     if cohort > num_clients:
         raise ValueError(
             f"{option} is {cohort}, and there are {num_clients} clients. Ask for a smaller cohort or more --clients."
         )
     parse.share(dropout=settings.dropout)
-    chosen = _by_name(settings, cohort, num_clients, option, latency)
+    chosen = _by_name(settings, cohort, num_clients, option)
     chosen = fl.sampling.with_dropout(chosen, settings.dropout) if settings.dropout else chosen
     return fl.sampling.with_stragglers(chosen, settings.stragglers, _MIN_WORK) if settings.stragglers else chosen
 
 
-def _by_name(settings: Settings, cohort: int, num_clients: int, option: str, latency: Any) -> fl.Sampler:
+def _by_name(settings: Settings, cohort: int, num_clients: int, option: str) -> fl.Sampler:
     name, rate = name_of(settings), cohort / num_clients
     makers: Mapping[str, Callable[[], fl.Sampler]] = {
         "uniform": lambda: fl.sampling.uniform(cohort),
@@ -123,7 +116,7 @@ def _by_name(settings: Settings, cohort: int, num_clients: int, option: str, lat
     if name == "refl":
         told["trace"] = times.trace(settings)
     if "preferred_seconds" in given:
-        told["latency"] = latency
+        told["latency"] = "clock"
     try:
         made = _MADE[name](**told, **given)
         made.check(num_clients)

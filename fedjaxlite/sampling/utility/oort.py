@@ -13,6 +13,9 @@ from fedjaxlite.sampling.systems import check_latency
 from fedjaxlite.sampling.types import Accounting, Cohort, Memory, Sampler, Seen, Setting, cohort
 from fedjaxlite.sampling.utility import choosing, scores
 
+CLOCK = "clock"
+"""Of `latency`: seconds are those of the clock around."""
+
 
 class OortState(NamedTuple):
     """What Oort carries from round to round.
@@ -75,9 +78,9 @@ def oort(
       exploration: in [0, 1], the first share that is explored; may be traced.
       exploration_decay: in (0, 1], its factor from round to round; may be traced.
       min_exploration: in [0, 1], the last share; may be traced.
-      latency: how long clients take: a Latency such as `lognormal_latency()`, of which the server learns a client's
-        seconds when its message has come, on time or late; or numbers `[N]` that it knows from the start. None: no
-        client is slow.
+      latency: how long clients take: "clock", what `fl.systems.timed` around it counts, or a Latency such as
+        `lognormal_latency()`, of both of which the server learns a client's seconds when its message has come, on time
+        or late; or numbers `[N]` that it knows from the start. None: no client is slow.
       preferred_seconds: T at the start; needs a `latency`. May be traced.
       alpha: how much slow clients are worth less; 0 not at all. May be traced.
       clip_quantile: in (0, 1], where utilities are cut, so that outliers count no more than others.
@@ -107,6 +110,12 @@ def oort(
       >>> drawn, state = sampler.memory.sample(state, jax.random.key(0), 0, population)
       >>> len(set(drawn.ids.tolist())), bool(drawn.reported.all())
       (10, True)
+
+      On a clock, it learns what the clock counts:
+
+      >>> from fedjaxlite.systems import service, timed
+      >>> timed(oort(10, latency="clock", preferred_seconds=60.0), service.lognormal(60.0, 0.8)).name
+      'oort(10)+timed'
     """
     size = int(checks.positive_int(cohort_size=cohort_size))
     exploration, min_exploration = _share(exploration=exploration, min_exploration=min_exploration)
@@ -136,7 +145,7 @@ def oort(
         utility = scores.scaled(state.utility, state.last > 0, clip_quantile)
         worth = (utility + scores.staleness_bonus(state.round, state.last)) * slow
         drawn = cohort(*_drawn(own, worth, slow, state.last > 0, share(state.round), cut_off, size))
-        if latency is not None:
+        if callable(latency):
             state = state._replace(taking=choosing.seconds_of(latency, key, round_number, drawn, population))
         return drawn, state
 
@@ -147,7 +156,8 @@ def oort(
         gained = state.gained + jnp.sum(utility)
         ids, rounds = seen.cohort.ids, jnp.full(told.shape, state.round, jnp.int32)
         came = told if seen.cohort.late is None else told | seen.cohort.late
-        seconds = state.seconds if latency is None else choosing.learned(state.seconds, ids, came, state.taking)
+        taking = _of_clock(seen) if latency == CLOCK else state.taking
+        seconds = state.seconds if latency is None else choosing.learned(state.seconds, ids, came, taking)
         due = state.round % pacer_rounds == 0
         grow = jnp.where(due & (state.before > gained), jnp.asarray(pacer_seconds, jnp.float32), jnp.float32(0))
         return state._replace(
@@ -176,7 +186,7 @@ def oort(
 
     note = "The cohort follows from losses that clients told, so from their data; no amplification is claimed."
     accounting = Accounting("availability", cohort_size=size, note=note)
-    memory = Memory(init, sample, learn, tell, reads=("loss",))
+    memory = Memory(init, sample, learn, tell, reads=("loss",), times=latency == CLOCK)
     return Sampler(first, size, accounting, f"oort({size})", check=check, memory=memory)
 
 
@@ -222,10 +232,21 @@ def _times(latency: Any, preferred_seconds: Any) -> tuple[Any, Any, Any]:
             "oort: a `latency` is given without `preferred_seconds`, so it would say nothing. Pass the seconds that a "
             "round should take, or leave the latency out."
         )
+    if isinstance(latency, str):
+        return None, checks.one_of((CLOCK,), "Or pass a Latency, or seconds [N].", latency=latency), preferred_seconds
     if callable(latency):
         check_latency(latency)
         return None, latency, preferred_seconds
     return _known_seconds(latency), None, preferred_seconds
+
+
+def _of_clock(seen: Seen) -> Any:
+    if seen.seconds is None:
+        raise ValueError(
+            "oort: `latency` is 'clock', and there is none around it. Put it into one, "
+            "fl.systems.timed(fl.sampling.oort(...), devices), or pass a Latency."
+        )
+    return seen.seconds
 
 
 def _known_seconds(latency: Any) -> Any:

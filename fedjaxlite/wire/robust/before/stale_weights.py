@@ -33,8 +33,8 @@ def stale_weights(*, beta: Any = 0.35, scale: Any = 1.0) -> Aggregator:
 
     Args:
       beta: in [0, 1], what distance counts beside age; 0 is 1 / (t + 1) alone. May be traced.
-      scale: at least 1. 1 is the paper's; the authors' program has 10, under which distance says little and each late
-        message weighs about `beta` at least. May be traced.
+      scale: at least 1. 1 is the paper's; the authors' program has 10, under which distance says little: what it adds
+        lies between .9 and .963 times `beta`. May be traced.
 
     Returns:
       an Aggregator that stands before a rule with weights. Memory: K messages and one more. It asks for a server that
@@ -45,7 +45,7 @@ def stale_weights(*, beta: Any = 0.35, scale: Any = 1.0) -> Aggregator:
         a sampler that tells no ages.
 
     Guarantees:
-      Weights lie in (0, 1]. It follows shifts, scales, rotations and any order of clients. A bad client weighs more the
+      Weights lie in [0, 1]. It follows shifts, scales, rotations and any order of clients. A bad client weighs more the
       further away its message is, up to (1 - beta) / (t + 1) + beta (1 - exp(-1) / scale): this defends against
       nobody.
 
