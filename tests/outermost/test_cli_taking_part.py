@@ -160,6 +160,7 @@ def test_files_become_the_devices_and_windows_that_python_reads() -> None:
         ({"availability": "file:gone.csv"}, "--availability is 'file:gone.csv', and there is no file 'gone.csv'; ex"),
         ({"availability": "file:speeds.csv"}, "--availability file:speeds.csv: speeds.csv begins with ['1']; expected"),
         ({"availability": "file:never.csv", "async_buffer": 2}, "--availability file:never.csv, --async-buffer 2: `av"),
+        ({"service": "device:drawn"}, "--service is 'device:drawn'; expected devices:drawn or devices:PATH. Did you"),
         ({"service": "devices:"}, "--service is 'devices:', without a path; expected devices:drawn, or devices:PATH"),
         ({"service": "devices:drawn,up=3"}, "--service gives 'devices:drawn,up=3'; devices:drawn takes seconds_per"),
         ({"service": "devices:drawn,seconds_per_step=0"}, "--service devices:drawn,seconds_per_step=0: `seconds_per"),

@@ -1,5 +1,6 @@
 """How long clients take, and when they are there: `--service devices:drawn --availability file:trace.csv`."""
 
+import functools
 import inspect
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,6 +14,8 @@ from fedjaxlite.cli.settings import Settings, keys
 from fedjaxlite.execution.remembering import steps_of
 
 _DRAWN = "drawn"
+_KINDS = ("constant", "exponential", "lognormal", "file")
+"""Of services that know nothing of a run."""
 _NUMBERS = (int, float, bool, str)
 
 
@@ -35,12 +38,16 @@ def of_devices(settings: Settings) -> bool:
 
 def check_service(settings: Settings) -> None:
     """Refuses a --service that cannot be read, before there are data."""
+    text = settings.service or "exponential:1"
     if not of_devices(settings):
-        fl.systems.service.parse(settings.service or "exponential:1")
+        kind = text.partition(":")[0]
+        if kind not in _KINDS and (near := signatures.nearest(kind, ("devices",))):
+            raise ValueError(f"--service is {text!r}; expected devices:drawn or devices:PATH.{near}")
+        fl.systems.service.parse(text)
     elif _is_drawn(settings):
         _drawn_devices(settings, 1)
     else:
-        _path("--service", settings.service or "", "devices:drawn, or devices:PATH of a table of devices")
+        _path("--service", text, "devices:drawn, or devices:PATH of a table of devices")
 
 
 def service(settings: Settings, facts: Facts) -> fl.systems.Service | fl.systems.Devices:
@@ -144,7 +151,15 @@ def _path(option: str, text: str, expected: str) -> None:
 
 def _from_file(where: str, function: Any, path: Path, num_clients: int, **more: Any) -> Any:
     try:
-        with jax.ensure_compile_time_eval():
-            return function(path, num_clients, **more)
+        now = path.stat()
+        return _read(function, path, num_clients, (now.st_dev, now.st_ino, now.st_mtime_ns, now.st_size), **more)
     except (OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+@functools.lru_cache(maxsize=2)
+def _read(function: Any, path: Path, num_clients: int, state: tuple[int, ...], **more: Any) -> Any:
+    """What a file holds, read once: noise is calibrated by making a run's sampler many times."""
+    del state  # of the file: one that changed is read again
+    with jax.ensure_compile_time_eval():
+        return function(path, num_clients, **more)
