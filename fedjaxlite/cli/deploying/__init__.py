@@ -2,6 +2,7 @@
 
     commands.py    serve, join, enroll, export: their options
     composing.py   a config file becomes rounds, a model and the clients' program
+    keeping.py     the program of a server's folder, with which it goes on
     serving.py     serve: a server from a config file
     devices.py     join, enroll: the device's side, and the tokens of the server's owner
     exporting.py   export: a Flower app, the device's file, the program, the clients' data

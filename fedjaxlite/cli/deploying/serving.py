@@ -12,15 +12,18 @@ import jax
 import typer
 
 import fedjaxlite as fl
-from fedjaxlite.cli.deploying import composing
+from fedjaxlite.cli.deploying import composing, keeping
 from fedjaxlite.cli.deploying.composing import Deployed
+from fedjaxlite.cli.deploying.keeping import PROGRAM, RUN
+from fedjaxlite.deploy.server.disk.resuming import RUN as WHOSE
+from fedjaxlite.deploy.server.disk.resuming import check_same_run
 from fedjaxlite.deploy.server.run import serve as serve_run
 from fedjaxlite.deploy.server.state import ServerHalf
 from fedjaxlite.deploy.service import stop_on_signals
 from fedjaxlite.transport import authority
 
 PORT = 7440
-RUN, AUTHORITY = "run", "authority"
+AUTHORITY = "authority"
 
 
 def serve(config: Path, out: Path | None, host: str | None, port: int | None, tokens: int | None) -> None:
@@ -35,8 +38,8 @@ def serve(config: Path, out: Path | None, host: str | None, port: int | None, to
     """
     found = composing.deployed(config)
     folder = out or _fresh_folder(found.job.settings.dataset)
-    folder.mkdir(parents=True, exist_ok=True)
-    program, settings = composing.program_of(found), composing.server_settings(found)
+    kept, settings = keeping.program_in(folder, found, config), composing.server_settings(found)
+    program = kept.program
     server = fl.deploy.Server(
         *(found.job.rounds, found.job.params, found.job.population),
         program=program,
@@ -45,9 +48,12 @@ def serve(config: Path, out: Path | None, host: str | None, port: int | None, to
         settings=settings,
         known={} if settings.server == "lying" else None,
     )
+    if (folder / RUN / WHOSE).exists():
+        check_same_run(server, (folder / RUN / WHOSE).read_bytes())
+    folder.mkdir(parents=True, exist_ok=True)
     place = folder / AUTHORITY
     authority.open_at(place) if place.exists() else authority.create(place)
-    program.save(folder / "program.fjlp")
+    keeping.put(folder, kept, found)
     if config.resolve() != (folder / "config.toml").resolve():
         shutil.copyfile(config, folder / "config.toml")
     where = (
@@ -55,6 +61,8 @@ def serve(config: Path, out: Path | None, host: str | None, port: int | None, to
         int(found.serve.get("port", PORT) if port is None else port),
     )
     _tell_terms(server, program, folder)
+    if kept.told:
+        typer.echo(kept.told)
     for _ in range(found.serve.get("tokens", 0) if tokens is None else tokens):
         typer.echo(f"token {authority.new_token(place)}")
     state = asyncio.run(_until_stopped(server, found, folder, *where))
@@ -109,7 +117,7 @@ def _tell_terms(server: ServerHalf, program: Any, folder: Path) -> None:
     manifest = program.manifest
     typer.echo(f"{manifest['algorithm']}, {manifest['aggregator']}: {server.num_rounds} rounds of up to ", nl=False)
     typer.echo(f"{server.numbers.capacity} clients" + (", behind a secure sum" if manifest["masked"] else ""))
-    typer.echo(f"program {program.sha256}: {len(program.artifact):,} bytes; {folder / 'program.fjlp'}")
+    typer.echo(f"program {program.sha256}: {len(program.artifact):,} bytes; {folder / PROGRAM}")
     most = server.template.population.num_clients
     enrolled = len(authority.clients(folder / AUTHORITY))
     typer.echo(f"{enrolled} of {most} clients are enrolled; more by: fedjaxlite enroll {folder} --tokens N")

@@ -7,6 +7,7 @@
     exporting.py     a function as StableHLO, and its memory
     refusing.py      what is not exported, and why
     manifest.py writing.py   what the file says of itself; the file
+    comparing.py     whether a file is of given rounds, whichever versions wrote it
     client_program.py   `fl.deploy.client_program`: all of it
 
 What comes in: how a composition is divided. What clients and server compute is in `execution/halves`.

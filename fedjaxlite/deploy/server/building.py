@@ -5,6 +5,7 @@ from typing import Any
 
 from fedjaxlite import checks
 from fedjaxlite.data.population import Population
+from fedjaxlite.deploy.program.comparing import unlike
 from fedjaxlite.deploy.program.leaves import leaves_of
 from fedjaxlite.deploy.program.template import DataSpec, Template, refuse, template_of
 from fedjaxlite.deploy.server import masked
@@ -45,7 +46,9 @@ def Server(
       rounds: what was simulated, with fl.sampling.uniform(K) or fl.sampling.full(N).
       params: the model that the run begins with.
       data: a Population like the clients' data, or a DataSpec; values do not matter.
-      program: the `ClientProgram` of the same rounds, which clients fetch; None where they have it.
+      program: the `ClientProgram` of the same rounds, which clients fetch; None where they have it. A run that goes on
+        takes the one that it began with, `fl.deploy.load_program` of its file: another version of JAX or of this
+        library would make another hash of it, and devices hold a server to the one that they agreed to.
       key: of the run, as in `rounds.init`.
       noise_key: likewise; None takes one from the operating system.
       cohort_key: likewise.
@@ -98,7 +101,7 @@ def Server(
     leaves = leaves_of(template.message)
     specs = tuple({"shape": list(leaf.shape), "dtype": str(leaf.dtype)} for leaf in leaves)
     if manifest is not None:
-        _check_program(template, manifest, specs)
+        _check_program(template, manifest)
     if settings.evaluate_every is not None and manifest is not None and manifest["evaluation"] is None:
         raise ValueError(
             "`evaluate_every` asks clients for metrics, and the program has no evaluation. Make it with "
@@ -149,23 +152,13 @@ def _among_those_present(sampler: Sampler) -> Sampler:
     return sampler._replace(accounting=accounting, name=f"checked_in({sampler.capacity})", check=lambda num: None)
 
 
-def _check_program(template: Template, manifest: Mapping[str, Any], specs: Any) -> None:
-    words = sum(leaf.size for leaf in leaves_of(template.message))
-    sent = [{"shape": [words], "dtype": "uint32"}] if template.masked else list(specs)
-    said = [{"shape": spec["shape"], "dtype": spec["dtype"]} for spec in manifest["message"]]
-    expected = {
-        "algorithm": (manifest["algorithm"], template.program.algorithm.name),
-        "aggregator": (manifest["aggregator"], template.program.aggregator.name),
-        "capacity": (manifest["capacity"], template.capacity),
-        "message": (said, sent),
-        "noise": (manifest["noise"], bool(template.draws_noise)),
-    }
-    for name, (given, own) in expected.items():
-        if given != own:
-            raise ValueError(
-                f"`program` is of other rounds: its {name} is {checks.shown(given)}, and that of these rounds "
-                f"{checks.shown(own)}. Make it by client_program(rounds, params, data) from the same arguments."
-            )
+def _check_program(template: Template, manifest: Mapping[str, Any]) -> None:
+    for name, given, own in unlike(manifest, template):
+        raise ValueError(
+            f"`program` is of other rounds: its {name} is {checks.shown(given)}, and that of these rounds "
+            f"{checks.shown(own)}. Make it by client_program(rounds, params, data) from the same arguments; or, to go "
+            "on with a program that devices have agreed to, give the rounds, the model and the data that it is of."
+        )
 
 
 def _secure(template: Template, manifest: Any, settings: ServerSettings, known: Any) -> Any:

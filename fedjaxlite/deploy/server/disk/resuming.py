@@ -8,6 +8,7 @@ from typing import Any
 
 import jax.numpy as jnp
 
+from fedjaxlite.deploy.program.comparing import Unlike, unlike_hyperparameters
 from fedjaxlite.deploy.program.leaves import leaves_of, unflattened
 from fedjaxlite.deploy.server import masked, tables
 from fedjaxlite.deploy.server.disk.journal import FORMAT, Journal, carry_out
@@ -24,7 +25,7 @@ from fedjaxlite.deploy.server.state import (
 )
 from fedjaxlite.deploy.server.turning import AT_HAND, evaluation_of, opened_for
 from fedjaxlite.deploy.server.turning import at_hand as written_down
-from fedjaxlite.training.identity import plain
+from fedjaxlite.training.identity import library_version, plain
 
 LOG = logging.getLogger("fedjaxlite.deploy")
 RUN = "run.json"
@@ -42,7 +43,8 @@ def resume(server: ServerHalf, journal: Journal, now: float) -> ServerState:
       The state.
 
     Raises:
-      ValueError: the journal is of another run, with what differs; or none of its checkpoints is whole.
+      ValueError: the journal is of another run, with what differs; its clients agreed to another program; or none of
+        its checkpoints is whole.
 
     Guarantees:
       Whatever a client was told is so: an update that was `taken` is in the sum, folded in the order in which the
@@ -67,8 +69,42 @@ def resume(server: ServerHalf, journal: Journal, now: float) -> ServerState:
     return _at_hand(server, journal, state, now)
 
 
+def check_same_run(server: ServerHalf, told: bytes) -> None:
+    """Refuses a server of another run than that of a folder.
+
+    Args:
+      server: what `fl.deploy.Server` returned.
+      told: the folder's `run.json`.
+
+    Raises:
+      ValueError: with what differs.
+    """
+    before, own = json.loads(told), _whose(server)
+    tables = ("algorithm", "aggregator")
+    facts = [*((name, before.get(name), own[name]) for name in ("format", "sampler", "num_clients", "capacity"))]
+    facts += [(name, list(before.get(name, ())), list(own[name])) for name in tables]  # their names
+    found = [Unlike(*fact) for fact in facts if fact[1] != fact[2]]
+    parts = ({name: where[name] for name in tables if not found} for where in (before, own))
+    for name, was, value in found or unlike_hyperparameters(*parts, one_version=before.get("by") == own["by"]):
+        raise ValueError(
+            f"the folder is of another run: its {name} is {was}, and that of these rounds {value}. Go on with the same "
+            "arguments, or give another folder."
+        )
+    _check_same_program(own["program"], before.get("program"))
+
+
 def _check_run(server: ServerHalf, journal: Journal) -> None:
     """Refuses the journal of another run; one that is new learns whose it is."""
+    try:
+        told = journal.read(RUN)
+    except FileNotFoundError:
+        carry_out(journal, (Keep(RUN, json.dumps(_whose(server), indent=1).encode()),))
+        return
+    check_same_run(server, told)
+
+
+def _whose(server: ServerHalf) -> dict[str, Any]:
+    """What `run.json` says of a run, as JSON gives it back."""
     program = server.template.program
     own = {
         "format": FORMAT,
@@ -77,22 +113,22 @@ def _check_run(server: ServerHalf, journal: Journal) -> None:
         "sampler": program.sampler.name,
         "num_clients": server.template.population.num_clients,
         "capacity": server.template.capacity,
-        "program": server.program.sha256,
+        "program": server.program.sha256 if server.program.size else None,  # clients have it
+        "by": library_version(),
     }
-    own = json.loads(json.dumps(own))
-    try:
-        before = json.loads(journal.read(RUN))
-    except FileNotFoundError:
-        carry_out(journal, (Keep(RUN, json.dumps(own, indent=1).encode()),))
+    return json.loads(json.dumps(own))
+
+
+def _check_same_program(own: str | None, before: str | None) -> None:
+    """Refuses another program than that of the first start, as every device would that agreed to the first."""
+    if own is None or before in (None, own, "0" * 64):
         return
-    for name, value in own.items():
-        if name == "program" and before.get(name) != value:
-            LOG.warning("the run goes on with the program %s, where it had %s", value, before.get(name))
-        elif before.get(name) != value:
-            raise ValueError(
-                f"the folder is of another run: its {name} is {before.get(name)}, and that of these rounds {value}. Go "
-                "on with the same arguments, or give another folder."
-            )
+    raise ValueError(
+        f"the folder's run was begun with the program {before}, which its devices agreed to, and this server has {own}."
+        " Another version of JAX or of fedjaxlite writes other bytes for the same rounds: go on with the file of the "
+        "first start, program=fl.deploy.load_program(path). If devices are to accept a new program, take the line "
+        f'"program" out of the folder\'s {RUN}.'
+    )
 
 
 def _restored(server: ServerHalf, arrays: Mapping[str, Any], header: Mapping[str, Any]) -> ServerState:
