@@ -86,10 +86,15 @@ def filled(settings: Settings) -> Settings:
     return settings
 
 
-def job(settings: Settings) -> Job:
-    """Builds the run that the settings describe; everything that can be refused is refused here."""
+def job(settings: Settings, data: Data | None = None) -> Job:
+    """Builds the run that the settings describe; everything that can be refused is refused here.
+
+    Args:
+      settings: the options.
+      data: in the place of the data set that they name, which is not read then.
+    """
     settings = filled(settings)
-    data = load(settings)
+    data = load(settings) if data is None else data
     model = model_of(settings, data.train)
     loss_fn = loss_of(settings, model, data.train)
     algorithm = algorithm_of(settings, loss_fn, data.train, model=model)
@@ -102,7 +107,7 @@ def job(settings: Settings) -> Job:
     evaluate_state: dict[str, Any] = {}
     if settings.personal_eval:
         evaluate_state = personal_evaluations_of(settings, loss_fn, data, rounds, params, model=model)
-    num_test = len(next(iter(rows_of(data.test).values())))
+    num_test = 0 if data.test is None else len(next(iter(rows_of(data.test).values())))
     config = {**config, **private_run.table(settings)}
     observers = private_run.observers(settings)
     return Job(settings, rounds, params, data.train, evaluate, num_test, config, observers, evaluate_state)
@@ -176,6 +181,8 @@ def params_of(
 
 def evaluations_of(settings: Settings, loss_fn: Any, data: Data, *, model: Any = None) -> dict[str, Any]:
     """Evaluations of the server's model by name: on the test set, and at each client where asked for."""
+    if data.test is None:
+        return {}
     method, facts = _method(settings), _facts(settings, data.train, model)
     arguments = methods.arguments_of(method, settings, facts)
     evaluate = methods.evaluations(method, arguments, loss_fn, data.test)

@@ -15,7 +15,7 @@ class Data(NamedTuple):
 
     Attributes:
       train: the clients.
-      test: the central test set, a dict of arrays; a Population where it lies on a disk.
+      test: the central test set, a dict of arrays; a Population where it lies on a disk; None where nobody has one.
       own_test: every client's own test set, where asked for.
       public: what a warm start trains on, or None.
     """

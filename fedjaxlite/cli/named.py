@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 import fedjaxlite as fl
 from fedjaxlite.cli import signatures
 from fedjaxlite.data.on_disk import header
@@ -95,7 +97,7 @@ def _shapes(features: Mapping[str, Any]) -> dict[str, Any]:
     if x is not None:
         told["input_shape"] = tuple(x.shape[1:])
     if x is not None and y is not None and x.dtype.kind in "iu" and y.dtype.kind in "iu":
-        told["vocab_size"] = max(int(x.max()), int(y.max())) + 1
+        told["vocab_size"] = max(_largest(x), _largest(y)) + 1
     if y is not None:
         told["num_classes"] = _outputs(y)
     return told
@@ -105,7 +107,13 @@ def _outputs(y: Any) -> int:
     """How many outputs a model of some targets has: one a class, or one a number."""
     if y.ndim > 1:
         return int(y.shape[-1])
-    return int(y.max()) + 1 if y.dtype.kind in "iu" else 1
+    return _largest(y) + 1 if y.dtype.kind in "iu" else 1
+
+
+def _largest(array: Any) -> int:
+    """The largest of some integers; of what only stands for data, one number is in all places."""
+    one = isinstance(array, np.ndarray) and array.size and not any(array.strides)
+    return int(array.flat[0] if one else array.max())
 
 
 def _of_data(word: str, name: str, parameters: Mapping[str, Any], features: Mapping[str, Any]) -> dict[str, Any]:
@@ -113,7 +121,7 @@ def _of_data(word: str, name: str, parameters: Mapping[str, Any], features: Mapp
     x, y = features["x"], features["y"]
     if "vocab_size" in parameters:
         _needs(word, x.ndim == 2 and x.dtype.kind == "i", "texts [n, T] of token ids", x)
-        most = max(int(x.max()), int(y.max()))
+        most = max(_largest(x), _largest(y))
         return {"vocab_size": max(most, fl.datasets.shakespeare.VOCAB_SIZE - 1 if name == "char_lstm" else 0) + 1}
     _needs(word, x.dtype.kind == "f" and y.ndim <= 2 and y.dtype.kind in "iuf", "floats with targets a row", x)
     if name not in ("mlp", "logistic"):

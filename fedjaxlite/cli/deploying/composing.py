@@ -10,6 +10,7 @@ import jax
 import fedjaxlite as fl
 from fedjaxlite.cli import build
 from fedjaxlite.cli import settings as options
+from fedjaxlite.cli.deploying import described
 from fedjaxlite.cli.settings import Settings
 
 SERVE = "serve"
@@ -23,7 +24,7 @@ class Deployed(NamedTuple):
     Attributes:
       job: the run that `fedjaxlite run --config` would make.
       loss: what is trained, and evaluated on clients.
-      serve: the table [serve] of the file.
+      serve: the table [serve] of the file, without what it says of data.
     """
 
     job: build.Job
@@ -31,8 +32,12 @@ class Deployed(NamedTuple):
     serve: Mapping[str, Any]
 
 
-def deployed(config: Path) -> Deployed:
+def deployed(config: Path, *, simulated: bool = False) -> Deployed:
     """The run of a config file, for other processes.
+
+    Args:
+      config: the file. Where it has a table [serve.data], no data set is read.
+      simulated: whether the data are those of the simulation all the same.
 
     Raises:
       FileNotFoundError, ValueError: there is no such file, or what is in it cannot be deployed.
@@ -44,7 +49,9 @@ def deployed(config: Path) -> Deployed:
             f"{str(config)!r} has {', '.join(asked)}, which a server of devices has no place for. Take it out."
         )
     table = _serve_table(config)
-    job = build.job(settings)
+    told = table.pop(described.TABLE, None)
+    unread = None if told is None or simulated else described.data_of(told, config, settings)
+    job = build.job(settings, unread)
     model = build.model_of(job.settings, job.population)
     return Deployed(job, build.loss_of(job.settings, model, job.population), table)
 
@@ -76,7 +83,7 @@ def key_of(settings: Settings) -> jax.Array:
 
 def _serve_table(config: Path) -> dict[str, Any]:
     table = tomllib.loads(config.read_text(encoding="utf-8")).get(SERVE, {})
-    known = (*fl.deploy.ServerSettings._fields, *_NETWORK)
+    known = (*fl.deploy.ServerSettings._fields, *_NETWORK, described.TABLE)
     for name, value in table.items():
         if name not in known:
             raise ValueError(f"{str(config)!r} has {name!r} in [serve]; known are {', '.join(known)}.")

@@ -42,7 +42,7 @@ def program(path: Path, config: Path) -> None:
 
 def clients(folder: Path, config: Path) -> None:
     """The data of each client of a config file's run, a file each, as devices take them."""
-    population = composing.deployed(config).job.population
+    population = composing.deployed(config, simulated=True).job.population
     folder.mkdir(parents=True, exist_ok=True)
     for client in range(population.num_clients):
         own = population.client(client)
