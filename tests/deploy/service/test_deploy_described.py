@@ -1,6 +1,7 @@
 """A server without any data of its clients: [serve.data] says what it has to know of them."""
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
@@ -55,24 +56,17 @@ def server_of(found: composing.Deployed) -> Any:
     return fl.deploy.Server(job.rounds, job.params, job.population, **arguments)
 
 
-@pytest.mark.parametrize(
-    ("partition", "more"),
-    [
-        ("iid", ""),
-        ("dirichlet:1", "clip_norm = 1.0\nquantize_bits = 8\nsecure_sum = true\nalgorithm = 'scaffold'\n"),
-    ],
-    ids=["iid", "skewed"],
-)
 def test_program_and_first_state_are_those_of_a_server_that_read_data_of_these_shapes(
-    partition: str, more: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    loaded = composing.deployed(written(tmp_path, more, table="", partition=partition))
+    more = "clip_norm = 1.0\nquantize_bits = 8\nalgorithm = 'scaffold'\n"
+    loaded = composing.deployed(written(tmp_path, more, table="", partition="dirichlet:1"))
     people = loaded.job.population
     rows = sum(np.asarray(people.num_examples).tolist())
     table = TABLE.replace("360", f"{people.max_size}").replace("classes", f"examples = {rows}\nclasses")
     with monkeypatch.context() as patch:
         patch.setattr(build, "load", None)
-        unread = composing.deployed(written(tmp_path, more, table=table, partition=partition))
+        unread = composing.deployed(written(tmp_path, more, table=table, partition="dirichlet:1"))
     servers = [server_of(found) for found in (loaded, unread)]
     assert len({server.program.sha256 for server in servers}) == 1
     one, other = (jax.tree.leaves(jax.tree.map(_plain, server.first)) for server in servers)
@@ -96,7 +90,7 @@ def test_a_server_without_data_starts_and_evaluates_on_its_own_examples(
 
     async def service(server: Any, *args: Any, evaluate: Any, **kwargs: Any) -> Any:
         seen.update(evaluate(server.first.server_state.params))
-        return server.first._replace if False else _Stopped
+        return SimpleNamespace(number=0, phase="waiting")
 
     monkeypatch.setattr(serving, "serve_run", service)
     path = written(tmp_path, table=TABLE.replace("classes", f"test = '{tmp_path / 'own.npz'}'\nclasses"))
@@ -105,10 +99,6 @@ def test_a_server_without_data_starts_and_evaluates_on_its_own_examples(
     assert 'one example: {"x": "float32[8, 8, 1]", "y": "int32[]"}; at most 360 a client' in told.output
     assert set(seen) == {"test_loss", "test_accuracy"}
     assert seen["test_loss"] == pytest.approx(np.log(10), rel=1e-5)
-
-
-class _Stopped:
-    number, phase = 0, "waiting"
 
 
 def test_many_clients_take_no_memory(no_data: None, tmp_path: Path) -> None:
@@ -173,6 +163,22 @@ def test_one_example_is_written_as_a_server_prints_it(text: str, shape: tuple[in
         ("[serve.data]\n", "algorithm = 'k_means'\n[serve.data]\n", "draws its first centers from the clients' exampl"),
         ("[serve.data]\n", "personal_eval = true\n[serve.data]\n", "has personal_eval, which a server of devices has"),
         (TABLE, "[serve]\ndata = 3\n", "has data = 3 in [serve]; expected a table [serve.data]"),
+    ],
+    ids=[
+        *(
+            "clients",
+            "capacity",
+            "features",
+            "none",
+            "zero",
+            "flag",
+            "unknown",
+            "classes",
+            "examples",
+            "floats",
+            "table",
+        ),
+        *("many", "wide", "empty", "number", "missing", "path", "warm_start", "centers", "personal", "kind"),
     ],
 )
 def test_what_cannot_be_is_said(old: str, new: str, text: str, tmp_path: Path, no_data: None) -> None:

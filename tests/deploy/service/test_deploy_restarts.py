@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 
 import fedjaxlite as fl
 from fedjaxlite.cli.app import app
-from fedjaxlite.cli.deploying import serving
+from fedjaxlite.cli.deploying import composing, serving
 from fedjaxlite.deploy.device.artifact import pack
 from fedjaxlite.deploy.device.protocol import Message
 from fedjaxlite.deploy.program import manifest
@@ -27,11 +27,18 @@ pytest.importorskip("cryptography")
 CONFIG = """[arguments]
 dataset = "digits"
 clients = 4
-partition = "iid"
 model = "logistic"
 cohort = 2
 rounds = 3
 epochs = 1
+"""
+TABLE = """[serve.data]
+clients = 4
+capacity = 40
+classes = 10
+[serve.data.features]
+x = "float32[8, 8, 1]"
+y = "int32"
 """
 
 
@@ -64,9 +71,9 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def served(config: Path, more: str = "", status: int = 0) -> str:
+def served(config: Path, more: str = "", status: int = 0, capacity: int = 40) -> str:
     text = CONFIG.replace("cohort = 2\n", "") if "cohort" in more else CONFIG
-    config.write_text(text + more)
+    config.write_text(text + more + TABLE.replace("capacity = 40", f"capacity = {capacity}"))
     told = CliRunner().invoke(app, ["serve", str(config), "--out", str(config.parent / "out"), "--port", "0"])
     assert told.exit_code == status, told.output
     return " ".join(told.output.split())
@@ -103,7 +110,7 @@ def test_after_an_upgrade_a_run_goes_on_with_the_program_that_its_devices_agreed
         ("batch_size = '20'\n", "hyperparameters.algorithm.batch_size is 10 in the folder and 20 in the config"),
         ("algorithm = 'fed_prox'\nset = ['mu=0.1']\n", "algorithm is 'fed_avg' in the folder and 'fed_prox' in the"),
         ("clip_norm = 1.0\nquantize_bits = 8\n", "aggregator is 'weighted_mean' in the folder and 'chain("),
-        ("warm_start = 0.2\n", "capacity is 360 in the folder and 288 in the config"),
+        ("", "capacity is 40 in the folder and 50 in the config"),
         ("cohort = 3\n", "cohort is 2 in the folder and 3 in the config"),
         ("server_lr = 0.5\n", "server_lr is nothing in the folder and 0.5 in the config"),
         ("secure_sum = true\nclip_norm = 1.0\nquantize_bits = 8\n", "masked is False in the folder and True in the c"),
@@ -115,7 +122,7 @@ def test_a_config_of_other_rounds_is_refused_before_anything_is_written(
 ) -> None:
     (config.parent / "out").symlink_to(once)
     before = files(once)
-    told = served(config, more, status=2)
+    told = served(config, more, status=2, capacity=40 if more else 50)
     assert "to which devices have agreed, is of other rounds than" in told
     assert text in told
     assert "or give another --out: devices then have to agree to a new program." in told
@@ -151,8 +158,10 @@ def test_a_program_that_is_damaged_missing_or_replaced_is_named(config: Path, on
     path.write_bytes(rest.artifact)
     assert f"program.fjlp' is {rest.sha256}. {remedy}" in served(config, status=2)
     path.unlink()
-    told = served(config, "batch_size = '7'\n", status=2)
-    assert "program.fjlp' is missing, and one made now would be" in told
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(composing, "program_of", lambda found: rest)
+        told = served(config, status=2)
+    assert f"program.fjlp' is missing, and one made now would be {rest.sha256}. {remedy}" in told
     assert remedy in told
     assert f"program {sha256}" in served(config)  # what is made now has the same bytes
     assert path.read_bytes() == whole
@@ -169,19 +178,18 @@ def test_what_is_beside_the_program_may_be_missing_and_is_told_when_damaged(conf
 
 
 def test_a_change_of_code_of_ones_own_is_told(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = config.parent / "own_restarts.py"
     monkeypatch.syspath_prepend(str(config.parent))
-    code = (
-        "import fedjaxlite as fl\ndef loss(model):\n    return fl.losses.cross_entropy(model, label_smoothing=RATE)\n"
-    )
-    module.write_text(code + "RATE = 0.0\n")
+    code = "import fedjaxlite as fl\ndef loss(model):\n    return fl.losses.cross_entropy(model)\n"
+    (config.parent / "own_restarts.py").write_text(code)
     served(config, 'loss = "own_restarts:loss"\n')
-    import own_restarts  # pyright: ignore[reportMissingImports]
-
+    kept, made = fl.deploy.load_program(config.parent / "out" / "program.fjlp"), []
+    monkeypatch.setattr(composing, "program_of", lambda found: made[0])
+    made[:] = [kept]
     assert "would have other bytes" not in served(config, 'loss = "own_restarts:loss"\n')
-    monkeypatch.setattr(own_restarts, "RATE", 0.25)
+    hashes = {**kept.manifest["sha256"], "program.bin": "0" * 64}
+    made[:] = [kept._replace(manifest={**kept.manifest, "sha256": hashes})]
     told = served(config, 'loss = "own_restarts:loss"\n')
-    assert "program.bin, evaluate.bin would have other bytes if the program were made now" in told
+    assert "program.bin would have other bytes if the program were made now" in told
 
 
 def program(**changes: Any) -> fl.deploy.ClientProgram:
