@@ -52,7 +52,7 @@ def prepared(folder: Path, config: str, port: int) -> Place:
     (folder / "config.toml").write_text(config)
     fl.deploy.write_device(folder / "device.pyz")
     (folder / "bare.py").write_text(BARE)
-    population = composing.deployed(folder / "config.toml").job.population
+    population = composing.deployed(folder / "config.toml", simulated=True).job.population
     for client in range(population.num_clients):
         own = population.client(client)
         np.savez(folder / f"data-{client}.npz", **{name: np.asarray(own[name]) for name in population.features})
@@ -61,9 +61,10 @@ def prepared(folder: Path, config: str, port: int) -> Place:
     return Place(folder, port, {**environment, "XLA_FLAGS": "", "JAX_PLATFORMS": "cpu"})
 
 
-def serving(place: Place) -> "subprocess.Popen[bytes]":
-    """The server's process."""
-    command = [sys.executable, "-m", "fedjaxlite", "serve", "config.toml", "--out", "server", "--port", str(place.port)]
+def serving(place: Place, *python: str) -> "subprocess.Popen[bytes]":
+    """The server's process; `python` are words for the interpreter in the place of `-m fedjaxlite`."""
+    words = ["serve", "config.toml", "--out", "server", "--port", str(place.port)]
+    command = [sys.executable, *(python or ("-m", "fedjaxlite")), *words]
     environment = {**place.environment, "PYTHONPATH": str(LIBRARY)}
     with (place.folder / "serve.log").open("ab") as log:
         return subprocess.Popen(command, cwd=place.folder, env=environment, stdout=log, stderr=subprocess.STDOUT)
@@ -178,7 +179,7 @@ def played(place: Place, num_clients: int, *, rounds: int, server_kills: int, se
 
 def simulated(place: Place, told: list[dict[str, Any]]) -> Any:
     """The run of `rounds.step` from the same keys, with the cohorts that came about."""
-    found = composing.deployed(place.folder / "config.toml")
+    found = composing.deployed(place.folder / "config.toml", simulated=True)
     job, capacity = found.job, found.job.rounds.sampler.capacity
     sampler = chosen([record["clients"] for record in told], capacity)
     rounds = fl.rounds(

@@ -4,6 +4,7 @@ import socket
 from pathlib import Path
 
 import many_processes as many
+import numpy as np
 import pytest
 
 WIRE = {
@@ -12,6 +13,16 @@ WIRE = {
     "quantize": 'aggregator = "mean"\nclip_norm = 2.0\nquantize_bits = 16\n',
     "masked": 'aggregator = "mean"\nclip_norm = 2.0\nquantize_bits = 16\nsecure_sum = true\n',
 }
+SERVE = """
+[serve.data]
+clients = 4
+capacity = MOST
+classes = 10
+[serve.data.features]
+x = "float32[8, 8, 1]"
+y = "int32"
+[serve]
+"""
 
 
 def config(wire: str, *, clients: int, cohort: int, rounds: int) -> str:
@@ -61,3 +72,28 @@ def test_a_run_of_processes_that_are_killed_is_the_simulated_run(wire: str, tmp_
 @pytest.mark.parametrize("wire", WIRE)
 def test_twenty_processes_thirty_rounds(wire: str, tmp_path: Path) -> None:
     held_to_the_simulation(tmp_path, wire, clients=20, cohort=10, rounds=30, kills=3)
+
+
+UPGRADED = """
+import runpy, sys
+import jax
+jax.__version__ = "99.0.0"
+sys.argv[0] = "fedjaxlite"
+runpy.run_module("fedjaxlite", run_name="__main__")
+"""
+
+
+@pytest.mark.slow
+def test_a_server_without_data_that_is_upgraded_in_the_middle_is_the_simulated_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = config("quantize", clients=4, cohort=3, rounds=5).replace('0.5"', '1"').replace("[serve]\n", SERVE)
+    place = many.prepared(tmp_path, text.replace("MOST", "1"), free_port())
+    most = max(len(np.load(tmp_path / f"data-{u}.npz")["y"]) for u in range(4))
+    (tmp_path / "config.toml").write_text(text.replace("MOST", f"{most}"))
+    start, words = many.serving, iter([(), ("-c", UPGRADED)])
+    monkeypatch.setattr(many, "serving", lambda place: start(place, *next(words)))
+    told = many.played(place, 4, rounds=5, server_kills=1, seed=1, seconds=240)
+    assert [record["round"] for record in told] == list(range(1, 6))
+    assert (tmp_path / "serve.log").read_text().count("listening on") == 2
+    assert many.compared(place) == 0.0
