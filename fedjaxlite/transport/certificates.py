@@ -4,11 +4,12 @@ import datetime
 import importlib
 from typing import Any
 
-NEEDS = "keys and certificates need the cryptography package: pip install 'fedjaxlite[privacy]'."
 
-
-def load_cryptography() -> None:
+def load_cryptography(what: str = "keys and certificates need") -> None:
     """Imports `cryptography`, or says how to get it.
+
+    Args:
+      what: who needs it, for the message.
 
     Raises:
       ModuleNotFoundError: it is not installed.
@@ -16,7 +17,7 @@ def load_cryptography() -> None:
     try:
         importlib.import_module("cryptography")
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(NEEDS) from error
+        raise ModuleNotFoundError(f"{what} the cryptography package: pip install 'fedjaxlite[privacy]'.") from error
 
 
 def certificate(name: str, key: Any, signer: Any, *, issuer: str, hours: float, is_server: bool = False) -> bytes:

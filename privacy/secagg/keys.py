@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from fedjaxlite.privacy.secagg import masking
 from fedjaxlite.privacy.secagg.errors import BadCiphertext, BadKey, BadSignature, party
+from fedjaxlite.transport.certificates import load_cryptography
 
 LABEL = b"fedjaxlite/secagg/v1/"
 KEY_BYTES = 32
@@ -72,7 +73,7 @@ def real() -> Primitives:
       >>> p.agree(b"1" * 32, p.public(b"2" * 32)) == p.agree(b"2" * 32, p.public(b"1" * 32))
       True
     """
-    masking.load_cryptography()
+    load_cryptography(masking.NEEDS)
     return Primitives(_public, _agree, _derive, _seal, _unseal, masking.chacha20_words, _identity, _sign, _verify)
 
 

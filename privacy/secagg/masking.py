@@ -6,13 +6,15 @@ keystream of the seed s, and sign(u, v) = 1 if u < v, else -1: in the sum over a
 Source: Bonawitz et al. (2017), "Practical secure aggregation", https://eprint.iacr.org/2017/281, figure 4; RFC 8439.
 """
 
-import importlib
 import struct
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
 
+from fedjaxlite.transport.certificates import load_cryptography
+
+NEEDS = "secure aggregation needs"
 Words = np.ndarray[Any, np.dtype[np.uint32]]
 Prg = Callable[[bytes, int, int], Words]
 
@@ -21,20 +23,6 @@ PAIR, SELF = 1, 2
 STREAM_KEY_BYTES = 44
 _BLOCK = 16  # words in a block of ChaCha20
 _LIMIT = _BLOCK * 2**32  # words before the block counter of 32 bits wraps
-
-
-def load_cryptography() -> None:
-    """Imports `cryptography`, or says how to get it.
-
-    Raises:
-      ModuleNotFoundError: it is not installed.
-    """
-    try:
-        importlib.import_module("cryptography")
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError(
-            "secure aggregation needs the cryptography package: pip install 'fedjaxlite[privacy]'."
-        ) from error
 
 
 def stream_key(seed: bytes, round_number: int, purpose: int) -> bytes:
@@ -67,7 +55,7 @@ def chacha20_words(key: bytes, offset: int, n: int) -> Words:
       >>> bool((chacha20_words(key, 5, 40) == chacha20_words(key, 0, 45)[5:]).all())
       True
     """
-    load_cryptography()
+    load_cryptography(NEEDS)
     from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
     if len(key) != STREAM_KEY_BYTES:

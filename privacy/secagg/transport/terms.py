@@ -10,6 +10,7 @@ from fedjaxlite.privacy.secagg.errors import Malformed, SecureAggregationError, 
 from fedjaxlite.privacy.secagg.keys import Random
 from fedjaxlite.privacy.secagg.parties.client_state import Identity
 from fedjaxlite.transport import credentials, frames
+from fedjaxlite.transport.certificates import load_cryptography
 from fedjaxlite.transport.credentials import Credentials
 from fedjaxlite.transport.errors import FrameTooLong, UnknownPeer
 
@@ -38,7 +39,7 @@ def issue(
       >>> server.authority == clients[1].authority
       True
     """
-    masking.load_cryptography()
+    load_cryptography(masking.NEEDS)
     return credentials.issue(
         ids, hours=hours, random=random, server_name=SERVER_NAME, authority_name="secagg-authority"
     )
