@@ -27,7 +27,7 @@ from fedjaxlite.training.identity import plain, versions
 from fedjaxlite.transport.whole_file import write_whole
 
 PROGRAM, MADE_OF, RUN = "program.fjlp", "program.json", "run"
-_DECIDE = (
+DECIDE = (
     *("algorithm", "set", "model", "loss", "epochs", "batch_size", "client_lr", "server_optimizer", "server_lr"),
     *("cohort", "sampler", "aggregator", "clip_norm", "quantize_bits", "compress", "error_feedback", "feedback_kind"),
     *("compress_down", "secure_sum", "measure_entropy", "robust", "before", "noise_multiplier", "warm_start", "seed"),
@@ -97,14 +97,14 @@ def put(folder: Path, kept: Kept, found: Deployed) -> None:
 def _differing(manifest: Mapping[str, Any], before: Mapping[str, Any], found: Deployed) -> list[Unlike]:
     """Options that are not what they were, and entries of the manifest that would not be."""
     now, was = _decided(found.job.settings), before.get("options", {})
-    changed = [Unlike(n, was[n], now[n]) for n in _DECIDE if n in was and not same(was[n], now[n])]
+    changed = [Unlike(n, was[n], now[n]) for n in DECIDE if n in was and not same(was[n], now[n])]
     template = template_of(found.job.rounds, found.job.params, found.job.population)
     return changed + [each for each in unlike(manifest, template) if each not in changed]
 
 
 def _decided(settings: Settings) -> dict[str, Any]:
     """The options that decide, with what the data set decides where they are left open."""
-    told = {name: getattr(settings, name) for name in _DECIDE}
+    told = {name: getattr(settings, name) for name in DECIDE}
     open_ones = build.defaults_for(settings.dataset).items()
     told |= {name: value for name, value in open_ones if name in told and told[name] is None}
     return {name: None if value is None else plain(value) for name, value in told.items()}

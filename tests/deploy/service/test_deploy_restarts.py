@@ -15,7 +15,8 @@ from typer.testing import CliRunner
 
 import fedjaxlite as fl
 from fedjaxlite.cli.app import app
-from fedjaxlite.cli.deploying import composing, serving
+from fedjaxlite.cli.deploying import composing, keeping, serving
+from fedjaxlite.cli.settings import Settings
 from fedjaxlite.deploy.device.artifact import pack
 from fedjaxlite.deploy.device.protocol import Message
 from fedjaxlite.deploy.program import manifest
@@ -137,6 +138,26 @@ def once(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.setattr(serving, "serve_run", nobody_comes)
         served(config)
     return config.parent / "out"
+
+
+OF_DATA = ("dataset", "data_dir", "clients", "partition", "delta", "epsilon")
+"""They speak through the manifest, or through the noise multiplier."""
+NO_NUMBERS = (
+    *("rounds", "evaluate_every", "lost_rounds", "diverged_rounds", "stop_at_nan", "target_accuracy", "cohort_seed"),
+    *("lanes", "devices", "client_states", "distributed", "coordinator", "processes", "process_id", "heartbeat"),
+    *("compile_cache", "out", "checkpoint_every", "resume", "accept_changes", "config", "tensorboard", "progress"),
+    "debug",
+)
+REFUSED = (
+    *("sweep", "seeds", "validation", "select", "tracker", "personal_eval", "per_client_eval", "max_epsilon", "attack"),
+    *("bad", "dropout", "stragglers", "service", "async_buffer", "concurrency", "staleness", "max_staleness"),
+    *("async_mix", "deadline", "over_select"),
+)
+
+
+def test_of_every_option_it_is_known_whether_a_restart_may_change_it() -> None:
+    every = [*keeping.DECIDE, *OF_DATA, *NO_NUMBERS, *REFUSED]
+    assert sorted(every) == sorted(Settings._fields)
 
 
 def test_more_rounds_and_other_settings_of_the_server_are_no_other_rounds(config: Path, once: Path) -> None:
