@@ -88,10 +88,10 @@ def _check_options(settings: Settings, config: Path) -> None:
 def _features(table: Any, where: str) -> dict[str, Any]:
     if not isinstance(table, Mapping) or not table:
         raise ValueError(f"{where} features = {table!r} in [serve.data]; expected {_NEEDED['features']}.")
-    return {name: _one(name, text, where) for name, text in table.items()}
+    return {name: one_example(name, text, where) for name, text in table.items()}
 
 
-def _one(name: str, text: Any, where: str) -> Any:
+def one_example(name: str, text: Any, where: str) -> Any:
     """The shape and dtype of one example, as an array without memory."""
     found = _EXAMPLE.fullmatch(text) if isinstance(text, str) else None
     dtype = found.group(1) if found else ""

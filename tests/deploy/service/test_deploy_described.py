@@ -13,6 +13,7 @@ import fedjaxlite as fl
 from fedjaxlite.cli import build, named
 from fedjaxlite.cli.app import app
 from fedjaxlite.cli.deploying import composing, described, serving
+from fedjaxlite.keys import is_random_key
 
 CONFIG = """[arguments]
 dataset = "digits"
@@ -76,7 +77,7 @@ def test_program_and_first_state_are_those_of_a_server_that_read_data_of_these_s
 
 
 def _plain(leaf: Any) -> Any:
-    return np.asarray(jax.random.key_data(leaf) if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf)
+    return np.asarray(jax.random.key_data(leaf) if is_random_key(leaf) else leaf)
 
 
 def test_a_server_without_data_starts_and_evaluates_on_its_own_examples(
@@ -117,9 +118,9 @@ def test_many_clients_take_no_memory(no_data: None, tmp_path: Path) -> None:
 def test_one_example_is_written_as_a_server_prints_it(text: str, shape: tuple[int, ...] | None) -> None:
     if shape is None:
         with pytest.raises(ValueError, match="expected the dtype and shape of one example"):
-            described._one("x", text, "file has")
+            described.one_example("x", text, "file has")
         return
-    one = described._one("x", text, "file has")
+    one = described.one_example("x", text, "file has")
     assert (one.shape, one.dtype) == (shape, np.dtype(text.partition("[")[0].strip()))
 
 

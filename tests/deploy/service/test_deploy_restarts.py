@@ -23,6 +23,7 @@ from fedjaxlite.deploy.program import manifest
 from fedjaxlite.deploy.server.disk.journal import open_at
 from fedjaxlite.deploy.server.run import running
 from fedjaxlite.deploy.server.state import ServerHalf, ServerState
+from fedjaxlite.observers import records
 
 pytest.importorskip("cryptography")
 CONFIG = """[arguments]
@@ -55,9 +56,10 @@ async def one_round(server: ServerHalf, folder: Path, *args: Any, **kwargs: Any)
     check_in = Message("check_in", head | dict.fromkeys(("idle", "charging", "wireless"), True))
     body = pack([np.full(spec["shape"], 0.01, spec["dtype"]) for spec in server.specs])
     sha256 = hashlib.sha256(body).hexdigest()
-    for _ in range(2):
-        replies = {client: at.answer(client, check_in) for client in range(2)}
-    for client, task in replies.items():
+    at.answer(0, check_in)
+    at.answer(1, check_in)
+    for client in range(2):
+        task = at.answer(client, check_in)
         assert task.head["program"] == server.program.sha256
         head = {"round": task.head["round"], "attempt": 0, "sha256": sha256, "offset": 0, "total": len(body)}
         assert at.answer(client, Message("put", head | {"packed": "raw"}, body)).kind == "taken"
@@ -100,7 +102,7 @@ def test_after_an_upgrade_a_run_goes_on_with_the_program_that_its_devices_agreed
     assert f"program {program.sha256}" in again
     assert "stopped after 2 rounds" in again
     assert (config.parent / "out" / "program.fjlp").read_bytes() == program.artifact
-    lines = fl.observers.records.read(config.parent / "out" / "run" / "records.jsonl")
+    lines = records.read(config.parent / "out" / "run" / "records.jsonl")
     assert [line["round"] for line in lines] == [1, 2]
 
 
