@@ -15,7 +15,10 @@ from fedjaxlite.cli.settings import Settings
 
 SERVE = "serve"
 _NETWORK: Mapping[str, type] = {"host": str, "port": int, "tokens": int}
-_NOT_SERVED = ("sweep", "seeds", "validation", "select", "tracker", "personal_eval", "per_client_eval", "max_epsilon")
+_NOT_SERVED = (
+    *("sweep", "seeds", "validation", "select", "tracker", "personal_eval", "per_client_eval", "max_epsilon"),
+    "availability",  # devices say themselves when they are there
+)
 
 
 class Deployed(NamedTuple):

@@ -81,10 +81,11 @@ def test_what_is_missing_is_named(words: tuple[str, ...], text: str, tmp_path: P
         ('[serve]\nport = "x"\n', "expected int"),
         ("[serve]\nwait = -1.0\n", "`wait` of the ServerSettings is -1.0; expected seconds above 0"),
         ("seeds = 3\n", "has seeds, which a server of devices has no place for"),
+        ('availability = "diurnal"\n', "has availability, which a server of devices has no place for"),
         ('sampler = "poisson"\n', "decides who is drawn from the whole population"),
         ('service = "constant:1"\ndeadline = 2.0\n', "is a simulation of devices"),
     ],
-    ids=["name", "type", "value", "seeds", "poisson", "clock"],
+    ids=["name", "type", "value", "seeds", "availability", "poisson", "clock"],
 )
 def test_a_config_that_cannot_be_served_says_why(more: str, text: str, tmp_path: Path) -> None:
     path = tmp_path / "config.toml"

@@ -153,7 +153,7 @@ NO_NUMBERS = (
 REFUSED = (
     *("sweep", "seeds", "validation", "select", "tracker", "personal_eval", "per_client_eval", "max_epsilon", "attack"),
     *("bad", "dropout", "stragglers", "service", "async_buffer", "concurrency", "staleness", "max_staleness"),
-    *("async_mix", "deadline", "over_select"),
+    *("async_mix", "deadline", "over_select", "availability", "grace"),
 )
 
 
