@@ -10,6 +10,8 @@ import numpy as np
 from fedjaxlite.rehearsal import hlo, loops
 
 _GROUPS = re.compile(r"replica_groups=(\{\{.*?\}\}|\{\}|\[[\d,]+\]<=\[[\d,]+\](?:T\([\d,]+\))?)")
+# As JAX 0.12 writes them: the mesh, and the axes along which devices exchange.
+_MESH = re.compile(r"replica_groups=mesh\[([^\]]*)\] \{([^}]*)\}")
 _PAIRS = re.compile(r"source_target_pairs=(\{\{.*?\}\})")
 
 
@@ -71,6 +73,8 @@ def _bodies(operations: Sequence[hlo.Operation]) -> list[str]:
 def _groups(line: str, num_devices: int) -> list[list[int]]:
     if pairs := _PAIRS.search(line):
         return [list(map(int, pair.split(","))) for pair in re.findall(r"\{([\d,]+)\}", pairs[1])]
+    if mesh := _MESH.search(line):
+        return _along(dict(re.findall(r"'(\w+)'=(\d+)", mesh[1])), re.findall(r"'(\w+)'", mesh[2]))
     match = _GROUPS.search(line)
     assert match, f"no groups of devices in {line}"
     text = match[1]
@@ -82,6 +86,14 @@ def _groups(line: str, num_devices: int) -> list[list[int]]:
     devices = np.arange(num_devices).reshape(numbers(sizes))
     devices = devices.transpose(numbers(order)) if order else devices
     return devices.reshape(numbers(shape)).tolist()
+
+
+def _along(mesh: dict[str, str], axes: Sequence[str]) -> list[list[int]]:
+    sizes = {name: int(size) for name, size in mesh.items()}
+    devices = np.arange(math.prod(sizes.values())).reshape(tuple(sizes.values()))
+    order = [*(name for name in sizes if name not in axes), *axes]
+    devices = devices.transpose([list(sizes).index(name) for name in order])
+    return devices.reshape(-1, math.prod(sizes[name] for name in axes)).tolist()
 
 
 def _varying(groups: list[list[int]], axes: dict[str, int]) -> tuple[str, ...]:
