@@ -1,6 +1,7 @@
 """Which module may import which: read from the sources, and seen in fresh interpreters."""
 
 import ast
+import functools
 import json
 import re
 import subprocess
@@ -79,8 +80,9 @@ def imports_of(source: str, module: str, is_package: bool = False) -> list[Impor
     return found
 
 
+@functools.cache
 def sources(root: Path = ROOT) -> dict[str, tuple[Path, list[Import]]]:
-    """{absolute module name: (path, imports)} of everything under fedjaxlite/, through the links too."""
+    """{absolute module name: (path, imports)} of everything under fedjaxlite/, through the links too; read once."""
     folder = root / PACKAGE
     paths = [*folder.glob("*.py")]
     for child in folder.iterdir():
@@ -224,14 +226,19 @@ def upward_imports(graph: dict[str, set[str]], floors: tuple[tuple[str, ...], ..
     ]
 
 
-def loaded_by(statement: str) -> set[str]:
-    """The modules that a fresh interpreter holds after `statement`."""
-    program = f"{statement}\nimport json, sys\nprint(json.dumps(sorted(sys.modules)))"
+STEPS = ("import jax, numpy, optax, chex", f"import {PACKAGE}", f"from {PACKAGE} import {', '.join(PLUGINS)}")
+
+
+@functools.cache
+def loaded() -> list[set[str]]:
+    """The modules that a fresh interpreter holds after each of STEPS, one after the other."""
+    tell = "print(json.dumps(sorted(sys.modules)))"
+    program = "\n".join(["import json, sys", *(f"{step}\n{tell}" for step in STEPS)])
     done = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 0, done.stderr
-    return set(json.loads(done.stdout.splitlines()[-1]))
+    return [set(json.loads(line)) for line in done.stdout.splitlines()[-len(STEPS) :]]
 
 
 def tops(modules: set[str]) -> set[str]:
@@ -339,21 +346,22 @@ def test_every_public_name_exists() -> None:
 
 
 def test_importing_the_library_loads_nothing_heavy() -> None:
-    loaded = loaded_by("import fedjaxlite")
-    assert tops(loaded) & {*HEAVY, *EXTRAS, *FRAMES} == set()
-    assert {f"{PACKAGE}.{plugin}" for plugin in PLUGINS} & loaded == set()
+    _, library, _ = loaded()
+    assert tops(library) & {*HEAVY, *EXTRAS, *FRAMES} == set()
+    assert {f"{PACKAGE}.{plugin}" for plugin in PLUGINS} & library == set()
 
 
 def test_importing_the_library_costs_jax_and_optax_and_its_own_files() -> None:
-    before = loaded_by("import jax, numpy, optax, chex")
-    added = tops(loaded_by("import fedjaxlite") - before)
+    before, library, _ = loaded()
+    added = tops(library - before)
     assert added - set(sys.stdlib_module_names) - {PACKAGE, "jax"} == set()  # jax: parts that it loads lazily
 
 
 def test_the_plugins_load_no_heavy_module_and_no_extra() -> None:
-    loaded = tops(loaded_by("from fedjaxlite import algorithms, privacy"))
-    assert loaded & {*HEAVY, *EXTRAS, *FRAMES} == set()
-    assert loaded & set(PLUGINS) == set()
+    _, _, plugins = loaded()
+    assert {f"{PACKAGE}.{plugin}" for plugin in PLUGINS} <= plugins
+    assert tops(plugins) & {*HEAVY, *EXTRAS, *FRAMES} == set()
+    assert tops(plugins) & set(PLUGINS) == set()
 
 
 @pytest.mark.parametrize(
