@@ -64,6 +64,13 @@ hypothesis.settings.register_profile(
 hypothesis.settings.load_profile("fedjaxlite")
 
 
+@pytest.fixture(scope="module")
+def little_garbage() -> None:
+    """For files in which garbage is collected again and again: what is there before them is not gone through anew."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def full_precision() -> Iterator[None]:
     """For tests of algebra: float32 products in float32, where a GPU takes TF32 and a TPU bfloat16 by default."""

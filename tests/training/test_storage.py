@@ -16,6 +16,8 @@ from fedjaxlite.training import checkpoint_folder
 
 WAITS = (0.0, 0.0, 0.0)
 
+pytestmark = pytest.mark.usefixtures("little_garbage")  # every StorageError collects it
+
 
 @pytest.fixture(autouse=True)
 def no_waiting(monkeypatch):

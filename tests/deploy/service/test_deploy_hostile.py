@@ -32,6 +32,8 @@ SETTINGS = fl.deploy.ServerSettings(
     over_select=DRAWN, min_waiting=DRAWN, wait=0.02, presence=1000.0, deadline=1000.0, eligible=("idle",)
 )
 
+pytestmark = pytest.mark.usefixtures("little_garbage")  # memory is measured without it
+
 
 @pytest.fixture(autouse=True)
 def unheard(caplog):
