@@ -1,5 +1,6 @@
 """Asynchronous servers inside of rounds: laws that hold for the numbers, whatever the clock says."""
 
+import functools
 import itertools
 
 import jax
@@ -56,6 +57,19 @@ def ran(rounds, num, population=DATA):
     return rounds.steps(state, population, num)
 
 
+@functools.cache
+def plainly():
+    """Four rounds of `buffered`, one client after another."""
+    return ran(composed(buffered(), lanes=1), 4)
+
+
+@jax.jit
+def sent(params, client, number, keys):
+    """What a client sends in a round by itself, for a model that it was given."""
+    key = jax.random.fold_in(jax.random.fold_in(keys.client, number), client)
+    return averaging().client_update(params, (), fl.client_view(DATA, client, key=key), key).update
+
+
 def same_bits(one, other):
     jax.tree.map(np.testing.assert_array_equal, jax.device_get(one), jax.device_get(other))
 
@@ -78,12 +92,9 @@ def test_a_buffer_of_all_that_are_at_work_and_equal_speeds_is_federated_averagin
 def test_fed_async_with_one_client_at_work_trains_one_after_the_other():
     rounds = composed(systems.fed_async(concurrency=1, service=systems.service.exponential(1.0)), lanes=1)
     state, infos = ran(rounds, 5)
-    by_hand, algorithm = first(), averaging()
+    by_hand = first()
     for number, client in enumerate(np.asarray(infos.clients["id"])[:, 0]):
-        key = jax.random.fold_in(jax.random.fold_in(state.keys.client, number), client)
-        view = fl.client_view(DATA, int(client), key=key)
-        update = algorithm.client_update(by_hand, (), view, key).update
-        by_hand = jax.tree.map(lambda p, u: p - u, by_hand, update)
+        by_hand = jax.tree.map(jnp.subtract, by_hand, sent(by_hand, client, number, state.keys))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=2e-6, atol=1e-6), state.params, by_hand)
 
 
@@ -95,14 +106,11 @@ def test_a_mixing_server_moves_a_share_of_the_way_to_the_model_that_came():
     )
     rounds = composed(sampler, averaging(server_optimizer=optax.sgd(rate)), fl.mean(), lanes=1)
     state, told, models = rounds.init(first(), DATA, key=KEY), [], [first()]
-    algorithm = averaging()
     for number in range(6):
-        began = state
         state, info = rounds.step(state, DATA)
         told.append(int(info.sampler["staleness_max"]))
-        client, then = int(info.clients["id"][0]), models[number - told[-1]]
-        key = jax.random.fold_in(jax.random.fold_in(began.keys.client, number), client)
-        update = algorithm.client_update(then, (), fl.client_view(DATA, client, key=key), key).update
+        client, then = info.clients["id"][0], models[number - told[-1]]
+        update = sent(then, client, number, state.keys)
         share = rate * (1 + told[-1]) ** -0.5
         mixed = jax.tree.map(lambda x, t, u: (1 - share) * x + share * (t - u), models[-1], then, update)  # noqa: B023
         jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), state.params, mixed)
@@ -115,14 +123,13 @@ def test_staleness_takes_off_the_update_and_not_the_weight():
     sampler = buffered(2, 4, staleness=systems.staleness.polynomial(1.0))
     rounds = composed(sampler, aggregator=fl.mean(), lanes=1)
     state = rounds.init(first(), DATA, key=KEY)
-    seen, models = [], [first()]
+    sample, seen, models = jax.jit(sampler.memory.sample), [], [first()]
     for number in range(5):
-        drawn, _ = sampler.memory.sample(state.sampler, state.keys.sample, jnp.int32(number), DATA)
+        drawn, _ = sample(state.sampler, state.keys.sample, jnp.int32(number), DATA)
         total = jax.tree.map(jnp.zeros_like, first())
         for client, version, discount in zip(drawn.ids, drawn.version, drawn.discount, strict=True):
-            key = jax.random.fold_in(jax.random.fold_in(state.keys.client, number), client)
             then = jax.tree.map(lambda kept: kept[version], state.versions)  # noqa: B023
-            update = averaging().client_update(then, (), fl.client_view(DATA, int(client), key=key), key).update
+            update = sent(then, client, number, state.keys)
             total = jax.tree.map(lambda t, u: t + discount * u / 2, total, update)  # noqa: B023
             seen.append(float(discount))
         expected = jax.tree.map(lambda p, t: p - t, models[-1], total)
@@ -132,9 +139,9 @@ def test_staleness_takes_off_the_update_and_not_the_weight():
     assert min(seen) < 1
 
 
-@pytest.mark.parametrize("devices", [1, 4])
+@pytest.mark.parametrize("devices", [pytest.param(1, marks=pytest.mark.slow), 4])
 def test_lanes_devices_and_dispatches_do_not_change_the_numbers(devices):
-    reference, _ = ran(composed(buffered(), lanes=1), 4)
+    reference, _ = plainly()
     rounds = composed(buffered(), lanes=2, devices=devices)
     state = rounds.init(first(), DATA, key=KEY)
     for _ in range(4):
@@ -146,8 +153,9 @@ def test_lanes_devices_and_dispatches_do_not_change_the_numbers(devices):
 
 
 def test_a_run_that_ends_with_clients_at_work_goes_on_bit_for_bit(tmp_path):
+    rounds = composed(buffered(staleness=systems.staleness.polynomial(0.5)), lanes=2)
+
     def trained(num, out, **more):
-        rounds = composed(buffered(staleness=systems.staleness.polynomial(0.5)), lanes=2)
         state = rounds.init(first(), DATA, key=KEY)
         options = {"num_rounds": num, "out_dir": out, "progress": False, "rounds_per_dispatch": 2, **more}
         return fl.train(rounds, state, DATA, **options)
@@ -172,9 +180,10 @@ def test_runs_of_many_seeds_speeds_and_exponents_side_by_side_are_those_one_by_o
         return state.params, info.sampler["simulated_seconds"].part
 
     each = (jnp.arange(2, dtype=jnp.int32), jnp.float32([1.0, 3.0]), jnp.float32([0.1, 0.5]))
-    together = jax.vmap(run)(*each)
+    together = jax.jit(jax.vmap(run))(*each)
+    one = jax.jit(run)
     for i in range(2):
-        alone = run(*(values[i] for values in each))
+        alone = one(*(values[i] for values in each))
         close = lambda a, b: np.testing.assert_allclose(a[i], b, rtol=1e-5, atol=1e-6)  # noqa: B023, E731
         jax.tree.map(close, together, alone)
 
