@@ -19,8 +19,9 @@ def layout(lanes: int, devices: int, mapping: str = "shard_map", **more: Any) ->
     return fl.Execution(lanes=lanes, devices=helpers.available(devices), mapping=mapping, **more)
 
 
-# Every number of lanes (the reference has one), one and all devices, both mappings; `-m slow` runs the whole product.
-EVERYDAY = (layout(16, 1), layout(5, 4), layout(2, 4, "pmap"))
+# Every number of lanes (the reference has one), one and all devices, and with `stateful` both mappings; `-m slow` runs
+# the whole product.
+EVERYDAY = (layout(16, 1), layout(5, 4))
 
 
 @lru_cache(maxsize=1)
@@ -35,7 +36,7 @@ def plain() -> testing.Case:
 def stateful() -> testing.Case:
     """Clients that keep state, whose banks are owned by devices; 13 clients do not divide by 2."""
     population = helpers.regression((*helpers.RAGGED, 4))
-    layouts = (layout(2, 2, "pmap"), layout(2, 2))
+    layouts = (layout(2, 2), layout(2, 2, "pmap"))
     return testing.case(helpers.local_momentum(), helpers.linear_params(), population, layouts=layouts)
 
 
