@@ -72,6 +72,12 @@ def little_garbage() -> None:
 
 
 @pytest.fixture
+def no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For files of small runs whose records are plain: drawing curves.png takes as long as such a run; it stays empty."""
+    monkeypatch.setattr("fedjaxlite.training.curves.plot", lambda records, path, *, title="": Path(path).touch())
+
+
+@pytest.fixture
 def full_precision() -> Iterator[None]:
     """For tests of algebra: float32 products in float32, where a GPU takes TF32 and a TPU bfloat16 by default."""
     with jax.default_matmul_precision("highest"):

@@ -12,6 +12,8 @@ from helpers import needs_devices
 import fedjaxlite as fl
 from fedjaxlite import algorithms
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 CLIENTS = 10  # four devices keep 12 states, three 12, two 10
 OWNER = np.repeat(np.arange(CLIENTS), 3)
 X = np.random.default_rng(0).normal(size=(len(OWNER), 3)).astype(np.float32)

@@ -19,6 +19,7 @@ def test_memory_is_flat(way) -> None:
 
 
 @pytest.mark.skipif(resident() is None, reason="this system does not tell what a process holds")
+@pytest.mark.usefixtures("little_garbage")  # every round tells how many objects there are
 def test_the_meter_compares_what_came_after_the_first_tenth() -> None:
     meter, held = meter_of(40), []
     for done in range(1, 41):

@@ -23,6 +23,8 @@ from fedjaxlite import algorithms
 from fedjaxlite.execution.layout import lanes_that_fit
 from fedjaxlite.training import checkpoint_folder
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = (4, 9, 1, 6, 2, 12, 3, 3)
 PEOPLE = helpers.regression(SIZES)

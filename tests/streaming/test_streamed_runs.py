@@ -22,6 +22,8 @@ from fedjaxlite.streaming import client_store, states
 from fedjaxlite.streaming.background import Later, background
 from fedjaxlite.streaming.loading import Loaded
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 SIZES = (4, 9, 1, 6, 2, 30, 3, 3)
 PEOPLE = helpers.regression(SIZES)
 PARAMS = helpers.linear_params()

@@ -12,6 +12,8 @@ import pytest
 import fedjaxlite as fl
 from fedjaxlite import algorithms, systems
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 N = 12
 KEY = jax.random.key(3)
 

@@ -23,6 +23,8 @@ from fedjaxlite.training import checkpoints
 from fedjaxlite.training.identity import identity
 from fedjaxlite.training.train import train
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROUNDS = 32
 

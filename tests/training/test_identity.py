@@ -19,6 +19,8 @@ import fedjaxlite as fl
 from fedjaxlite.training.fingerprint import fingerprint
 from fedjaxlite.training.identity import programs, unlike
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 ONE = fl.Execution(devices=1)
 
 

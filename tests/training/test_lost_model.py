@@ -15,6 +15,8 @@ import fedjaxlite as fl
 from fedjaxlite.observers import records
 from fedjaxlite.training.faults import lost_model
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 FROM = 5
 """The round that loses the model."""
 

@@ -18,6 +18,8 @@ from fedjaxlite import checks
 from fedjaxlite.execution import composition
 from fedjaxlite.observers import records
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 @functools.cache
 def with_lanes(lanes: int | None, **options) -> fl.Rounds:

@@ -15,7 +15,10 @@ from fedjaxlite import exit_codes
 from fedjaxlite.observers import records
 
 ROOT = Path(__file__).resolve().parents[2]
-pytestmark = pytest.mark.skipif(os.name != "posix", reason="signals of POSIX")
+pytestmark = [
+    pytest.mark.skipif(os.name != "posix", reason="signals of POSIX"),
+    pytest.mark.usefixtures("no_pictures"),
+]
 
 
 def terminate_in(number: int):

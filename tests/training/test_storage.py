@@ -16,7 +16,7 @@ from fedjaxlite.training import checkpoint_folder
 
 WAITS = (0.0, 0.0, 0.0)
 
-pytestmark = pytest.mark.usefixtures("little_garbage")  # every StorageError collects it
+pytestmark = pytest.mark.usefixtures("little_garbage", "no_pictures")  # every StorageError collects garbage
 
 
 @pytest.fixture(autouse=True)

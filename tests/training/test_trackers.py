@@ -20,6 +20,8 @@ import fedjaxlite as fl
 from fedjaxlite import records
 from fedjaxlite.observers.trackers import tracking
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 TRACKERS = ("mlflow", "wandb", "trackio")
 HERE = Path(__file__).parent
 

@@ -13,6 +13,8 @@ from fedjaxlite import algorithms
 from fedjaxlite.training.train import train
 from fedjaxlite.training.warm_start import WarmStart, warm_start
 
+pytestmark = pytest.mark.usefixtures("no_pictures")
+
 
 def loss_fn(params, batch, key):
     return (batch["x"] @ params["w"] - batch["y"]) ** 2
