@@ -36,9 +36,14 @@ def test_a_view_made_by_hand_is_that_of_a_round() -> None:
     state = run.init(params, people, key=jax.random.key(3))
     after, _ = run.step(state, people)
     total, weight = jax.tree.map(jnp.zeros_like, params), 0.0
-    for client in range(5):
+
+    @jax.jit
+    def sent(client):
         key = jax.random.fold_in(jax.random.fold_in(state.keys.client, 0), client)
-        output = run.algorithm.client_update(params, (), fl.client_view(people, client, key=key), key)
+        return run.algorithm.client_update(params, (), fl.client_view(people, client, key=key), key)
+
+    for client in range(5):
+        output = sent(client)
         share = jnp.asarray(output.weight, jnp.float32)
         total, weight = jax.tree.map(lambda t, d, w=share: t + w * d, total, output.update), weight + float(share)
     by_hand = jax.tree.map(lambda p, t: p - t / weight, params, total)

@@ -155,7 +155,7 @@ class TestOnDevices:
     @pytest.mark.parametrize(
         ("algorithm", "devices", "options"),
         [
-            (helpers.local_momentum(), 1, {}),
+            pytest.param(helpers.local_momentum(), 1, {}, marks=pytest.mark.slow),
             pytest.param(helpers.scaffold(), 2, {}, marks=helpers.needs_devices(2)),
             pytest.param(
                 helpers.scaffold(), 2, {"mapping": "pmap"}, marks=[helpers.needs_devices(2), pytest.mark.slow]

@@ -38,12 +38,13 @@ def refused(*arguments: object) -> str:
     return text
 
 
-def test_run_trains_and_leaves_everything(tmp_path) -> None:
+def test_run_trains_and_leaves_everything(tmp_path, request) -> None:
     out = tmp_path / "run"
     told = call("run", *SMALL, "--rounds", 4, "--client-lr", 0.5, "--out", out)
     assert "test accuracy" in told
     assert "after 4 rounds" in told
     assert {p.name for p in out.iterdir()} == {"records.jsonl", "config.toml", "curves.png", "checkpoints", ".lock"}
+    request.getfixturevalue("no_pictures")  # one is enough
     found = records.read(out / "records.jsonl")
     assert [r["round"] for r in found] == [1, 2, 3, 4]
     assert found[-1]["test_accuracy"] > found[0]["test_accuracy"]
