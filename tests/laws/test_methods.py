@@ -26,12 +26,15 @@ BY_NAME = {method.name: method for method in METHODS}
 # which parts of the model are shared.
 LIKE_ANOTHER = {
     "fed_sgd": "fed_avg",
+    "fed_avg_of": "fed_avg",  # which is that of `fl.local_sgd`
+    "q_fed_sgd": "q_fed_avg",
     "fed_avg_m": "fed_adam",
     "fed_adagrad": "fed_adam",
     "fed_yogi": "fed_adam",
     "fed_prox_adaptive": "fed_prox",
     "mime_lite": "mime/momentum",
     "fed_per": "fed_rep",
+    "fed_bn": "fed_rep",
     "lg_fed_avg": "fed_rep",
 }
 # A method's first entry is held every day, its variants ("scaffold/option 1") by `-m slow`.

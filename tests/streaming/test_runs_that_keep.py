@@ -92,6 +92,7 @@ FEWER = [pytest.param("host", marks=pytest.mark.whole), "folder"]
 """Every day in a folder alone, of which there is more to get wrong."""
 
 
+@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_the_state_that_a_run_returned_goes_on(where: str) -> None:
     run = composed(where)
     early = go(run, 3).state
