@@ -89,6 +89,7 @@ def test_every_file_that_is_missing_emptied_or_cut_is_found(whole, tmp_path) -> 
             assert why.startswith(str(path.relative_to(copy)))
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_flipped_bit_in_the_arrays_is_told_and_the_one_before_is_used(case, straight, caplog) -> None:
     largest = max(files_of(case), key=lambda path: path.stat().st_size)
     flip(largest, random.Random(1))
@@ -97,11 +98,13 @@ def test_a_flipped_bit_in_the_arrays_is_told_and_the_one_before_is_used(case, st
     assert [p.name for p in (case / "checkpoints" / "damaged").iterdir()] == ["4"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_checkpoint_without_its_arrays_is_moved_aside(case, straight, caplog) -> None:
     shutil.rmtree(case / "checkpoints" / "4" / "state")
     goes_on_from(case, straight, caplog, told="state/")
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_an_empty_folder_and_a_file_with_the_name_of_a_round_are_moved_aside(case, straight, caplog) -> None:
     (case / "checkpoints" / "9").mkdir()
     (case / "checkpoints" / "11").write_text("not a folder")
@@ -126,6 +129,7 @@ def test_without_any_whole_checkpoint_a_run_is_refused_and_nothing_is_touched(ca
     assert (case / "records.jsonl").read_bytes() == lines
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_a_killed_process_left_half_written_is_cleared(case) -> None:
     shutil.copytree(case / "checkpoints" / "4", case / "checkpoints" / "5.tmp")
     shutil.copytree(case / "checkpoints" / "4", case / "checkpoints" / "7.orbax-checkpoint-tmp")
@@ -133,6 +137,7 @@ def test_what_a_killed_process_left_half_written_is_cleared(case) -> None:
     assert kept(case) == ["4", "6"]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_process_killed_while_it_removes_an_old_checkpoint_leaves_no_damage(tmp_path, monkeypatch, caplog) -> None:
     """Its folder has another name before the first file of it goes."""
     removed = []
@@ -222,6 +227,7 @@ def test_a_run_that_began_late_has_no_hole_before_its_beginning(tmp_path, caplog
 # --- one folder, one run
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_second_run_in_a_folder_is_refused(case) -> None:
     with (
         run_folder.held(case, resume=True),

@@ -168,6 +168,7 @@ def test_an_observer_can_ask_for_single_rounds_and_stop_at_once() -> None:
     assert [r["spent"] for r in history.records] == [0.5, 0.5, 1.5]
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_what_an_observer_adds_is_recorded(tmp_path) -> None:
     go(observers=[lambda record, state: {"epsilon": jnp.float32(record["round"])}], out_dir=tmp_path)
     assert [r["epsilon"] for r in records.read(tmp_path / "records.jsonl")] == [1, 2, 3, 4]
@@ -311,6 +312,7 @@ def test_early_stop_survives_a_resume_and_values_that_are_not_finite() -> None:
     assert watch.round({"round": 4, "test_loss": 1.2}, None).reason == "test_loss has not improved since round 2"
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_tensorboard_files_are_written(tmp_path) -> None:
     go(num_rounds=2, out_dir=tmp_path, tensorboard=True)
     assert any("tfevents" in path.name for path in (tmp_path / "tensorboard").iterdir())
@@ -359,6 +361,7 @@ def test_a_folder_holds_everything(tmp_path) -> None:
     assert records.read(tmp_path / "records.jsonl")[-1]["round"] == 4
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_goes_on_behind_the_checkpoint(tmp_path) -> None:
     straight = go(num_rounds=6, evaluate=measured(), evaluate_every=2)
     go(num_rounds=4, evaluate=measured(), evaluate_every=2, out_dir=tmp_path)
@@ -378,6 +381,7 @@ def test_resuming_goes_on_behind_the_checkpoint(tmp_path) -> None:
     assert len(again.records) == 6
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_resuming_without_a_checkpoint_starts(tmp_path) -> None:
     (tmp_path / "records.jsonl").write_text('{"round": 1, "loss": 1.0}\n')
     history = go(out_dir=tmp_path, resume=True)
@@ -385,6 +389,7 @@ def test_resuming_without_a_checkpoint_starts(tmp_path) -> None:
     assert len(history.records) == 4
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_control_c_leaves_a_checkpoint_of_the_last_round(tmp_path) -> None:
     def interrupt(record, state):
         if record["round"] == 2:
@@ -463,6 +468,7 @@ def test_a_folder_with_a_run_is_refused(tmp_path) -> None:
         go(out_dir=tmp_path)
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_a_run_that_did_not_begin_leaves_its_folder_free(tmp_path) -> None:
     with pytest.raises(TypeError, match="the evaluation 'test' returned a float"):
         go(out_dir=tmp_path, evaluate=lambda params: 3.0)
@@ -512,6 +518,7 @@ def test_any_number_of_rounds_a_dispatch_is_taken(most) -> None:
     assert len(go(num_rounds=2, evaluate=measured(), evaluate_every=most).records) == 2
 
 
+@pytest.mark.usefixtures("no_pictures")
 def test_main_events_are_logged_and_no_handler_is_installed(tmp_path, caplog) -> None:
     log = logging.getLogger("fedjaxlite")
     with caplog.at_level(logging.INFO, "fedjaxlite"):
