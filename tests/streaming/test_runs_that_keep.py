@@ -83,16 +83,12 @@ def assert_same(run: fl.Rounds, state: fl.RoundState) -> None:
         np.testing.assert_array_equal(a, b)
 
 
-@pytest.fixture(params=["host", "folder"])
+# Every day in a folder alone, of which there is more to get wrong.
+@pytest.fixture(params=[pytest.param("host", marks=pytest.mark.whole), "folder"])
 def where(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return "host" if request.param == "host" else str(tmp_path / "clients")
 
 
-FEWER = [pytest.param("host", marks=pytest.mark.whole), "folder"]
-"""Every day in a folder alone, of which there is more to get wrong."""
-
-
-@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_the_state_that_a_run_returned_goes_on(where: str) -> None:
     run = composed(where)
     early = go(run, 3).state
@@ -104,7 +100,6 @@ def test_the_state_that_a_run_returned_goes_on(where: str) -> None:
         go(run, state=early)
 
 
-@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_clients_are_evaluated_while_a_run_goes_and_afterwards(where: str) -> None:
     loss = helpers.linear_loss
     run, kept = composed(where), composed("device")
@@ -119,7 +114,6 @@ def test_clients_are_evaluated_while_a_run_goes_and_afterwards(where: str) -> No
     assert (first != last).any()
 
 
-@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_a_resumed_run_is_the_run_whatever_came_after_its_checkpoint(where: str, tmp_path: Path) -> None:
     run, out = composed(where), tmp_path / "out"
 
@@ -133,7 +127,6 @@ def test_a_resumed_run_is_the_run_whatever_came_after_its_checkpoint(where: str,
     assert_same(run, go(run, out_dir=out, checkpoint_every=2, resume=True).state)
 
 
-@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_where_the_newest_checkpoint_is_damaged_clients_go_back_to_the_one_before(where: str, tmp_path: Path) -> None:
     run, out = composed(where), tmp_path / "out"
     go(run, 6, out_dir=out, checkpoint_every=2)
@@ -194,7 +187,6 @@ def test_a_folder_is_one_runs_at_a_time(tmp_path: Path) -> None:
     assert said == [1]
 
 
-@pytest.mark.parametrize("where", FEWER, indirect=True)
 def test_random_keys_and_half_precision_are_kept(where: str, tmp_path: Path) -> None:
     run, out = composed(where, "keys"), tmp_path / "out"
     go(run, 5, out_dir=out, checkpoint_every=2)
