@@ -42,7 +42,7 @@ MEAN_OF_ALL = ("ef21", "ef21_sgdm", "dasha")
 """Whose mean is over clients too that are not in the round."""
 
 
-@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 4))
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 8))
 def test_a_codec_alone(name: str) -> None:
     """Its wire, its states, its sums, and the bounds that it claims."""
     chain = fl.chain(fl.mean(), *chains.CODECS[name]())
@@ -51,7 +51,7 @@ def test_a_codec_alone(name: str) -> None:
     check_aggregator(chain, TEMPLATE, scale=0.1, laws=[])
 
 
-@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 4, first=2))
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 8, first=2))
 def test_nothing_comes_of_nothing(name: str) -> None:
     """A vector of zeros, single entries, and values at the ends of float32 give numbers."""
     chain = fl.chain(fl.mean(), *chains.CODECS[name]())
@@ -76,7 +76,7 @@ def test_nothing_comes_of_nothing(name: str) -> None:
     assert wire.apart is None or not chain.sum_safe
 
 
-@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 4, first=1))
+@pytest.mark.parametrize("name", helpers.some_often(chains.CODECS, 8, first=1))
 def test_the_bytes_of_a_message_are_its_arrays(name: str) -> None:
     """The ledger, the arrays and a message's file say the same; its entropy is not above."""
     update = {"w": jax.random.normal(jax.random.key(5), (33, 8)), "b": jnp.float32(0.3)}
@@ -102,12 +102,10 @@ def test_the_bytes_of_a_message_are_its_arrays(name: str) -> None:
 
 
 def _cells() -> list[Any]:
-    """Every codec with every algorithm; the everyday suite runs one, and CI each algorithm and each way of reading once."""
+    """Every codec with every algorithm; CI runs each algorithm and each way of reading once."""
     in_ci = [("thc", "fed_avg"), ("top_k+qsgd", "scaffold"), ("error_feedback/ef21", "fed_prox")]
-    often: dict[Any, Any] = dict.fromkeys(in_ci, pytest.mark.whole)
-    often["natural", "fed_avg"] = ()
     product = itertools.product(chains.CODECS, ALGORITHMS)
-    return [pytest.param(*pair, marks=often.get(pair, pytest.mark.slow)) for pair in product]
+    return [pytest.param(*pair, marks=pytest.mark.whole if pair in in_ci else pytest.mark.slow) for pair in product]
 
 
 @pytest.mark.parametrize(("codec", "algorithm"), _cells())
