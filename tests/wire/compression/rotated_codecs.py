@@ -28,16 +28,21 @@ def build(codec: fl.Aggregator, template: Any, capacity: int = 8, **facts: Any) 
     return chain, chain.begin(state, None, jax.random.key(11)), end
 
 
-def decoded(chain: Any, state: Any, value: Any, ids: Any, *, turn: bool = False) -> Any:
-    """Each client's message, sent and read, and decoded by itself; with `turn`, each in a round of its own."""
+def decoded(chain: Any, state: Any, value: Any, ids: Any, *, turn: bool = False, several: bool = False) -> Any:
+    """Each client's message, sent and read, and decoded by itself; with `turn`, each in a round of its own.
 
-    def one(i: Any) -> Any:
+    With `several`, values have an axis in front, and come back for each value and each client.
+    """
+
+    def one(value: Any, i: Any) -> Any:
         state = chain.begin(state_, None, jax.random.key(i)) if turn else state_
         message, _ = chain.encode(state, ((),) * len(chain.parts), fl.Message(value, 1, {}), client(i))
         return chain.decode(state, chain.read(state, message, client(i)), jax.random.key(0))[0].value
 
     state_ = state
-    return jax.tree.map(np.asarray, jax.jit(jax.vmap(one))(jnp.asarray(ids)))
+    of_all = jax.vmap(one, (None, 0))
+    of_all = jax.vmap(of_all, (0, None)) if several else of_all
+    return jax.tree.map(np.asarray, jax.jit(of_all)(value, jnp.asarray(ids)))
 
 
 def normal(size: int, seed: int = 0) -> jax.Array:
