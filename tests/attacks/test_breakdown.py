@@ -80,6 +80,7 @@ def test_hypothesis_finds_no_messages_that_move_a_rule_beyond_its_bound(name: st
     assert ((value - mean) ** 2).sum() <= ROUNDING * bound(name, f) * variance + rounding
 
 
+@pytest.mark.whole
 def test_a_search_for_the_worst_stays_below_the_bound_and_with_one_more_bad_client_it_does_not() -> None:
     _search("trimmed_mean", 3, tries=16, steps=40)
 

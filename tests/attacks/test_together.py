@@ -314,6 +314,7 @@ def problem(name: str) -> tuple[fl.Algorithm, fl.Population, Any]:
     return algorithm, people, helpers.linear_params()
 
 
+@pytest.mark.whole
 @helpers.needs_devices(4)
 def test_rows_that_are_shared_out_over_devices_are_attacked_as_on_one() -> None:
     """Attacks by different clients one after the other, each of which sees those before it as honest."""

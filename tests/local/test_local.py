@@ -1,5 +1,6 @@
 """Gradients and local training with narrow floats, rematerialization and micro-batches: the same numbers, cheaper."""
 
+from functools import lru_cache
 from typing import Any
 
 import helpers
@@ -181,6 +182,12 @@ def deep_params(layers: int = 6) -> Any:
     return {"layers": made, "scanned": jnp.float32(rng.normal(size=(5, 1, 3)) / 2)}
 
 
+@lru_cache
+def deep_gradient(remat: Any) -> Any:
+    """Of the deep loss, compiled once."""
+    return jax.jit(fl.value_and_grad(deep, remat=remat))
+
+
 @pytest.mark.usefixtures("full_precision")
 class TestRemat:
     POLICIES = (True, jax.checkpoint_policies.nothing_saveable, jax.checkpoint_policies.dots_saveable)
@@ -188,7 +195,7 @@ class TestRemat:
     @pytest.mark.parametrize("remat", POLICIES)
     def test_values_and_gradients_are_the_same(self, remat: Any) -> None:
         params, batch, key = deep_params(), a_batch(5), jax.random.key(1)
-        run = lambda remat: jax.jit(fl.value_and_grad(deep, remat=remat))(params, batch, batch["mask"], key)  # noqa: E731
+        run = lambda remat: deep_gradient(remat)(params, batch, batch["mask"], key)  # noqa: E731
         (got, gradient), (want, expected) = run(remat), run(False)
         assert float(got.loss) == pytest.approx(float(want.loss), rel=1e-5)
         for part, size in expected.items():
@@ -196,7 +203,7 @@ class TestRemat:
             assert scale > 1e-3
             assert helpers.max_difference(gradient[part], size) < 1e-4 * scale
 
-    @pytest.mark.parametrize("mode", ["forward", "reverse"])
+    @pytest.mark.parametrize("mode", [pytest.param("forward", marks=pytest.mark.slow), "reverse"])
     def test_second_derivatives_and_lanes_go_through(self, mode: str) -> None:
         params, batch = deep_params(2), a_batch(4)
         lanes = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
@@ -258,13 +265,27 @@ class TestRemat:
 class TestMicroBatches:
     @hypothesis.settings(max_examples=25)
     @hypothesis.given(
-        rows=st.sampled_from([5, 6]),
-        size=st.sampled_from([1, 2, 3, 4, 9]),
+        case=st.sampled_from([(5, 2, True), (6, 3, False), (5, 9, False), (6, 4, True), (5, 1, True)]),
         real=st.integers(0, 6),
-        weighted=st.booleans(),
         seed=st.integers(0, 100),
     )
-    def test_chunks_add_up_to_their_batch(self, rows: int, size: int, real: int, weighted: bool, seed: int) -> None:
+    def test_chunks_add_up_to_their_batch(self, case: tuple[int, int, bool], real: int, seed: int) -> None:
+        """Of rows, chunk sizes, and losses with weights of their own or without: each is a program."""
+        self.adds_up(*case, real, seed)
+
+    @pytest.mark.slow
+    @hypothesis.settings(max_examples=100)
+    @hypothesis.given(
+        rows=st.sampled_from([5, 6]),
+        size=st.sampled_from([1, 2, 3, 4, 9]),
+        weighted=st.booleans(),
+        real=st.integers(0, 6),
+        seed=st.integers(0, 100),
+    )
+    def test_chunks_of_any_size_do(self, rows: int, size: int, weighted: bool, real: int, seed: int) -> None:
+        self.adds_up(rows, size, weighted, real, seed)
+
+    def adds_up(self, rows: int, size: int, weighted: bool, real: int, seed: int) -> None:
         batch = a_batch(rows, seed)
         batch["mask"] = jnp.arange(rows) < real
         if not weighted:

@@ -106,7 +106,8 @@ def test_dropout_layers_draw_apart():
 
     model = models.from_nnx(Twice)
     ones = jnp.ones((1, 64))
-    both = model.apply(model.init(jax.random.key(0)), ones, key=jax.random.key(1), train=True)
+    train = jax.jit(functools.partial(model.apply, train=True))
+    both = train(model.init(jax.random.key(0)), ones, key=jax.random.key(1))
     assert not np.array_equal(both[0], both[1])  # a false alarm has probability 2^-64
 
 
@@ -158,7 +159,7 @@ def test_batch_norm_equals_the_module_itself():
     np.testing.assert_allclose(outputs, module(X), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(state["norm"]["var"], module.norm.var[...], rtol=1e-5)
     assert jax.tree.structure(state) == jax.tree.structure(params.state)  # the value kept is no part of it
-    outputs, same = model.apply(with_state(params, state), X)
+    outputs, same = jax.jit(model.apply)(with_state(params, state), X)
     jax.tree.map(np.testing.assert_array_equal, same, state)
     module.eval()
     np.testing.assert_allclose(outputs, module(X), rtol=1e-5, atol=1e-6)
@@ -254,9 +255,19 @@ def test_equinox_works_through_plain_functions():
         lambda key: eqx.filter(ctor(key), eqx.is_inexact_array),
         lambda params, x: jax.vmap(eqx.combine(params, static))(x),
     )
-    params = model.init(jax.random.key(5))
-    np.testing.assert_allclose(model.apply(params, X), jax.vmap(ctor(jax.random.key(5)))(X), rtol=1e-6)
-    grad = jax.jit(jax.grad(lambda p: model.apply(p, X).sum()))(params)
+
+    @jax.jit
+    def run(key):
+        params = model.init(key)
+        return (
+            params,
+            model.apply(params, X),
+            jax.vmap(ctor(key))(X),
+            jax.grad(lambda p: model.apply(p, X).sum())(params),
+        )
+
+    params, got, want, grad = run(jax.random.key(5))
+    np.testing.assert_allclose(got, want, rtol=1e-6)
     assert jax.tree.structure(grad) == jax.tree.structure(params)
 
 
@@ -282,7 +293,7 @@ def test_functions_with_state():
     params = model.init(jax.random.key(0))
     assert isinstance(params, Variables)
     x = jnp.array([[1.0], [3.0], [jnp.nan]])
-    outputs, state = model.apply(params, x, train=True, mask=jnp.array([True, True, False]))
+    outputs, state = jax.jit(functools.partial(model.apply, train=True))(params, x, mask=jnp.array([True, True, False]))
     assert float(state["mean"]) == 2.0
     np.testing.assert_array_equal(outputs[:2, 0], [2.0, 6.0])
 
@@ -357,9 +368,10 @@ def test_module_gets_mask_and_train_where_it_asks():
 
     model = models.from_nnx(Pooled)
     params = model.init(jax.random.key(0))
-    np.testing.assert_allclose(model.apply(params, X), X)
+    np.testing.assert_allclose(jax.jit(model.apply)(params, X), X)
     with jax.numpy_dtype_promotion("standard"):
-        np.testing.assert_allclose(model.apply(params, X, train=True, mask=jnp.ones(4, bool)), 2 * X + 4, rtol=1e-6)
+        train = jax.jit(functools.partial(model.apply, train=True))
+        np.testing.assert_allclose(train(params, X, mask=jnp.ones(4, bool)), 2 * np.asarray(X) + 4, rtol=1e-6)
 
 
 def test_shared_weights_stay_one():
@@ -372,7 +384,12 @@ def test_shared_weights_stay_one():
             return self.decode(self.encode(x))
 
     model = models.from_nnx(Tied)
-    params = model.init(jax.random.key(0))
+    params = jax.jit(model.init)(jax.random.key(0))
     assert models.num_params(params) == 12
-    weight, bias = (next(iter(params.values()))[name] for name in ("kernel", "bias"))
-    np.testing.assert_allclose(model.apply(params, X), (X @ weight + bias[None]) @ weight + bias[None], rtol=1e-5)
+
+    @jax.jit
+    def both(params):
+        weight, bias = (next(iter(params.values()))[name] for name in ("kernel", "bias"))
+        return model.apply(params, X), (X @ weight + bias[None]) @ weight + bias[None]
+
+    np.testing.assert_allclose(*both(params), rtol=1e-5)

@@ -1,5 +1,6 @@
 """Rules and attacks by number: each does what the chosen one does, and a grid's cell is the run of one's own."""
 
+from functools import lru_cache
 from typing import Any
 
 import helpers
@@ -42,6 +43,12 @@ RULES: list[Any] = [
 ATTACKS = [fl.attacks.ipm([]), fl.attacks.mimic(BAD), fl.restack(shaken, name="shaken", init=zero)]
 
 
+@lru_cache
+def after_rounds_of(which: int) -> Any:
+    """Of the rule of a number among all."""
+    return after_rounds(fl.robust.one_of(RULES, which))
+
+
 def after_rounds(*codecs: fl.Aggregator) -> Any:
     """The model, and what the aggregator tells, after three rounds."""
     chain = fl.chain(fl.mean(), *codecs)
@@ -54,12 +61,12 @@ class TestOneOf:
     def test_several_rules_is_the_chosen_one_to_the_last_bit(self, which) -> None:
         alone = RULES[which] if isinstance(RULES[which], list) else [RULES[which]]
         expected, _ = after_rounds(*alone)
-        found, told = after_rounds(fl.robust.one_of(RULES, which))
+        found, told = after_rounds_of(which)
         assert found == expected
         assert int(told["one_of_skipped"]) == 0
-        assert len({float(after_rounds(fl.robust.one_of(RULES, i))[0]) for i in range(len(RULES))}) == len(RULES)
+        assert len({float(after_rounds_of(i)[0]) for i in range(len(RULES))}) == len(RULES)
 
-    @pytest.mark.parametrize("which", range(len(ATTACKS)))
+    @pytest.mark.parametrize("which", helpers.some_often(range(len(ATTACKS)), 2))
     def test_several_attacks_is_the_chosen_one_to_the_last_bit(self, which) -> None:
         expected, _ = after_rounds(ATTACKS[which], fl.robust.mean())
         assert after_rounds(fl.attacks.one_of(ATTACKS, which), fl.robust.mean())[0] == expected
@@ -71,10 +78,16 @@ class TestOneOf:
         def of(attack: Any, rule: Any) -> jax.Array:
             return fl.robust.apply([fl.attacks.one_of(ATTACKS[:2], attack), fl.robust.one_of(rules, rule)], x)
 
-        found = jax.jit(jax.vmap(of))(jnp.int32([0, 1, 1]), jnp.int32([0, 1, 2]))
-        for row, attack, rule in zip(found, (0, 1, 1), (0, 1, 2), strict=True):
-            alone = rules[rule] if isinstance(rules[rule], list) else [rules[rule]]
-            np.testing.assert_allclose(row, fl.robust.apply([ATTACKS[attack], *alone], x), atol=1e-6)
+        places = ((0, 0), (1, 1), (1, 2))
+
+        @jax.jit
+        def alone() -> list[jax.Array]:
+            tails = [rule if isinstance(rule, list) else [rule] for rule in rules]
+            return [fl.robust.apply([ATTACKS[attack], *tails[rule]], x) for attack, rule in places]
+
+        found = jax.jit(jax.vmap(of))(*jnp.int32(places).T)
+        for row, expected in zip(found, alone(), strict=True):
+            np.testing.assert_allclose(row, expected, atol=1e-6)
 
     def test_refuses_what_is_none_of_them(self) -> None:
         for call, error, text in (

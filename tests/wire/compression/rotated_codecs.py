@@ -109,9 +109,15 @@ def check_scalars(codec: fl.Aggregator) -> None:
     given: dict[str, Any] = {"scalars": {"s": 0.0}, "scalar_bounds": {"s": 4.0}}
     chain, state, end = build(clipped(codec), jnp.ones(8), capacity=100, weight=1, **given)
     levels = (2**31 - 1) // 900
-    message, _ = chain.encode(state, ((),) * 3, fl.Message(jnp.ones(8), 3, {"s": jnp.float32(1.2345)}), client(1))
-    assert message.scalars["s"].dtype == end.scalars["s"].dtype == jnp.uint32
-    got = chain.decode(state, chain.read(state, message, client(1)), jax.random.key(0))[0].scalars["s"]
+
+    @jax.jit
+    def through() -> Any:
+        message, _ = chain.encode(state, ((),) * 3, fl.Message(jnp.ones(8), 3, {"s": jnp.float32(1.2345)}), client(1))
+        total = chain.read(state, message, client(1))
+        return message.scalars["s"], chain.decode(state, total, jax.random.key(0))[0].scalars["s"]
+
+    sent, got = through()
+    assert sent.dtype == end.scalars["s"].dtype == jnp.uint32
     assert float(got) == pytest.approx(1.2345 * (1 if got < 2 else 3), abs=4 * 4 / levels)
 
 

@@ -41,14 +41,19 @@ class TestBits:
             assert (packed.dtype, packed.shape) == (jnp.uint8, (packed_size(entries, bits),))
             np.testing.assert_array_equal(back, codes & np.uint32(2**bits - 1))
 
-    @pytest.mark.parametrize("examples", [10, pytest.param(100, marks=pytest.mark.slow)])
-    def test_at_any_size(self, examples: int) -> None:
+    @hypothesis.settings(max_examples=10)
+    @hypothesis.given(st.sampled_from([1, 2, 4, 3, 7, 9]), st.integers(0, 530), st.integers(0, 2**31))
+    def test_at_any_size(self, bits: int, entries: int, seed: int) -> None:
         """Around rows of a round length, and without any number: each size is a program."""
-        sizes = hypothesis.given(st.sampled_from([1, 2, 4, 3, 7, 9]), st.integers(0, 530), st.integers(0, 2**31))
-        hypothesis.settings(max_examples=examples)(sizes(self.one_size))()
+        self.of_size(bits, entries, seed)
 
-    @staticmethod
-    def one_size(bits: int, entries: int, seed: int) -> None:
+    @pytest.mark.slow
+    @hypothesis.settings(max_examples=100)
+    @hypothesis.given(st.sampled_from([1, 2, 4, 3, 7, 9]), st.integers(0, 530), st.integers(0, 2**31))
+    def test_at_many_sizes(self, bits: int, entries: int, seed: int) -> None:
+        self.of_size(bits, entries, seed)
+
+    def of_size(self, bits: int, entries: int, seed: int) -> None:
         codes = words(entries, seed)
         packed, back = there_and_back(codes, bits)
         assert packed.size == packed_size(entries, bits)
