@@ -25,9 +25,14 @@ def one_round(row: fl.Aggregator, values: Any) -> tuple[Any, Any]:
     state, _ = row.init(fl.wire_of(jnp.zeros(values.shape[1]), capacity=num))
     there, ones = jnp.ones(num, bool), jnp.ones(num)
     cohort = fl.Cohort(jnp.arange(num, dtype=jnp.int32), there, there, ones, ones, jnp.int32(0))
-    begun = row.begin(state, cohort, jax.random.key(0))
-    aggregate, state = row.decode(begun, Stacked(fl.Message(values, ones, {}), there), jax.random.key(0))
-    return aggregate.value, row.metrics(state)
+
+    @jax.jit
+    def decoded(values: Any) -> tuple[Any, Any]:
+        begun = row.begin(state, cohort, jax.random.key(0))
+        aggregate, last = row.decode(begun, Stacked(fl.Message(values, ones, {}), there), jax.random.key(0))
+        return aggregate.value, row.metrics(last)
+
+    return decoded(values)
 
 
 def test_a_judged_rule_computes_the_same_and_tells_how_far_it_was_moved() -> None:

@@ -192,12 +192,13 @@ def test_the_geometric_median_keeps_its_bound_in_random_placements() -> None:
     """|z - mean|^2 <= 4 (1 + r)^2 of the honest variance: Allouah et al. (2023), table 1."""
     n, tries = 11, 150
     rule = fl.robust.geometric_median(tolerance=1e-4, max_steps=400)
+    of_all = jax.jit(jax.vmap(partial(fl.robust.apply, rule)))
     for f in (1, 3, 5):
         rng = np.random.default_rng(f)
         rows = rng.normal(size=(tries, n, 2)).astype(np.float32)
         size = rng.choice([0.5, 2, 10, 1000], size=(tries, 1, 1))
         rows[:, :f] = rows[:, :f] * rng.choice([0.01, 1], size=(tries, 1, 1)) + size * rng.normal(size=(tries, 1, 2))
-        found = np.asarray(jax.jit(jax.vmap(partial(fl.robust.apply, rule)))(rows))
+        found = np.asarray(of_all(rows))
         mean = rows[:, f:].mean(1)
         variance = ((rows[:, f:] - mean[:, None]) ** 2).sum(2).mean(1)
         ratio = ((found - mean) ** 2).sum(1) / variance

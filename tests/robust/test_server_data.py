@@ -105,10 +105,13 @@ def _counted(codec: fl.Aggregator, rows: Any, present: Any = None) -> tuple[np.n
     chain = fl.chain(fl.mean(), codec)
     state, _ = chain.init(fl.wire_of(rows[0], capacity=len(rows), weight=np.float32(1)))
     there = np.ones(len(rows), bool) if present is None else present
-    values = jnp.where(there[:, None], rows, 0)
-    found, state = chain.decode(
-        state, fl.Stacked(fl.Message(values, jnp.ones(len(rows)), {}), there), jax.random.key(0)
-    )
+
+    @jax.jit
+    def decode(state: Any, rows: Any, there: Any) -> Any:
+        message = fl.Message(jnp.where(there[:, None], rows, 0), jnp.ones(len(rows)), {})
+        return chain.decode(state, fl.Stacked(message, there), jax.random.key(0))
+
+    found, state = decode(state, rows, there)
     told = {name.removeprefix(f"{codec.name}_"): int(value) for name, value in chain.metrics(state).items()}
     return np.asarray(found.value), told
 

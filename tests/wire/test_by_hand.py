@@ -28,20 +28,34 @@ CHAINS = {
 def by_hand(chain: fl.Aggregator, head: fl.Wire, weights: list[Any]) -> fl.Aggregate:
     """What the server decodes of UPDATES; nothing but public names."""
     state, _ = chain.init(head)
+    return jax.jit(lambda state, updates: _one_round(chain, state, updates, weights))(state, UPDATES)
+
+
+def _one_round(chain: fl.Aggregator, state: Any, updates: Any, weights: list[Any]) -> fl.Aggregate:
     there, ones = jnp.array([True, True]), jnp.ones(2)
     cohort = fl.Cohort(jnp.array([0, 1], jnp.int32), there, there, ones, ones, jnp.int32(0))
     state = chain.begin(state, cohort, jax.random.key(7))
 
     def encode(i: int) -> fl.Message:
-        own, about = chain.init_client(UPDATES[i]), fl.ClientInfo(i, 1.0, jax.random.key(i), True, slot=i)
-        return chain.read(state, chain.encode(state, own, fl.Message(UPDATES[i], weights[i], {}), about)[0], about)
+        own, about = chain.init_client(updates[i]), fl.ClientInfo(i, 1.0, jax.random.key(i), True, slot=i)
+        return chain.read(state, chain.encode(state, own, fl.Message(updates[i], weights[i], {}), about)[0], about)
 
     total = jax.tree.map(jnp.add, encode(0), encode(1))
     return chain.decode(state, total, jax.random.key(9))[0]
 
 
-@pytest.mark.parametrize("name", helpers.some_often(CHAINS, 2))
-@pytest.mark.parametrize("template", [UPDATES[0], SHAPES, jax.tree.map(np.asarray, UPDATES[0])])
+def _templates_and_chains() -> list[Any]:
+    """Every chain from every kind of template; every day each of them once."""
+    templates = [UPDATES[0], SHAPES, jax.tree.map(np.asarray, UPDATES[0])]
+    often = dict(zip(reversed(CHAINS), range(3), strict=True))
+    return [
+        pytest.param(template, name, id=f"template{i}-{name}", marks=() if often[name] == i else pytest.mark.slow)
+        for i, template in enumerate(templates)
+        for name in CHAINS
+    ]
+
+
+@pytest.mark.parametrize(("template", "name"), _templates_and_chains())
 def test_a_chain_begins_encodes_and_decodes_by_hand(name: str, template: Any) -> None:
     make, weights, error = CHAINS[name]
     aggregate = by_hand(make(), fl.wire_of(template, capacity=2, num_clients=2), weights)

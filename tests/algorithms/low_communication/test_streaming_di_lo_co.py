@@ -33,7 +33,8 @@ def standard_promotion(full_precision: None) -> Iterator[None]:
 
 def by_hand(rounds: list[list[int]], *, steps: int, overlap: int, mixing: float) -> tuple[Any, list[Any]]:
     """The paper's algorithm 2 for workers that may be away, on a flat vector, step by step: the model and the workers'."""
-    shared, back = ravel_pytree(helpers.linear_params())
+    start, back = ravel_pytree(helpers.linear_params())
+    shared = np.array(start)
 
     @jax.jit
     def stepped(flat: Any, kept: Any, batch: Any) -> Any:
@@ -43,17 +44,19 @@ def by_hand(rounds: list[list[int]], *, steps: int, overlap: int, mixing: float)
 
     def mixed(flat: Any, fragment: int) -> Any:
         low, high = PIECES[fragment]
-        return flat.at[low:high].set(mixing * flat[low:high] + (1 - mixing) * shared[low:high])
+        flat = np.array(flat)
+        flat[low:high] = mixing * flat[low:high] + (1 - mixing) * shared[low:high]
+        return flat
 
-    momentum = jnp.zeros_like(shared)
+    momentum = np.zeros_like(shared)
     own: list[Any] = [None] * len(SIZES)
-    kept: list[Any] = [INNER.init(shared) for _ in SIZES]
+    kept: list[Any] = [INNER.init(start)] * len(SIZES)
     waiting: list[list[int]] = [[] for _ in SIZES]  # fragments that changed since a worker was last there
     for r, there in enumerate(rounds):
         low, high = PIECES[r % 2]
         deltas = []
         for k in there:
-            flat = shared if own[k] is None else own[k]
+            flat = np.array(shared if own[k] is None else own[k])
             todo = [] if own[k] is None else waiting[k]
             latest = (r - 1) % 2
             for fragment in set(todo) - {latest}:
@@ -61,15 +64,15 @@ def by_hand(rounds: list[list[int]], *, steps: int, overlap: int, mixing: float)
             for t in range(steps):
                 flat = mixed(flat, latest) if t == overlap and latest in todo else flat
                 flat, kept[k] = stepped(flat, kept[k], {"x": X[k], "y": Y[k]})
-            deltas.append(shared[low:high] - flat[low:high])
+            deltas.append(shared[low:high] - np.asarray(flat)[low:high])
             own[k], waiting[k] = flat, []
         delta = sum(deltas[1:], deltas[0]) / len(deltas)
         velocity = delta + 0.9 * momentum[low:high]
-        momentum = momentum.at[low:high].set(velocity)
-        shared = shared.at[low:high].add(-0.7 * (delta + 0.9 * velocity))
+        momentum[low:high] = velocity
+        shared[low:high] -= 0.7 * (delta + 0.9 * velocity)
         for todo in waiting:
             todo.append(r % 2)
-    return back(shared), own
+    return back(jnp.asarray(shared)), own
 
 
 def test_rounds_are_those_of_the_paper_for_workers_that_come_late_and_go() -> None:

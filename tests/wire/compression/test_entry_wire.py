@@ -170,7 +170,9 @@ class TestMessages:
         assert (got.dtype, got.shape) == (jnp.float32, (2,))
 
     def test_narrow_updates_arrive_in_float32(self) -> None:
-        got = arrived(qsgd(4), jnp.array([0.5, -2.0], jnp.bfloat16), jax.random.key(0))
+        got = jax.jit(lambda value, key: arrived(qsgd(4), value, key))(
+            jnp.array([0.5, -2.0], jnp.bfloat16), jax.random.key(0)
+        )
         assert got.dtype == jnp.float32
 
 

@@ -43,9 +43,9 @@ def test_the_first_and_the_last_and_those_in_clumps_come_back(shape: tuple[int, 
 def test_in_lanes_they_are_those_of_each() -> None:
     rng = np.random.default_rng(0)
     sets = np.stack([np.sort(rng.choice(300, 77, replace=False)) for _ in range(5)]).astype(np.int32)
-    packed = jax.vmap(lambda found: packing.pack_indices(found, 300))(sets)
+    packed = jax.jit(jax.vmap(lambda found: packing.pack_indices(found, 300)))(sets)
     np.testing.assert_array_equal(packed, [PACK(found, 300) for found in sets])
-    np.testing.assert_array_equal(jax.vmap(lambda p: packing.unpack_indices(p, 300, 77))(packed), sets)
+    np.testing.assert_array_equal(jax.jit(jax.vmap(lambda p: packing.unpack_indices(p, 300, 77)))(packed), sets)
 
 
 @pytest.mark.parametrize(
