@@ -151,9 +151,14 @@ def test_the_server_is_in_every_cohort_and_changes_no_draw(sampler: fl.Sampler) 
     clients = population()
     served = fl.robust.server_client(clients, sampler, EXTRA)
     assert served.sampler.capacity == sampler.capacity + 1
-    draw = jax.jit(lambda number: served.sampler.sample(jax.random.key(3), number, served.population))
+
+    @jax.jit
+    def draw(number: Any) -> tuple[fl.Cohort, fl.Cohort]:
+        key = jax.random.key(3)
+        return served.sampler.sample(key, number, served.population), sampler.sample(key, number, clients)
+
     for number in range(4):
-        cohort, plain = draw(number), sampler.sample(jax.random.key(3), number, clients)
+        cohort, plain = draw(number)
         jax.tree.map(lambda new, old: np.testing.assert_array_equal(new[:-1], old), cohort[:5], plain[:5])
         assert int(cohort.ids[-1]) == served.id == 8
         assert [float(part[-1]) for part in cohort[1:5]] == [1, 1, 1, 1]
@@ -189,7 +194,8 @@ def _learned(rule: fl.Aggregator, served: fl.robust.Served, rounds: int = 12) ->
 
     algorithm = algorithms.fed_avg(_loss, client_optimizer=optax.sgd(0.5), batch_size=10, epochs=1)
     chain = fl.chain(fl.mean(), fl.restack(flip, name="flip"), rule)
-    run = fl.rounds(algorithm, sampler=served.sampler, aggregator=chain)
+    execution = fl.Execution(lanes=2, devices=1)
+    run = fl.rounds(algorithm, sampler=served.sampler, aggregator=chain, execution=execution)
     state = run.init(jnp.zeros(3), served.population, key=jax.random.key(0))
     state, info = run.steps(state, served.population, rounds)
     test = population(seed=9).features

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -127,7 +128,7 @@ def test_a_clip_before_a_sum_bounds_what_one_client_adds(secure: bool) -> None:
     chain = fl.chain(fl.mean(over=clients), fl.clip_by_global_norm(clip), *hidden)
     # One full step of size 1 from zero: an update is the negative of the client's mean.
     algorithm = algorithms.fed_avg(_loss, client_optimizer=optax.sgd(1.0), batch_size=None, epochs=1)
-    run = fl.rounds(algorithm, sampler=fl.sampling.full(clients), aggregator=chain)
+    run = fl.rounds(algorithm, sampler=fl.sampling.full(clients), aggregator=chain, execution=helpers.ONE)
     x = np.random.default_rng(0).normal(size=(clients, 1, 3)).astype(np.float32)
 
     def model(sent: Any) -> np.ndarray:

@@ -164,9 +164,8 @@ CHAINS: dict[str, Callable[[], fl.Aggregator]] = {
 def test_the_ledger_is_the_bytes_of_the_arrays(name: str) -> None:
     """In `traffic`, in every client's row, and in the bytes of a message; dropped clients send nothing."""
     chain = CHAINS[name]()
-    run = fl.rounds(
-        helpers.fed_avg(), sampler=fl.sampling.uniform(6, dropout=0.5), aggregator=chain, execution=helpers.ONE
-    )
+    sender = helpers.sender(lambda data: PARAMS)
+    run = fl.rounds(sender, sampler=fl.sampling.uniform(6, dropout=0.5), aggregator=chain, execution=helpers.ONE)
     state = run.init(PARAMS, PEOPLE, key=jax.random.key(0))
     _, info = run.step(state, PEOPLE)
     traffic = run.traffic(PARAMS, PEOPLE)
@@ -234,7 +233,7 @@ def test_rounds_tell_the_entropy_of_each_client() -> None:
 @functools.lru_cache
 def _records(lanes: int, devices: int) -> Any:
     run = fl.rounds(
-        helpers.fed_avg(),
+        helpers.sender(lambda data: PARAMS),
         sampler=fl.sampling.uniform(6, dropout=0.3),
         aggregator=fl.chain(fl.mean(), halves()),
         execution=fl.Execution(lanes=lanes, devices=devices),

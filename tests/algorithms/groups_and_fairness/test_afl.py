@@ -48,9 +48,9 @@ def test_projection_is_the_nearest_point_of_the_simplex(values: list[float]) -> 
 
 
 def test_projection_in_small_cases() -> None:
-    assert project_to_simplex(jnp.float32([7.0])).tolist() == [1.0]
-    assert project_to_simplex(jnp.float32([0.25, 0.75])).tolist() == [0.25, 0.75]
-    assert project_to_simplex(jnp.float32([-3.0, 5.0, 5.0])).tolist() == [0.0, 0.5, 0.5]
+    assert project(jnp.float32([7.0])).tolist() == [1.0]
+    assert project(jnp.float32([0.25, 0.75])).tolist() == [0.25, 0.75]
+    assert project(jnp.float32([-3.0, 5.0, 5.0])).tolist() == [0.0, 0.5, 0.5]
 
 
 def test_it_ends_where_the_worst_mixture_s_losses_are_equal() -> None:

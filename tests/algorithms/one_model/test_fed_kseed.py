@@ -31,8 +31,8 @@ def sent(algorithm: fl.Algorithm, params: Any, client: int) -> fl.ClientOutput:
 
 def pool(params: Any, number: int, seed: int = 0) -> np.ndarray:
     """All directions, `[K, d]` in double precision, leaf by leaf."""
-    rows = [jax.tree.leaves(direction(params, jnp.int32(j), seed)) for j in range(number)]
-    return np.array([np.concatenate([np.ravel(leaf) for leaf in row]) for row in rows], np.float64)
+    rows = jax.jit(jax.vmap(lambda j: direction(params, j, seed)))(jnp.arange(number, dtype=jnp.int32))
+    return np.concatenate([np.reshape(leaf, (number, -1)) for leaf in jax.tree.leaves(rows)], axis=1).astype(np.float64)
 
 
 def flat(tree: Any) -> np.ndarray:
@@ -63,7 +63,8 @@ def test_local_steps_against_numpy() -> None:
     eps, lr = 1e-2, 0.01
     out = sent(make(steps=6, num_seeds=5, batch_size=None, perturbation=eps, client_lr=lr), PARAMS, 1)
     key = jax.random.fold_in(jax.random.key(1), 3)
-    drawn = [int(jax.random.randint(jax.random.fold_in(key, t), (), 0, 5)) for t in range(6)]
+    draw = jax.jit(jax.vmap(lambda t: jax.random.randint(jax.random.fold_in(key, t), (), 0, 5)))
+    drawn = draw(jnp.arange(6)).tolist()
     x, y = (np.asarray(PEOPLE.features[name], np.float64)[4:13] for name in "xy")
     loss = lambda w: ((x @ w[1:] + w[0] - y) ** 2).mean()  # noqa: E731
     w, update, z = flat(PARAMS), np.zeros(5), pool(PARAMS, 5)
@@ -71,7 +72,8 @@ def test_local_steps_against_numpy() -> None:
         g = (loss(w + eps * z[j]) - loss(w - eps * z[j])) / (2 * eps)
         w, update[j] = w - lr * g * z[j], update[j] + lr * g
     np.testing.assert_allclose(out.update, update, rtol=2e-3, atol=1e-5)
-    np.testing.assert_allclose(flat(kseed_model(PARAMS, -out.update)), w, rtol=1e-3, atol=1e-5)
+    rebuilt = jax.jit(lambda sums: kseed_model(PARAMS, sums))(-out.update)
+    np.testing.assert_allclose(flat(rebuilt), w, rtol=1e-3, atol=1e-5)
     assert int(out.info["local_steps"]) == 6
 
 
@@ -100,7 +102,8 @@ def test_the_model_is_the_first_one_and_the_sums(server_optimizer: Any) -> None:
     )  # fmt: skip
     server = state.server_state
     assert helpers.max_difference(server.params, PARAMS) > 0.01
-    assert helpers.max_difference(kseed_model(PARAMS, server.sums, seed=3), server.params) < 1e-5
+    rebuilt = jax.jit(lambda sums: kseed_model(PARAMS, sums, seed=3))(server.sums)
+    assert helpers.max_difference(rebuilt, server.params) < 1e-5
     want = flat(PARAMS) + np.asarray(server.sums, np.float64) @ pool(PARAMS, 32, seed=3)
     np.testing.assert_allclose(flat(server.params), want, atol=1e-5)
 

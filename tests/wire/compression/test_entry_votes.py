@@ -19,13 +19,18 @@ class TestVotes:
     def total(self, codec: fl.Aggregator, values: Any, weights: list[float], **mean: Any) -> Any:
         chain = fl.chain(fl.mean(**mean) if weights is None else fl.weighted_mean(), codec)
         state, _ = chain.init(fl.wire_of(values[0], capacity=9, weight=jnp.float32(1)))
-        read = []
-        for i, value in enumerate(values):
-            own = chain.init_client(value)
-            message = fl.Message(value, jnp.float32(1 if weights is None else weights[i]), {})
-            read.append(chain.read(state, chain.encode(state, own, message, info(jax.random.key(i)))[0], info(None)))
-        total = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *read)
-        return chain.decode(state, total, jax.random.key(9))[0]
+
+        @jax.jit
+        def run(values: Any) -> Any:
+            read = []
+            for i, value in enumerate(values):
+                own, key = chain.init_client(value), jax.random.key(i)
+                message = fl.Message(value, jnp.float32(1 if weights is None else weights[i]), {})
+                read.append(chain.read(state, chain.encode(state, own, message, info(key))[0], info(None)))
+            total = jax.tree.map(lambda *leaves: sum(leaves[1:], leaves[0]), *read)
+            return chain.decode(state, total, jax.random.key(9))[0]
+
+        return run(values)
 
     def test_a_majority_by_weight(self) -> None:
         values = np.random.default_rng(1).normal(size=(5, 40)).astype(np.float32)
@@ -96,19 +101,21 @@ class TestVotes:
             state, _ = chain.init(fl.wire_of(TREE, capacity=3, num_clients=3))
             there, ones = jnp.ones(3, bool), jnp.ones(3)
             cohort = fl.Cohort(jnp.arange(3, dtype=jnp.int32), there, there, ones, ones, jnp.int32(0))
-            state = chain.begin(state, cohort, jax.random.key(7))
 
-            def one(i: Any, chain: Any = chain, state: Any = state) -> fl.Message:
+            def one(state: Any, i: Any, chain: Any = chain) -> fl.Message:
                 client = fl.ClientInfo(i, jnp.float32(1), jax.random.key(i), jnp.bool_(True), slot=i)
                 value = jax.tree.map(lambda leaf: leaf * (i.astype(jnp.float32) - 0.9), TREE)
                 message, own = fl.Message(value, jnp.int32(1), {}), chain.init_client(TREE)
                 return chain.read(state, chain.encode(state, own, message, client)[0], client)
 
-            def add(leaf: Any) -> Any:
-                return leaf.sum(0, dtype=leaf.dtype)
+            @jax.jit
+            def run(state: Any, chain: Any = chain, cohort: Any = cohort, one: Any = one) -> Any:
+                state = chain.begin(state, cohort, jax.random.key(7))
+                read = jax.vmap(one, (None, 0))(state, jnp.arange(3, dtype=jnp.int32))
+                total = jax.tree.map(lambda leaf: leaf.sum(0, dtype=leaf.dtype), read)
+                return chain.decode(state, total, jax.random.key(9))[0]
 
-            total = jax.tree.map(add, jax.jit(jax.vmap(one))(jnp.arange(3, dtype=jnp.int32)))
-            found.append(chain.decode(state, total, jax.random.key(9))[0])
+            found.append(run(state))
         jax.tree.map(np.testing.assert_array_equal, found[0].value, found[1].value)
         assert float(found[1].weight) == 3
 
