@@ -128,7 +128,9 @@ class TestGrid:
         found = grid.player(task, study.tail(2))([grid.Run(*places, f, 1, 0.0, False, key) for key in (0, 4)])
         for accuracy, key in zip(found, (0, 4), strict=True):
             bad = fl.attacks.alie(range(12, 15), z=1.5)
-            run = grid.rounds(task, task.train, [bad, fl.robust.multi_krum(f=f, neighbors="byzfl")])
+            run = grid.rounds(
+                task, jax.tree.map(jnp.asarray, task.train), [bad, fl.robust.multi_krum(f=f, neighbors="byzfl")]
+            )
             first, own, _ = jax.random.split(jax.random.key(key), 3)
             population = grid.people(task, 1)
             state = run.init(task.model.init(first), population, key=own)
