@@ -31,7 +31,7 @@ def present(batch: Mapping[str, jax.Array], targets: jax.Array, missing: str | N
             f"{what} got the feature {missing!r} of shape {list(gone.shape)} and targets of shape "
             f"{list(targets.shape)}; expected the same shape, true where a target is missing."
         )
-    return ~(gone != 0)
+    return ~gone.astype(bool)
 
 
 def filled(targets: jax.Array, there: Any) -> jax.Array:

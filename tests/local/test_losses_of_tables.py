@@ -182,6 +182,13 @@ class TestMissing:
         assert found[0] == aux.example_weight[0] == 0
         np.testing.assert_array_equal(aux.example_weight, (~gone).sum(1))
 
+    @pytest.mark.parametrize("dtype", [bool, np.int32, np.float32])
+    def test_what_is_missing_may_be_told_by_any_dtype_and_be_traced(self, dtype: Any) -> None:
+        loss = losses.squared_error(GIVEN, missing="gone")
+        batch = {"x": LOGITS[:3, 0], "y": LOGITS[:3, 0] + 1, "gone": np.asarray([0, 1, 0], dtype)}
+        found = jax.jit(lambda scale, batch: loss(scale, batch, None))(ONE, batch)[0]
+        np.testing.assert_allclose(found, [1, 0, 1], rtol=1e-6)
+
     def test_a_quantile_of_what_is_there(self) -> None:
         y = np.float32([1, np.nan, 3])
         found, aux = rows(losses.quantile(GIVEN, quantiles=[0.5], missing="nan"), np.float32([0, 0, 0]), y)
