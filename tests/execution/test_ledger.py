@@ -1,4 +1,7 @@
-"""A state knows what noised it: steps by another composition are refused, unless it is said that it goes on."""
+"""A state knows what noised it: steps by another composition are refused, unless it is said that it goes on.
+
+Clients send their first example: what they train decides nothing here. One composition is compiled once for all tests.
+"""
 
 import functools
 import re
@@ -19,32 +22,49 @@ PARAMS = helpers.linear_params()
 KEY = jax.random.key(0)
 
 
+def sends(scale=1.0) -> fl.Algorithm:
+    sender = helpers.sender(lambda data: {"w": scale * helpers.first_value(data), "b": jnp.float32(scale)})
+    return helpers.fed_avg()._replace(client_update=sender.client_update)
+
+
 def noise(multiplier=1.0, clip_norm=1.0, over=4) -> fl.Aggregator:
     return fl.chain(fl.mean(over=over), privacy.gaussian(clip_norm=clip_norm, noise_multiplier=multiplier))
 
 
 def composed(aggregator=None, *, sampler=None, algorithm=None, execution=helpers.ONE) -> fl.Rounds:
     return fl.rounds(
-        helpers.fed_avg() if algorithm is None else algorithm,
+        sends() if algorithm is None else algorithm,
         sampler=fl.sampling.uniform(4) if sampler is None else sampler,
         aggregator=noise() if aggregator is None else aggregator,
         execution=execution,
     )
 
 
+@functools.cache
+def noised(multiplier=1.0) -> fl.Rounds:
+    return composed(noise(multiplier))
+
+
+@functools.cache
+def plain() -> fl.Rounds:
+    return composed(fl.mean())
+
+
 def begun(run: fl.Rounds, num_rounds: int = 2) -> fl.RoundState:
     state = run.init(PARAMS, PEOPLE, key=KEY, noise_key=KEY)
-    return run.steps(state, PEOPLE, num_rounds)[0]
+    for _ in range(num_rounds):
+        state, _ = run.step(state, PEOPLE)
+    return state
 
 
 @functools.cache
 def base() -> fl.RoundState:
-    return begun(composed())
+    return begun(noised())
 
 
 @functools.cache
 def unprotected() -> fl.RoundState:
-    return begun(composed(fl.mean()))
+    return begun(plain())
 
 
 OTHERS = {
@@ -83,39 +103,39 @@ def test_a_step_by_another_composition_is_refused(aggregator, sampler, told, ste
 
 def test_noise_after_rounds_without_any_is_refused_too() -> None:
     with pytest.raises(ValueError, match="which has a mechanism of privacy, which they had not. One epsilon for all"):
-        composed().step(unprotected(), PEOPLE)
+        noised().step(unprotected(), PEOPLE)
 
 
 def test_another_population_is_another_guarantee() -> None:
     with pytest.raises(ValueError, match="num_clients 12 instead of 8"):
-        composed().step(base(), MORE)
-    composed(fl.mean()).step(unprotected(), MORE)
+        noised().step(base(), MORE)
+    plain().step(unprotected(), MORE)
 
 
 def test_what_changes_no_guarantee_goes_on_without_a_word() -> None:
     state = base()
     for run in (
-        composed(),
+        noised(),
         composed(noise(jnp.float32(1.0), np.float64(1.0))),
         composed(execution=fl.Execution(lanes=2, devices=2)),
-        composed(algorithm=helpers.fed_avg(0.5)),
+        composed(algorithm=sends(0.5)),
     ):
         onwards, _ = run.step(state, PEOPLE)
         assert int(onwards.round) == 3
         assert onwards.ledger == state.ledger
-    slower = composed(fl.weighted_mean(), algorithm=helpers.fed_avg(0.01))
+    slower = composed(fl.weighted_mean(), algorithm=sends(0.01))
     assert int(slower.step(unprotected(), PEOPLE)[0].round) == 3  # where nothing is noised, as ever
 
 
 def test_a_streamed_cohort_is_held_against_the_ledger_too() -> None:
-    run, state = composed(), base()
+    run, state = noised(), base()
     cohort = run.sampler.sample(state.keys.sample, 2, PEOPLE)
     prepared = fl.prepare_cohort(PEOPLE, cohort, num_examples=12)
     streamed, _ = run.step(state, prepared)
     whole, _ = run.step(state, PEOPLE)
     assert helpers.max_difference(streamed.params, whole.params) == 0
     with pytest.raises(ValueError, match="`state` was noised by another composition"):
-        composed(noise(2.0)).step(state, prepared)
+        noised(2.0).step(state, prepared)
 
 
 def test_a_ledger_is_structure() -> None:
@@ -124,7 +144,7 @@ def test_a_ledger_is_structure() -> None:
     assert [segment.begin for segment in state.ledger.segments] == [0]
     doubled = jax.tree.map(lambda leaf: leaf, state)
     assert doubled.ledger is state.ledger
-    other = begun(composed(noise(2.0)))
+    other = begun(noised(2.0))
     assert jax.tree.structure(other) != jax.tree.structure(state)
     with pytest.raises(ValueError):
         jax.tree.map(lambda a, b: a, state, other)
@@ -133,8 +153,8 @@ def test_a_ledger_is_structure() -> None:
 def test_a_state_without_a_ledger_is_refused_under_noise_alone() -> None:
     bare = base()._replace(ledger=type(base().ledger)())
     with pytest.raises(ValueError, match="`state` does not say what its rounds were made by"):
-        composed().step(bare, PEOPLE)
-    composed(fl.mean()).step(unprotected()._replace(ledger=bare.ledger), PEOPLE)
+        noised().step(bare, PEOPLE)
+    plain().step(unprotected()._replace(ledger=bare.ledger), PEOPLE)
 
 
 class TestGoingOn:
@@ -155,15 +175,15 @@ class TestGoingOn:
 
     def test_noise_begins_anew_and_what_was_known_stays_known(self) -> None:
         before = base()
-        two = [composed(noise(3.0)).go_on(before, PEOPLE) for _ in range(2)]
+        two = [noised(3.0).go_on(before, PEOPLE) for _ in range(2)]
         drawn = {tuple(jax.random.key_data(state.keys.noise).tolist()) for state in (*two, before)}
         assert len(drawn) == 3  # two ways on from one state do not share their noise
         assert not bool(two[0].keys.secret)
-        secret = composed().init(PARAMS, PEOPLE, key=KEY)
-        assert bool(composed(noise(3.0)).go_on(secret, PEOPLE).keys.secret)
-        assert not bool(composed(noise(3.0)).go_on(secret, PEOPLE, noise_key=KEY).keys.secret)
-        plain = composed(fl.mean()).init(PARAMS, PEOPLE, key=KEY, noise_key=KEY)
-        assert bool(composed().go_on(plain, PEOPLE).keys.secret)
+        secret = noised().init(PARAMS, PEOPLE, key=KEY)
+        assert bool(noised(3.0).go_on(secret, PEOPLE).keys.secret)
+        assert not bool(noised(3.0).go_on(secret, PEOPLE, noise_key=KEY).keys.secret)
+        bare = plain().init(PARAMS, PEOPLE, key=KEY, noise_key=KEY)
+        assert bool(noised().go_on(bare, PEOPLE).keys.secret)
 
     def test_the_aggregator_begins_anew(self) -> None:
         tree = composed(
@@ -186,15 +206,15 @@ class TestGoingOn:
 
         algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.02), batch_size=8)
         second = composed(noise(3.0), algorithm=algorithm)
-        for before in (base(), begun(composed(noise(2.0)), 1)):
+        for before in (base(), begun(noised(2.0), 1)):
             state, _ = second.step(second.go_on(before, PEOPLE), PEOPLE)
             assert [segment.begin for segment in state.ledger.segments] == [0, int(before.round)]
             traced.append(0)
         assert 1 not in traced[traced.index(0) :]
 
     def test_at_once_it_replaces_what_never_ran(self) -> None:
-        state = composed().init(PARAMS, PEOPLE, key=KEY)
-        assert [segment.begin for segment in composed(noise(2.0)).go_on(state, PEOPLE).ledger.segments] == [0]
+        state = noised().init(PARAMS, PEOPLE, key=KEY)
+        assert [segment.begin for segment in noised(2.0).go_on(state, PEOPLE).ledger.segments] == [0]
 
     def test_a_state_of_another_algorithm_is_refused(self) -> None:
         adam = algorithms.fed_adam(
@@ -207,11 +227,11 @@ class TestGoingOn:
 
     def test_inside_of_a_transformation_it_is_refused(self) -> None:
         with pytest.raises(ValueError, match="`go_on` is called inside of jit or vmap, where the number of rounds"):
-            jax.jit(lambda state: composed(noise(2.0)).go_on(state, PEOPLE, noise_key=KEY))(base())
+            jax.jit(lambda state: noised(2.0).go_on(state, PEOPLE, noise_key=KEY))(base())
         with pytest.raises(TypeError, match="`state` is a int; expected the RoundState"):
-            composed().go_on(3, PEOPLE)
+            noised().go_on(3, PEOPLE)
         with pytest.raises(TypeError, match="`population` is a int; expected the Population"):
-            composed().go_on(base(), 3)
+            noised().go_on(base(), 3)
 
 
 class TestTracedHyperparameters:
@@ -228,15 +248,15 @@ class TestTracedHyperparameters:
         assert "<traced>" in segment.facts
         one = jax.tree.map(lambda leaf: leaf[0], states)
         with pytest.raises(ValueError, match="noise_multiplier 0.5 instead of <traced>"):
-            composed(noise(0.5)).step(one, PEOPLE)
+            noised(0.5).step(one, PEOPLE)
         with pytest.raises(
             ValueError, match="rounds from 1 on was a tracer when the state was made .*Leave state= out"
         ):
-            onwards = composed(noise(0.5)).go_on(one, PEOPLE)
-            privacy.epsilon(composed(noise(0.5)), 8, num_rounds=4, delta=1e-3, state=onwards)
+            onwards = noised(0.5).go_on(one, PEOPLE)
+            privacy.epsilon(noised(0.5), 8, num_rounds=4, delta=1e-3, state=onwards)
 
     def test_numbers_inside_of_jit_stay_numbers(self) -> None:
-        run = composed()
+        run = noised()
         inside = jax.jit(lambda noise_key: run.init(PARAMS, PEOPLE, key=KEY, noise_key=noise_key))(KEY)
         assert inside.ledger == begun(run).ledger
         assert not inside.ledger.segments[0].traced
