@@ -1,6 +1,5 @@
 """Example-level DP-SGD on the client: what an example can change, the noise, the draws, and what it costs."""
 
-import dataclasses
 import math
 from typing import Any
 
@@ -29,15 +28,19 @@ def local(loss: Any = helpers.linear_loss, rate_of_sgd: float = 0.1, **options: 
     return dp_sgd(loss, client_optimizer=optax.sgd(rate_of_sgd), **{**defaults, **options})
 
 
-def trained(train: Any, data: fl.ClientData, params: Any = None) -> fl.LocalResult:
-    params = START if params is None else params
-    return jax.jit(lambda params: train(params, data))(params)
+def program(train: Any, people: fl.Population = PEOPLE) -> Any:
+    """`(client, key, params) -> LocalResult`, compiled once for all clients."""
+    one = jax.jit(lambda client, key, params: train(params, fl.client_view(people, client, key=key)))
+    return lambda client, key=jax.random.key(0), params=START: one(client, key, params)
+
+
+def trained(train: Any, client: int, params: Any = START) -> fl.LocalResult:
+    return program(train)(client, params=params)
 
 
 def test_without_noise_and_clip_it_is_gradient_descent() -> None:
-    data = view(PEOPLE, 0)
-    private = trained(local(noise_multiplier=0.0, clip_norm=math.inf, steps=3), data)
-    plain = trained(fl.local_sgd(helpers.linear_loss, client_optimizer=optax.sgd(0.1), batch_size=None, steps=3), data)
+    private = trained(local(noise_multiplier=0.0, clip_norm=math.inf, steps=3), 0)
+    plain = trained(fl.local_sgd(helpers.linear_loss, client_optimizer=optax.sgd(0.1), batch_size=None, steps=3), 0)
     for name in START:
         np.testing.assert_allclose(private.params[name], plain.params[name], rtol=1e-5)
         np.testing.assert_allclose(private.delta[name], plain.delta[name], atol=1e-5)
@@ -47,7 +50,6 @@ def test_without_noise_and_clip_it_is_gradient_descent() -> None:
 @pytest.mark.usefixtures("full_precision")
 def test_every_example_counts_for_its_clipped_gradient() -> None:
     """One step, by numpy: the gradient of (x w + b - y)^2 of each example, cut to C, over the expected batch size."""
-    data = view(PEOPLE, 3)
     rows = slice(int(PEOPLE.offsets[3]), int(PEOPLE.offsets[4]))
     x, y = np.asarray(PEOPLE.features["x"])[rows], np.asarray(PEOPLE.features["y"])[rows]
     error = 2 * (x @ np.asarray(START["w"]) + 0.1 - y)
@@ -58,9 +60,9 @@ def test_every_example_counts_for_its_clipped_gradient() -> None:
     want = (grads * np.minimum(1, 5.0 / norms)[:, None]).sum(0) * 0.1
     options: dict[str, Any] = {"steps": 1, "clip_norm": 5.0, "noise_multiplier": 0.0, "expected_batch_size": 7.0}
     for size in (None, 4):
-        done = trained(local(sizes="secret", micro_batch_size=size, **options), data)
+        done = trained(local(sizes="secret", micro_batch_size=size, **options), 3)
         np.testing.assert_allclose([*done.delta["w"], done.delta["b"]], want / 7, rtol=1e-4)
-    done = trained(local(**options), data)
+    done = trained(local(**options), 3)
     np.testing.assert_allclose([*done.delta["w"], done.delta["b"]], want / 6, rtol=1e-4)
 
 
@@ -76,13 +78,12 @@ def test_steps_are_along_the_mean_gradient_whatever_the_size_of_a_client(options
     train = local(
         steps=1, noise_multiplier=0.0, clip_norm=math.inf, **{"rate": None, "expected_batch_size": None, **options}
     )
+    first_step = lambda client, key: train(START, fl.client_view(PEOPLE, client, key=key)).delta["w"]  # noqa: E731
+    go = jax.jit(jax.vmap(first_step, in_axes=(None, 0)))
+    plain = program(fl.local_sgd(helpers.linear_loss, client_optimizer=optax.sgd(0.1), batch_size=None, steps=1))
     for client in range(4):
-        data = view(PEOPLE, client)
-        go = jax.jit(jax.vmap(lambda key, data=data: train(START, dataclasses.replace(data, key=key)).delta["w"]))
-        steps = np.asarray(go(jax.random.split(jax.random.key(client), 400)))
-        whole = trained(
-            fl.local_sgd(helpers.linear_loss, client_optimizer=optax.sgd(0.1), batch_size=None, steps=1), data
-        )
+        steps = np.asarray(go(client, jax.random.split(jax.random.key(client), 400)))
+        whole = plain(client)
         error = 5 * steps.std(0) / 20 + 1e-5
         assert (np.abs(steps.mean(0) - np.asarray(whole.delta["w"])) < error).all(), client
 
@@ -109,7 +110,7 @@ def test_batches_have_the_size_that_was_asked_for() -> None:
 def test_a_client_weighs_its_examples_and_one_without_any_sends_nothing() -> None:
     features = {"x": np.ones((3, 3), np.float32), "y": np.ones(3, np.float32)}
     people = fl.Population(features, np.array([0, 2, 2, 3]), max_size=2)
-    results = [trained(local(rate=0.5, steps=3), view(people, client)) for client in range(3)]
+    results = list(map(program(local(rate=0.5, steps=3), people), range(3)))
     assert [int(result.num_examples) for result in results] == [2, 0, 1]
     assert [int(result.num_steps) for result in results] == [3, 0, 3]
     assert not np.abs(results[1].delta["w"]).any()
@@ -119,7 +120,8 @@ def test_an_example_without_a_finite_gradient_counts_as_nothing() -> None:
     gradient = fl.value_and_grad(lambda params, batch, key: params * batch["x"])
     batch = {"x": jnp.float32([1.0, jnp.nan, -3.0, jnp.inf, 2.0])}
     mask = jnp.array([True, True, True, True, False])
-    total, sums = clipped_sum(gradient, jnp.float32(2.0), batch, mask, jax.random.key(0), clip_norm=1.0)
+    go = jax.jit(lambda *given: clipped_sum(gradient, *given, clip_norm=1.0))
+    total, sums = go(jnp.float32(2.0), batch, mask, jax.random.key(0))
     assert float(total) == pytest.approx(1.0 - 1.0, abs=1e-4)
     assert float(sums["weight"]) == 4.0
 
@@ -130,7 +132,7 @@ def test_the_noise_has_the_stated_size_and_is_new_in_every_step() -> None:
     start = jnp.zeros((5000,))
     for steps in (1, 4):
         train = local(zero, steps=steps, clip_norm=0.5, noise_multiplier=3.0)
-        done = trained(train, view(PEOPLE, 0), start)
+        done = trained(train, 0, start)
         std = 0.1 * 3.0 * 0.5 * math.sqrt(steps) / 4.0
         assert abs(np.var(done.delta) / std**2 - 1) < 5 * math.sqrt(2 / 5000)
 
@@ -138,9 +140,8 @@ def test_the_noise_has_the_stated_size_and_is_new_in_every_step() -> None:
 def test_leaves_rounds_and_clients_have_noise_of_their_own() -> None:
     zero = lambda params, batch, key: 0.0 * (params["a"].sum() + params["b"].sum()) + 0.0 * batch["y"]  # noqa: E731
     start = {"a": jnp.zeros((3000,)), "b": jnp.zeros((3000,))}
-    train, data = local(zero, steps=1), view(PEOPLE, 0)
-    other = dataclasses.replace(data, key=jax.random.key(1))
-    one, two = trained(train, data, start).delta, trained(train, other, start).delta
+    go = program(local(zero, steps=1))
+    one, two = (go(0, jax.random.key(seed), start).delta for seed in (0, 1))
     for a, b in ((one["a"], one["b"]), (one["a"], two["a"])):
         assert abs(np.corrcoef(a, b)[0, 1]) < 5 / math.sqrt(3000)  # a false alarm once in 10^6 seeds
 
@@ -151,7 +152,7 @@ def test_nobody_can_tell_how_many_examples_a_client_has() -> None:
     people = fl.Population(features, np.array([0, 2, 2, 3]), max_size=2)
     assert np.asarray(people.num_examples).tolist() == [2, 0, 1]
     train = local(steps=3, rate=0.5, expected_batch_size=4.0, sizes="secret")
-    results = [trained(train, view(people, client)) for client in range(3)]
+    results = list(map(program(train, people), range(3)))
     assert [int(result.num_steps) for result in results] == [3, 3, 3]
     assert [int(result.num_examples) for result in results] == [8, 8, 8]
     assert np.abs(results[1].delta["w"]).min() > 0
@@ -190,7 +191,7 @@ def test_gradients_can_be_corrected_after_the_noise() -> None:
     zero = lambda params, batch, key: 0.0 * params.sum() + 0.0 * batch["y"]  # noqa: E731
     train = local(zero, noise_multiplier=0.0, steps=2)
     corrected = lambda params, data: train(params, data, lambda grads, params: grads + params)  # noqa: E731
-    result = trained(corrected, view(PEOPLE, 0), jnp.ones((3,)))
+    result = trained(corrected, 0, jnp.ones((3,)))
     np.testing.assert_allclose(result.params, 0.9**2, rtol=1e-6)
 
 
