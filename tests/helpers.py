@@ -58,6 +58,19 @@ def fed_avg(rate: Any = 0.02, *, batch_size: int | None = 8, epochs: int | None 
     )
 
 
+def sends(scale: Any = 1.0) -> fl.Algorithm:
+    """Federated averaging where training is beside the point: clients send one number for all parameters, `scale` times
+    their first target, and tell of themselves what `fed_avg` tells."""
+
+    def client_update(shared: Any, own: Any, data: fl.ClientData, key: jax.Array) -> fl.ClientOutput:
+        first = first_value(data, "y")
+        told = {"local_steps": jnp.minimum(data.num_examples, 1), "loss": first**2}
+        update = jax.tree.map(lambda leaf: jnp.broadcast_to(scale * first, leaf.shape), shared)
+        return fl.ClientOutput(update, data.num_examples, client_state=own, info=told)
+
+    return fed_avg()._replace(client_update=client_update, name="sends")
+
+
 def one_run(
     algorithm: fl.Algorithm,
     population: fl.Population,

@@ -1,6 +1,6 @@
 """A state knows what noised it: steps by another composition are refused, unless it is said that it goes on.
 
-Clients send their first example: what they train decides nothing here. One composition is compiled once for all tests.
+Clients send their first target: what they train decides nothing here. One composition is compiled once for all tests.
 """
 
 import functools
@@ -22,18 +22,13 @@ PARAMS = helpers.linear_params()
 KEY = jax.random.key(0)
 
 
-def sends(scale=1.0) -> fl.Algorithm:
-    sender = helpers.sender(lambda data: {"w": scale * helpers.first_value(data), "b": jnp.float32(scale)})
-    return helpers.fed_avg()._replace(client_update=sender.client_update)
-
-
 def noise(multiplier=1.0, clip_norm=1.0, over=4) -> fl.Aggregator:
     return fl.chain(fl.mean(over=over), privacy.gaussian(clip_norm=clip_norm, noise_multiplier=multiplier))
 
 
 def composed(aggregator=None, *, sampler=None, algorithm=None, execution=helpers.ONE) -> fl.Rounds:
     return fl.rounds(
-        sends() if algorithm is None else algorithm,
+        helpers.sends() if algorithm is None else algorithm,
         sampler=fl.sampling.uniform(4) if sampler is None else sampler,
         aggregator=noise() if aggregator is None else aggregator,
         execution=execution,
@@ -118,12 +113,12 @@ def test_what_changes_no_guarantee_goes_on_without_a_word() -> None:
         noised(),
         composed(noise(jnp.float32(1.0), np.float64(1.0))),
         composed(execution=fl.Execution(lanes=2, devices=2)),
-        composed(algorithm=sends(0.5)),
+        composed(algorithm=helpers.sends(0.5)),
     ):
         onwards, _ = run.step(state, PEOPLE)
         assert int(onwards.round) == 3
         assert onwards.ledger == state.ledger
-    slower = composed(fl.weighted_mean(), algorithm=sends(0.01))
+    slower = composed(fl.weighted_mean(), algorithm=helpers.sends(0.01))
     assert int(slower.step(unprotected(), PEOPLE)[0].round) == 3  # where nothing is noised, as ever
 
 

@@ -1,6 +1,7 @@
 """Budgets while a run goes: the running epsilon, the end before the budget is passed, and what records say of the noise.
 
-One tiny run of twelve rounds, whose budget ends at round 7 whatever the rounds in a dispatch.
+One tiny run of twelve rounds, whose budget ends at round 7 whatever the rounds in a dispatch, and whose clients send a
+number without training.
 """
 
 import functools
@@ -26,7 +27,7 @@ PEOPLE = helpers.regression((3,) * 40)
 def composed(noise: float = 2.0, adaptive: bool = False) -> fl.Rounds:
     codec = adaptive_gaussian(noise_multiplier=0.5) if adaptive else gaussian(clip_norm=1.0, noise_multiplier=noise)
     return fl.rounds(
-        helpers.fed_avg(),
+        helpers.fed_avg() if adaptive else helpers.sends(),
         sampler=fl.sampling.poisson(0.5, capacity=40),
         aggregator=fl.chain(fl.mean(over=20), codec),
         execution=helpers.ONE,
@@ -119,7 +120,7 @@ def test_a_state_beyond_the_budget_is_refused() -> None:
 
 def test_a_run_without_a_mechanism_is_refused() -> None:
     plain = fl.rounds(
-        helpers.fed_avg(),
+        helpers.sends(),
         sampler=fl.sampling.full(40),
         aggregator=fl.mean(),
         execution=helpers.ONE,
@@ -190,9 +191,7 @@ def test_whatever_a_record_holds_is_released_or_marked() -> None:
     marked = history.records[-1]["simulation_only"]
     assert {"own_loss", "own_loss_worst10", "personal_loss"} <= set(marked)
     assert "test_loss" in history.records[-1]
-    plain = fl.rounds(
-        helpers.fed_avg(), sampler=fl.sampling.full(40), aggregator=fl.mean(over=40), execution=helpers.ONE
-    )
+    plain = fl.rounds(helpers.sends(), sampler=fl.sampling.full(40), aggregator=fl.mean(over=40), execution=helpers.ONE)
     assert "simulation_only" not in go(rounds=plain, num_rounds=1, evaluate=evaluate).records[-1]
 
 
