@@ -56,7 +56,7 @@ def wanted(data: dict[str, np.ndarray], params: Any = PARAMS) -> dict[str, float
 
 
 class TestCentral:
-    @pytest.mark.parametrize("batch_size", [100, 2000])
+    @pytest.mark.parametrize("batch_size", helpers.some_often([100, 2000], 2))
     def test_they_are_those_of_scikit_learn_beside_the_loss(self, batch_size: int) -> None:
         run = fl.evaluate(MODEL, PEOPLE, metrics=[*ALL, m.confusion_matrix()], batch_size=batch_size)
         found = run(PARAMS)
@@ -199,7 +199,7 @@ class TestClients:
         gaps = report.gaps()
         assert gaps.gap["auroc"] == pytest.approx(np.ptp(report.metrics["auroc"]))
         # Of a mean over examples, the clients' own numbers tell as much.
-        told = fl.evaluate_clients(MODEL, PEOPLE, metrics=[m.accuracy()])(PARAMS).gaps(groups)
+        told = fl.evaluate_clients(MODEL, PEOPLE, metrics=[m.accuracy()], execution=helpers.ONE)(PARAMS).gaps(groups)
         assert told.groups == ("a", "b", "c")
         assert told.num_clients.tolist() == [3, 2, 1]
         np.testing.assert_allclose(told.metrics["accuracy"], report.metrics["accuracy"], rtol=1e-6)

@@ -66,7 +66,7 @@ def round_of_cnn(**execution: Any) -> str:
     return program_of(algorithm, CNN.init(jax.random.key(0)), IMAGES, fl.sampling.cyclic(2, 1), **execution)
 
 
-@pytest.mark.parametrize("execution", [{}, {"devices": 2}, {"max_steps": 3}])
+@pytest.mark.parametrize("execution", [{}, {"devices": 2}, pytest.param({"max_steps": 3}, marks=pytest.mark.slow)])
 def test_a_round_is_traced_for_the_devices_of_its_layout(
     monkeypatch: pytest.MonkeyPatch, execution: dict[str, Any]
 ) -> None:
@@ -175,17 +175,17 @@ def test_central_evaluation_is_traced_for_where_its_arrays_lie(monkeypatch: pyte
 
 
 def test_lower_and_value_and_grad_go_by_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
-    batch = {"x": jnp.zeros((2, 4, 4, 1)), "y": jnp.zeros(2, jnp.int32), "mask": jnp.ones(2, bool)}
-    params = CNN.init(jax.random.key(0))
+    batch = {"x": jnp.zeros((2, 3)), "y": jnp.zeros(2), "mask": jnp.ones(2, bool)}
+    params = helpers.linear_params()
     called: list[str] = []
     monkeypatch.setattr(jax, "default_backend", lambda: called.append("asked") or "cpu")
-    lowered, gradient = fl.lower(LOSS), fl.value_and_grad(LOSS)
+    lowered, gradient = fl.lower(helpers.linear_loss), fl.value_and_grad(helpers.linear_loss)
     there = jax.device_put(params, jax.devices()[1])
     lowered(there, batch, None)
     gradient(there, batch, batch["mask"], None)
     assert not called
-    fl.lower(LOSS, platform="tpu")(params, batch, None)
-    fl.value_and_grad(LOSS, platform="tpu")(params, batch, batch["mask"], None)
+    fl.lower(helpers.linear_loss, platform="tpu")(params, batch, None)
+    fl.value_and_grad(helpers.linear_loss, platform="tpu")(params, batch, batch["mask"], None)
     assert not called
     lowered(params, batch, None)
     assert called

@@ -286,8 +286,13 @@ class TestOwn:
 
 def _by(metric: Metric, outputs: Any, batch: Any, mask: Any, by: str = "w") -> float:
     own, weight = m.weighted(metric, by=by), jnp.float32(mask)
-    kept = own.batch(jnp.asarray(outputs), batch, weight)
-    return float(own.finish(kept, weight) if own.keep == "rows" else own.finish(kept))
+
+    @jax.jit
+    def whole(outputs: Any, batch: Any, weight: Any) -> Any:
+        kept = own.batch(outputs, batch, weight)
+        return own.finish(kept, weight) if own.keep == "rows" else own.finish(kept)
+
+    return float(whole(jnp.asarray(outputs), batch, weight))
 
 
 def test_ties_in_top_k_go_to_the_smaller_index_as_accuracy_takes_them() -> None:
@@ -298,8 +303,9 @@ def test_ties_in_top_k_go_to_the_smaller_index_as_accuracy_takes_them() -> None:
 def test_a_sum_in_two_parts_loses_nothing_that_float32_would() -> None:
     values = np.float32([1e8, 1, -1e8, 1e-3] * 50)
     high, low = jnp.float32(0), jnp.float32(0)
+    adds = jax.jit(add)
     for value in values:
-        high, low = add(high, low, jnp.float32(value))
+        high, low = adds(high, low, jnp.float32(value))
     assert float(high + low) == pytest.approx(values.astype(np.float64).sum(), rel=1e-6)
     grown = np.float32(RNG.random(100_001))
     assert float(by_halves(jnp.asarray(grown))) == pytest.approx(grown.astype(np.float64).sum(), rel=2e-7)

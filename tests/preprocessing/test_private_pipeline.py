@@ -1,5 +1,6 @@
 """Pipelines under privacy: what they cost, that nothing is cut, and what noise does."""
 
+import dataclasses
 import itertools
 import math
 from functools import lru_cache
@@ -111,7 +112,7 @@ LIMITS = {
 CUT = itertools.product(LIMITS, ["standardize", "clip", "one_hot"])
 
 
-@pytest.mark.parametrize(("limit", "name"), helpers.some_often(CUT, 4))
+@pytest.mark.parametrize(("limit", "name"), helpers.some_often(CUT, 7))
 def test_nothing_is_cut_whatever_the_clip_norm_is(limit, name):
     """The same numbers as without a limit: messages are scaled to what passes."""
     step = STEPS[name][1]
@@ -127,7 +128,7 @@ def test_nothing_is_cut_whatever_the_clip_norm_is(limit, name):
             *((name, "l1") for name in ("median", "standardize", "vocabulary")),
             ("standardize", "linf"),
         ],
-        2,
+        4,
     ),
 )
 def test_a_client_sends_no_more_than_passes_and_some_that_much(name, norm):
@@ -212,7 +213,8 @@ def test_every_sum_and_every_step_has_noise_of_its_own():
     assert any(inside), found
     step = standardize("x", columns=[0], bounds=(20, 90), **CLIENTS)
     options = {"aggregator": chain(noised(1e4)), "execution": helpers.ONE}
-    twice = [pipeline(step, step).fit(PEOPLE, **options, noise_key=jax.random.key(seed)).numbers for seed in range(3)]
+    both = pipeline(step, step)
+    twice = (both.fit(PEOPLE, **options, noise_key=jax.random.key(seed)).numbers for seed in (1, 0, 2))
     assert any(one["mean"] != pytest.approx(two["mean"], rel=1e-2) for one, two in twice)
 
 
@@ -228,7 +230,7 @@ def test_noise_comes_from_a_key_of_ones_own_or_from_nobody_knows_where():
     assert not np.array_equal(one, other)
     assert not np.array_equal(fit(None), fit(None))
     keys = jax.tree.map(lambda keys: keys[0], fl.noise_keys(2))
-    assert np.array_equal(fit(keys), fit(keys.key))
+    assert np.array_equal(fit(dataclasses.replace(keys, key=jax.random.key(1))), one)
     with pytest.raises(TypeError, match=r"`noise_key` is key<fry>\[2\]; expected one random key"):
         fit(fl.noise_keys(2))
 

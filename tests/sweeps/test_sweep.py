@@ -33,6 +33,13 @@ def make(client_lr: Any = 0.02, batch_size: int = 4, momentum: Any = 0.0) -> fl.
     return fl.rounds(algorithm, sampler=fl.sampling.uniform(3, dropout=0.2), aggregator=fl.weighted_mean())
 
 
+def sent(client_lr: Any = 0.02) -> fl.Rounds:
+    """Where nothing is asked about training."""
+    return fl.rounds(
+        helpers.sends(client_lr), sampler=fl.sampling.uniform(3, dropout=0.2), aggregator=fl.weighted_mean()
+    )
+
+
 def private(noise_multiplier: Any = 0.5, client_lr: Any = 0.02) -> fl.Rounds:
     algorithm = algorithms.fed_avg(helpers.linear_loss, client_optimizer=optax.sgd(client_lr), batch_size=4)
     chain = fl.chain(fl.mean(over=3), privacy.gaussian(clip_norm=1.0, noise_multiplier=noise_multiplier))
@@ -53,7 +60,8 @@ def swept(grid: Any, maker: Any = make, **options: Any) -> fl.Sweep:
 
 
 def alone(rounds: fl.Rounds, seed: int, num_rounds: int = 4, noise_key: Any = None) -> list[dict[str, float]]:
-    """One run by `fl.train`, begun as the docstring of `fl.sweep` says."""
+    """One run by `fl.train` on one device, begun as the docstring of `fl.sweep` says."""
+    rounds = fl.rounds(rounds.algorithm, sampler=rounds.sampler, aggregator=rounds.aggregator, execution=helpers.ONE)
     first, own, _ = jax.random.split(jax.random.key(seed), 3)
     state = rounds.init(init(first), PEOPLE, key=own, noise_key=noise_key)
     return fl.train(rounds, state, PEOPLE, num_rounds=num_rounds, evaluate=LOSS, progress=False).records
@@ -71,16 +79,24 @@ def points() -> fl.Sweep:
 
 
 def test_every_run_of_a_sweep_is_the_run_that_one_makes_by_itself() -> None:
+    assert points().rounds.tolist() == [2, 4]
+    the_runs_of_a_point_are_those_by_themselves(7)
+
+
+@pytest.mark.slow
+def test_runs_of_the_first_point_are_those_by_themselves_too() -> None:
+    the_runs_of_a_point_are_those_by_themselves(0)
+
+
+def the_runs_of_a_point_are_those_by_themselves(place: int) -> None:
     found = points()
-    assert found.rounds.tolist() == [2, 4]
-    for place in (0, 7):
-        rounds = make(**found.points[place])
-        for index, seed in enumerate(found.seeds):
-            records = alone(rounds, seed)
-            for name in ("test_loss", "loss"):
-                np.testing.assert_allclose(
-                    found.curves[name][place, index], [r[name] for r in records[1::2]], rtol=1e-6, atol=1e-6
-                )
+    rounds = make(**found.points[place])
+    for index, seed in enumerate(found.seeds):
+        records = alone(rounds, seed)
+        for name in ("test_loss", "loss"):
+            np.testing.assert_allclose(
+                found.curves[name][place, index], [r[name] for r in records[1::2]], rtol=1e-6, atol=1e-6
+            )
 
 
 def test_numbers_share_a_program_and_what_decides_about_shapes_has_its_own() -> None:
@@ -148,7 +164,7 @@ def test_a_traced_number_promotes_as_the_number_would() -> None:
 
     def half(scale: Any) -> fl.Rounds:
         seen.append((scale * jnp.ones(2, jnp.bfloat16)).dtype)
-        return make(0.01)
+        return sent(0.01)
 
     assert swept({"scale": [0.5, 1.0]}, half).programs == 1
     assert set(seen) == {jnp.dtype(jnp.bfloat16)}
@@ -292,9 +308,10 @@ def test_keys_of_noise_that_are_given_are_one_a_run() -> None:
 
 def test_a_cohort_that_overflows_is_an_error() -> None:
     def maker(client_lr: Any) -> fl.Rounds:
-        run = make(client_lr)
         return fl.rounds(
-            run.algorithm, sampler=fl.sampling.poisson(0.9, 1, max_overflow=1.0), aggregator=fl.weighted_mean()
+            helpers.sends(client_lr),
+            sampler=fl.sampling.poisson(0.9, 1, max_overflow=1.0),
+            aggregator=fl.weighted_mean(),
         )
 
     with pytest.raises(RuntimeError, match="found no slot in poisson.* capacity of 1"):
@@ -329,10 +346,10 @@ def test_a_cohort_that_overflows_is_an_error() -> None:
         ),
         ({"validation": 1.5, "loss": helpers.linear_loss}, "`validation` is 1.5"),
         (
-            {"evaluate": LOSS, "select": "test_los"},
+            {"make": sent, "evaluate": LOSS, "select": "test_los"},
             "`select` is 'test_los', and measured are local_steps, loss, test_loss. Did you mean 'test_loss'?",
         ),
-        ({"select": "f1"}, "measured are local_steps, loss. Name one"),
+        ({"make": sent, "select": "f1"}, "measured are local_steps, loss. Name one"),
         ({"traced": ["rate"]}, "`traced` names 'rate'; `grid` has client_lr"),
         ({"traced": "client_lr"}, "expected names"),
         ({"keep": "all"}, "`keep` is 'all'; expected one of 'params', 'states', 'nothing'"),
@@ -374,13 +391,13 @@ def test_an_error_of_the_user_is_not_taken_for_a_number_that_cannot_be_traced() 
 def test_metrics_of_which_nobody_knows_the_better_way_are_asked_for() -> None:
     mine = lambda params: {"size": jnp.sum(params["w"] ** 2)}  # noqa: E731
     with pytest.raises(ValueError, match="`select` is 'test_size', and nobody says which way it is better"):
-        swept({"client_lr": [0.01, 0.05]}, evaluate=mine, select="test_size")
-    found = swept({"client_lr": [0.01, 0.05]}, evaluate=mine, select="test_size", better={"size": "lower"})
+        swept({"client_lr": [0.01, 0.05]}, sent, evaluate=mine, select="test_size")
+    found = swept({"client_lr": [0.01, 0.05]}, sent, evaluate=mine, select="test_size", better={"size": "lower"})
     assert found.better == "lower"
 
 
 def test_progress_says_what_runs_and_how_far_it_is_now_and_then(capsys) -> None:
-    swept({"client_lr": [0.01, 0.05]}, progress=True, evaluate_every=2)
+    swept({"client_lr": [0.01, 0.05]}, sent, progress=True, evaluate_every=2)
     assert capsys.readouterr().out.splitlines() == [
         "sweep: 2 points, 2 seeds: compiling",
         "sweep: round 4/4",

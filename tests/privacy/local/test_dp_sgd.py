@@ -15,7 +15,7 @@ from fedjaxlite import algorithms
 from fedjaxlite.privacy.local.dp_sgd import DPLocalTraining, dp_sgd, dp_sgd_epsilon
 from fedjaxlite.privacy.local.per_example import clipped_sum, poisson_batches
 
-PEOPLE = helpers.regression((4, 40, 1, 6))
+PEOPLE, KEY = helpers.regression((4, 40, 1, 6)), jax.random.key(0)
 START = {"w": jnp.float32([0.5, -1.0, 0.2]), "b": jnp.float32(0.1)}
 
 
@@ -31,7 +31,7 @@ def local(loss: Any = helpers.linear_loss, rate_of_sgd: float = 0.1, **options: 
 def program(train: Any, people: fl.Population = PEOPLE) -> Any:
     """`(client, key, params) -> LocalResult`, compiled once for all clients."""
     one = jax.jit(lambda client, key, params: train(params, fl.client_view(people, client, key=key)))
-    return lambda client, key=jax.random.key(0), params=START: one(client, key, params)
+    return lambda client, key=KEY, params=START: one(client, key, params)
 
 
 def trained(train: Any, client: int, params: Any = START) -> fl.LocalResult:

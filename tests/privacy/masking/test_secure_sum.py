@@ -66,7 +66,7 @@ def wire(*, capacity: int = 8, weight: Any = jnp.int32, scaled: bool = False) ->
 
 
 class TestRounds:
-    @pytest.mark.parametrize("layout", helpers.some_often([{"lanes": 2, "devices": 4}, {}, {"lanes": 3}], 3), ids=str)
+    @pytest.mark.parametrize("layout", helpers.some_often([{}, {"lanes": 3}, {"lanes": 2, "devices": 4}], 3), ids=str)
     def test_masked_equals_unmasked_bit_for_bit(self, layout: dict[str, int]) -> None:
         for left, weight in (([], 45), ([3, 8], 45 - 4 - 9)):
             masked, told = open_sum("faithful", cohort(left=left), **layout)
@@ -78,10 +78,14 @@ class TestRounds:
     def test_lanes_devices_and_the_order_of_the_cohort_change_no_bit(self) -> None:
         expected, _ = open_sum("faithful", cohort(left=[2]))
         assert same(open_sum("faithful", cohort(range(8, -1, -1), left=[2]))[0], expected)
-        assert same(open_sum("faithful", cohort(left=[2]), lanes=3)[0], expected)
         assert same(
             open_sum("faithful", cohort([4, 0, 8, 2, 6, 1, 7, 3, 5], left=[2]), lanes=2, devices=4)[0], expected
         )
+
+    @pytest.mark.slow
+    def test_lanes_alone_change_no_bit(self) -> None:
+        expected, _ = open_sum("faithful", cohort(left=[2]))
+        assert same(open_sum("faithful", cohort(left=[2]), lanes=3)[0], expected)
 
     def test_faithful_equals_algebraic_bit_for_bit_refusals_too(self) -> None:
         for left in ([], [7], [0, 1, 2], [0, 1, 2, 3, 4], range(9)):
@@ -104,14 +108,14 @@ class TestRounds:
         assert masked[1] == 45 - 5
 
     def test_training_with_masks_is_training_without(self) -> None:
-        """Federated averaging with dropouts, two rounds, in lanes."""
+        """A round with dropouts and the next one, in lanes; what is trained does not matter to a mask."""
         people = helpers.regression((4, 7, 2, 5, 3, 6))
         sampler = fl.sampling.with_dropout(fl.sampling.uniform(5), 0.2)
         found = []
         for codec in (secure_sum(bits=20, neighbors=2, min_survivors=2), fl.quantize(bits=20)):
             chain = fl.chain(fl.weighted_mean(weight_cap=7), fl.clip_by_global_norm(1.0), codec)
             _, state, info = helpers.one_run(
-                helpers.fed_avg(),
+                helpers.sends(),
                 people,
                 helpers.linear_params(),
                 sampler=sampler,
