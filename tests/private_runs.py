@@ -14,7 +14,9 @@ def run(sampler, *codecs, over=None, algorithm=None) -> fl.Rounds:
     """A composed run; nothing of it is compiled here."""
     algorithm = helpers.sender(helpers.first_value) if algorithm is None else algorithm
     over = sampler.accounting.expected_size(N) if over is None else over
-    return fl.rounds(algorithm, sampler=sampler, aggregator=fl.chain(fl.mean(over=over), *codecs))
+    return fl.rounds(
+        algorithm, sampler=sampler, aggregator=fl.chain(fl.mean(over=over), *codecs), execution=helpers.ONE
+    )
 
 
 def noised(noise=1.0, clip=1.0) -> fl.Aggregator:

@@ -1,5 +1,7 @@
 """Outputs of a model for every example, in the order of the data."""
 
+from functools import cache
+
 import helpers
 import jax
 import jax.numpy as jnp
@@ -25,6 +27,14 @@ def test_rows_come_in_the_order_of_the_data(batch_size: int) -> None:
         np.testing.assert_array_equal(found["two"], x[:, :2])
 
 
+@cache
+def personal() -> tuple[fl.Rounds, fl.RoundState]:
+    """Clients with models of their own, after a round of two of them."""
+    sampler = fl.sampling.replay([[2, 0]])
+    run, state, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, sampler=sampler)
+    return run, state
+
+
 @pytest.mark.parametrize("ragged", [False, True])
 def test_personal_models_say_what_they_say_of_their_own_clients(ragged: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     if ragged:
@@ -32,8 +42,7 @@ def test_personal_models_say_what_they_say_of_their_own_clients(ragged: bool, mo
         monkeypatch.setattr(by_size, "_STEP", 3)
         assert [group.ids.tolist() for group in by_size.groups(PEOPLE, jax.random.key(0))] == [[0, 1, 2], [3]]
         monkeypatch.setattr("fedjaxlite.evaluation.predictions._AT_ONCE", 16)
-    sampler = fl.sampling.replay([[2, 0]])
-    run, state, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, sampler=sampler)
+    run, state = personal()
     found = fl.predict(MODEL, PEOPLE, rounds=run, batch_size=7, execution=fl.Execution(lanes=2, devices=1))(state)
     for i in range(4):
         own, mine = PEOPLE.client(i)["x"], run.client_params(state, i)
@@ -60,7 +69,7 @@ def test_what_cannot_be_predicted_is_refused() -> None:
         fl.predict(fl.losses.declare(helpers.linear_loss), PEOPLE)
     with pytest.raises(ValueError, match=r"`data` has no feature \"x\", which a model reads, only \['y'\]"):
         fl.predict(MODEL, {"y": np.ones(3)})
-    run = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS)[0]
+    run, _ = personal()
     with pytest.raises(
         TypeError, match="`data` is a dict; expected a Population|`data` is .*; expected a Population, whose"
     ):

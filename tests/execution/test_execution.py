@@ -19,9 +19,14 @@ PARAMS = helpers.linear_params()
 UNIFORM = fl.sampling.uniform(4)
 
 
+def lists(elements: st.SearchStrategy[int]) -> st.SearchStrategy[list[int]]:
+    """Of one, a few and many, and of no other length: each is compiled."""
+    return st.sampled_from([1, 6, 40]).flatmap(lambda size: st.lists(elements, min_size=size, max_size=size))
+
+
 class TestSchedules:
     @given(
-        sizes=st.lists(st.integers(0, 300), min_size=1, max_size=40),
+        sizes=lists(st.integers(0, 300)),
         idle=st.sets(st.integers(0, 39)),
         lanes=st.sampled_from([1, 2, 5, 16]),
         num_devices=st.sampled_from([1, 2, 4, 7]),
@@ -43,7 +48,7 @@ class TestSchedules:
         if trained:
             assert max(loads) <= sum(loads) / num_devices + 4 + work[active].max() + 1e-3
 
-    @given(owners=st.lists(st.integers(0, 3), min_size=1, max_size=30), seed=st.integers(0, 9))
+    @given(owners=lists(st.integers(0, 3)), seed=st.integers(0, 9))
     def test_owners_train_their_own(self, owners: list[int], seed: int) -> None:
         rng = np.random.default_rng(seed)
         active, work = rng.random(len(owners)) < 0.7, rng.integers(1, 50, len(owners)).astype(np.float32)
@@ -117,17 +122,17 @@ class TestLayouts:
         assert helpers.max_difference(run.client_params(state, 0), state.params) == 0
 
     def test_a_population_of_another_size_is_compiled_anew(self) -> None:
-        run = fl.rounds(helpers.fed_avg(), sampler=fl.sampling.uniform(3), aggregator=fl.mean(), execution=helpers.ONE)
+        run = fl.rounds(helpers.sends(), sampler=fl.sampling.uniform(3), aggregator=fl.mean(), execution=helpers.ONE)
         for people in (PEOPLE, helpers.regression((3, 3, 3, 3))):
             state, _ = run.step(run.init(PARAMS, people, key=jax.random.key(0)), people)
             assert np.isfinite(np.asarray(state.params["w"])).all()
 
     def test_a_run_goes_on_in_another_layout(self) -> None:
         """Where no client keeps state, a state made on any devices is a state for all of them."""
-        want = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=2)[1].params
-        one, state, _ = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=1)
+        one, state, _ = helpers.one_run(helpers.sends(), PEOPLE, PARAMS, num_rounds=1)
+        want = one.step(state, PEOPLE)[0].params
         two = fl.rounds(
-            helpers.fed_avg(),
+            helpers.sends(),
             sampler=fl.sampling.full(5),
             aggregator=fl.weighted_mean(),
             execution=fl.Execution(lanes=2, devices=2),
@@ -159,7 +164,7 @@ class TestDonation:
 
     def test_a_state_that_was_taken_is_refused(self) -> None:
         execution = fl.Execution(lanes=1, devices=1, donate=True)
-        run, first, _ = helpers.one_run(helpers.local_momentum(), PEOPLE, PARAMS, execution=execution, num_rounds=0)
+        run, first, _ = helpers.one_run(helpers.sends(), PEOPLE, PARAMS, execution=execution, num_rounds=0)
         run.step(first, PEOPLE)
         with pytest.raises(
             ValueError, match=r"`state` was given to an earlier step .*donate=True.*Go on from the state"
@@ -217,7 +222,7 @@ def test_a_single_sum_has_no_place_for_client_state() -> None:
         call(jnp.float32(1), PEOPLE, everyone, key=jax.random.key(0))
 
 
-@pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
+@pytest.mark.parametrize("impl", helpers.some_often(["rbg", "unsafe_rbg"], 2))
 def test_generators_that_draw_a_batch_as_one_stream_do_not_reach_the_lanes(impl: str) -> None:
     """A key of any kind may be given; what a client draws stays a function of it, the round and the client."""
 
@@ -240,7 +245,7 @@ def test_raw_keys_are_taken_as_the_typed_keys_with_their_data(impl: str) -> None
 
 
 def test_a_round_inside_of_a_callers_own_jit_leaves_no_tracer_behind() -> None:
-    run, state, _ = helpers.one_run(helpers.fed_avg(), PEOPLE, PARAMS, num_rounds=0)
+    run, state, _ = helpers.one_run(helpers.sends(), PEOPLE, PARAMS, num_rounds=0)
     inside = jax.jit(lambda state: run.step(state, PEOPLE)[0])(state)
     assert helpers.max_difference(inside.params, run.step(state, PEOPLE)[0].params) < 1e-6
 

@@ -35,7 +35,7 @@ def own_noise() -> fl.Algorithm:
 
 def composed(aggregator: fl.Aggregator | None = None, algorithm: fl.Algorithm | None = None) -> fl.Rounds:
     return fl.rounds(
-        helpers.fed_avg() if algorithm is None else algorithm,
+        helpers.sends() if algorithm is None else algorithm,
         sampler=fl.sampling.uniform(4),
         aggregator=noised() if aggregator is None else aggregator,
         execution=helpers.ONE,

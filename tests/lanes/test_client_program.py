@@ -38,12 +38,13 @@ def work(update: Any) -> Any:
 
 
 def whole_by_hand(program: ClientProgram, args: LaneArgs) -> Any:
-    begun = program.begin(program.ahead(args), args.state)
+    begun = jax.jit(lambda args: program.begin(program.ahead(args), args.state))(args)
+    draw, step = jax.jit(program.draw), jax.jit(program.step)
     carry = begun.carry
     for index in range(int(begun.num_steps)):
-        drawn = program.draw(begun.kept, jnp.int32(index))
-        carry = program.step(begun.kept, jnp.int32(index), drawn, carry)
-    return program.end(args.alive, begun.kept, carry)
+        drawn = draw(begun.kept, jnp.int32(index))
+        carry = step(begun.kept, jnp.int32(index), drawn, carry)
+    return jax.jit(program.end)(args.alive, begun.kept, carry)
 
 
 def one_loop(data: ClientData, state: Any) -> Any:
@@ -69,7 +70,8 @@ def test_the_parts_are_the_whole(update: Any, client: int) -> None:
     whole, args = work(update), args_of(client)
     program = take_apart(whole, args).program
     assert program is not None
-    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), whole_by_hand(program, args), whole(args))
+    want = jax.jit(whole)(args)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), whole_by_hand(program, args), want)
 
 
 def test_steps_follow_from_sizes_alone() -> None:

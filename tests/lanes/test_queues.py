@@ -1,5 +1,6 @@
 """Lanes that take their next client as they are done: nobody is forgotten, and nearly no step is padding."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
@@ -18,6 +19,8 @@ from fedjaxlite.execution.lanes.schedule import dealt
 
 ONE_BY_ONE = Block(1, whole=False, exact=False)
 STEPS = st.lists(st.integers(0, 60), min_size=1, max_size=40)
+FEW_OR_MANY = st.sampled_from([1, 7, 40]).flatmap(lambda n: st.lists(st.integers(0, 60), min_size=n, max_size=n))
+"""For what is compiled for every length."""
 
 
 @settings(max_examples=60, deadline=None)
@@ -45,7 +48,7 @@ def test_a_schedule_is_near_the_best_there_is(num_steps: list[int], lanes: int) 
 
 
 @settings(max_examples=50, deadline=None)
-@given(STEPS, st.integers(1, 5))
+@given(FEW_OR_MANY, st.integers(1, 5))
 def test_dealt_clients_are_all_of_them_once_and_evenly(work: list[int], devices: int) -> None:
     active = np.array([w % 7 != 3 for w in work])
     hands = [dealt(jnp.float32(work), jnp.asarray(active), device=d, num_devices=devices) for d in range(devices)]
@@ -96,7 +99,10 @@ def loss(params: Any, batch: Any, key: Any) -> Any:
     return (noisy @ params - batch["y"]) ** 2
 
 
-def trained(population: fl.Population, sampler: fl.Sampler, lanes: int) -> Any:
+@lru_cache(maxsize=3)
+def trained(lanes: int) -> Any:
+    population = ragged([3, 0, 17, 1, 9, 2, 2, 30, 4, 5])
+    sampler = fl.sampling.with_stragglers(fl.sampling.full(10), 0.5, 0.2)
     algorithm = algorithms.fed_avg(loss, client_optimizer=optax.sgd(0.02, momentum=0.9), batch_size=2, epochs=2)
     execution = fl.Execution(lanes=lanes, devices=1)
     run = fl.rounds(algorithm, sampler=sampler, aggregator=fl.weighted_mean(), execution=execution)
@@ -106,12 +112,10 @@ def trained(population: fl.Population, sampler: fl.Sampler, lanes: int) -> Any:
     return state.params, info
 
 
-@pytest.mark.parametrize("lanes", [2, 4])
+@pytest.mark.parametrize("lanes", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_clients_do_not_notice_their_lane(lanes: int) -> None:
-    population = ragged([3, 0, 17, 1, 9, 2, 2, 30, 4, 5])
-    stragglers = fl.sampling.with_stragglers(fl.sampling.full(10), 0.5, 0.2)
-    alone, told = trained(population, stragglers, 1)
-    together, heard = trained(population, stragglers, lanes)
+    alone, told = trained(1)
+    together, heard = trained(lanes)
     np.testing.assert_allclose(together, alone, rtol=2e-5, atol=1e-6)
     for name in ("id", "num_examples", "in_sum", "loss"):
         np.testing.assert_allclose(heard.clients[name], told.clients[name], rtol=2e-5, atol=1e-6)

@@ -305,8 +305,11 @@ class TestRefusals:
 
 
 def test_the_laws_of_codecs() -> None:
-    for codecs in (
-        [gaussian(clip_norm={"a": 0.5, "b": 1.0}, noise_multiplier=0.1)],
-        [gaussian(clip_norm=0.5, noise_multiplier=0.1), fl.quantize(bits=12)],
-    ):
-        fl.testing.check_aggregator(fl.chain(fl.mean(over=8), *codecs), PAIR, laws=[])
+    codecs = [gaussian(clip_norm=0.5, noise_multiplier=0.1), fl.quantize(bits=12)]
+    fl.testing.check_aggregator(fl.chain(fl.mean(over=8), *codecs), PAIR, laws=[])
+
+
+@pytest.mark.slow
+def test_the_laws_of_codecs_with_a_clip_norm_for_each_layer() -> None:
+    codec = gaussian(clip_norm={"a": 0.5, "b": 1.0}, noise_multiplier=0.1)
+    fl.testing.check_aggregator(fl.chain(fl.mean(over=8), codec), PAIR, laws=[])
