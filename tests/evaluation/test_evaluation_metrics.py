@@ -93,12 +93,12 @@ class TestCentral:
             ValueError, match=r"the loss `loss` does not tell which one it has. Give it: model=..., a M"
         ):
             fl.evaluate(loss, PEOPLE, metrics=[m.accuracy()])
-        want = fl.evaluate(MODEL, PEOPLE, metrics=[m.auroc()])(PARAMS)["auroc"]
+        want = fl.evaluate(MODEL, PEOPLE, metrics=[m.accuracy()])(PARAMS)["accuracy"]
         for given in (
-            fl.evaluate(loss, PEOPLE, metrics=[m.auroc()], model=MODEL),
-            fl.evaluate(fl.losses.declare(loss, model=MODEL), PEOPLE, metrics=[m.auroc()]),
+            fl.evaluate(loss, PEOPLE, metrics=[m.accuracy()], model=MODEL),
+            fl.evaluate(fl.losses.declare(loss, model=MODEL), PEOPLE, metrics=[m.accuracy()]),
         ):
-            assert given(PARAMS)["auroc"] == want
+            assert given(PARAMS)["accuracy"] == want
         with pytest.raises(TypeError, match="`model` is 3; expected a Model, such as"):
             fl.evaluate(loss, PEOPLE, metrics=[m.auroc()], model=3)
         with pytest.raises(ValueError, match="is called 'loss', as the loss is; expected another name"):

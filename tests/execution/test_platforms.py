@@ -96,7 +96,7 @@ def test_lanes_that_are_left_open_are_chosen_for_the_devices_of_the_layout(monke
     assert layout.with_lanes(found, np.zeros(1000, np.float32), IMAGES, 64).lanes == 8
 
 
-@pytest.mark.parametrize("name", helpers.some_often((method.name for method in METHODS), 12))
+@pytest.mark.parametrize("name", helpers.some_often((method.name for method in METHODS), 24))
 def test_no_method_asks_for_the_default_platform(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     method = next(method for method in METHODS if method.name == name)
     people = with_empty_client(method.population())  # those that are told the number of clients count it

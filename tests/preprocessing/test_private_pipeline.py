@@ -164,7 +164,7 @@ WIRES = {
 }
 
 
-@pytest.mark.parametrize("wire", helpers.some_often(WIRES, 2))
+@pytest.mark.parametrize("wire", helpers.some_often(WIRES, 3))
 def test_integers_and_masks_on_the_wire(wire):
     (made,) = pipeline(STEPS["standardize"][1]).computations(WIRES[wire](), helpers.ONE)
     got = made(PEOPLE, everyone(PEOPLE), jax.random.key(0), noise_key=jax.random.key(1))  # the same in every run

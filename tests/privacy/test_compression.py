@@ -183,7 +183,8 @@ def test_noise_on_what_is_sent_costs_what_noise_alone_costs(name: str) -> None:
     assert epsilon(behind, PEOPLE, num_rounds=3, delta=DELTA, params=TEMPLATE) == alone
     channel = open_channel(FLOATS[name](), mechanism, template=TEMPLATE, num_clients=N)
     total = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), fl.Message(channel.wire.value, jnp.float32(1), {}))
-    drawn = [channel.decode(channel.state, total, jax.random.key(i))[0].value for i in range(40)]
+    decode = jax.jit(channel.decode)
+    drawn = [decode(channel.state, total, jax.random.key(i))[0].value for i in range(40)]
     assert np.std([leaf for d in drawn for leaf in jax.tree.leaves(d["bias"])]) > 0.5 * CLIP
 
 
@@ -194,7 +195,7 @@ def test_bases_are_noised_where_the_noise_stands_behind_them() -> None:
     channel = open_channel(codec, mechanism, template=TEMPLATE, num_clients=N)
     of_a_sum = lambda s: jnp.arange(1.0, 1 + s.size).reshape(s.shape).astype(s.dtype)  # noqa: E731
     total = jax.tree.map(of_a_sum, fl.Message(channel.wire.value, jnp.zeros(()), {}))
-    states = [channel.decode(channel.state, total, jax.random.key(i))[1] for i in range(2)]
+    states = [jax.jit(channel.decode)(channel.state, total, jax.random.key(i))[1] for i in range(2)]
     first, second = (np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(s[1].bases)]) for s in states)
     assert not np.allclose(first, second), "two draws of noise, and two bases"
 

@@ -36,7 +36,7 @@ class TestCalibration:
 
     @pytest.mark.parametrize(
         ("rate", "budget", "num_rounds"),
-        some_often([(0.1, 8.0, 20), (0.1, 1.0, 300), (0.1, 0.1, 50), (0.002, 0.3, 2000)], 2),
+        some_often([(0.1, 8.0, 20), (0.1, 1.0, 300), (0.1, 0.1, 50), (0.002, 0.3, 2000)], 4, first=2),
     )
     def test_few_figures_are_computed_in_full(self, monkeypatch, rate, budget, num_rounds) -> None:
         """One takes up to a second; those on coarser grids, which lead there, take next to nothing."""

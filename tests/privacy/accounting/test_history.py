@@ -77,7 +77,7 @@ def test_both_count_in_either_order(first, second) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", helpers.some_often(["everyone", "cyclic", "poisson", "fixed size", "laplace", "pure local", "discrete"], 2)
+    "name", helpers.some_often(["everyone", "cyclic", "poisson", "fixed size", "laplace", "pure local", "discrete"], 3)
 )
 def test_a_run_in_two_pieces_costs_what_it_costs_in_one(name) -> None:
     # The ways to one figure differ by their grids; cyclic rounds in two pieces may count a client once more.

@@ -46,17 +46,18 @@ def test_a_gradient_update_is_one_step() -> None:
 
 
 def test_updates_are_clipped_to_their_norm() -> None:
-    plain = attacks.gradient_update(LOSS)(PARAMS, X, Y)
-    clipped = attacks.gradient_update(LOSS, clip_norm=0.01)(PARAMS, X, Y)
+    plain = jax.jit(attacks.gradient_update(LOSS))(PARAMS, X, Y)
+    clipped = jax.jit(attacks.gradient_update(LOSS, clip_norm=0.01))(PARAMS, X, Y)
     assert float(fl.global_norm(clipped)) == pytest.approx(0.01, rel=1e-5)
     close(clipped, jax.tree.map(lambda leaf: leaf * 0.01 / fl.global_norm(plain), plain))
-    close(attacks.gradient_update(LOSS, clip_norm=1e6)(PARAMS, X, Y), plain)
+    close(jax.jit(attacks.gradient_update(LOSS, clip_norm=1e6))(PARAMS, X, Y), plain)
 
 
 def test_soft_labels_extend_cross_entropy() -> None:
     soft, batch = attacks.soft_cross_entropy(MODEL), {"x": X, "y": Y}
-    close(soft(PARAMS, batch, None), LOSS(PARAMS, batch, None)[0])
-    close(soft(PARAMS, {"x": X, "y": np.eye(3, dtype=np.float32)[Y]}, None), LOSS(PARAMS, batch, None)[0])
+    soft, hard = jax.jit(soft), jax.jit(lambda params, batch: LOSS(params, batch, None)[0])(PARAMS, batch)
+    close(soft(PARAMS, batch, None), hard)
+    close(soft(PARAMS, {"x": X, "y": np.eye(3, dtype=np.float32)[Y]}, None), hard)
 
 
 def test_errors() -> None:

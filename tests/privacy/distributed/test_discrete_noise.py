@@ -13,6 +13,9 @@ FALSE_ALARM = 1e-4
 """Of each chi-square test, over seeds; the seeds are fixed."""
 
 
+draw = jax.jit(noise.draw, static_argnums=2)
+
+
 def probabilities(kind: str, variance: float) -> tuple[np.ndarray, np.ndarray]:
     """(integers, probabilities) by other means: scipy's Skellam, and the definition in float64."""
     k = np.arange(-noise.noise_bound(kind, variance), noise.noise_bound(kind, variance) + 1)
@@ -75,7 +78,7 @@ def chi_square(draws: np.ndarray, kind: str, variance: float) -> float:
 @pytest.mark.parametrize("kind", ["discrete_gaussian", "skellam"])
 @pytest.mark.parametrize("variance", [0.25, 4.0, 400.0])
 def test_draws_have_their_distribution(kind: str, variance: float) -> None:
-    draws = np.asarray(noise.draw(noise.noise_table(kind, variance), jax.random.key(11), (500, 400)))
+    draws = np.asarray(draw(noise.noise_table(kind, variance), jax.random.key(11), (500, 400)))
     assert draws.dtype == np.int32
     assert chi_square(draws, kind, variance) > FALSE_ALARM
     assert chi_square(draws, kind, 1.05 * variance) < FALSE_ALARM  # and it would notice
@@ -97,7 +100,7 @@ def test_draws_are_independent_and_follow_the_key() -> None:
 
 def test_no_variance_is_no_noise() -> None:
     for kind in ("skellam", "discrete_gaussian"):
-        assert not np.asarray(noise.draw(noise.noise_table(kind, 0.0), jax.random.key(0), (100,))).any()
+        assert not np.asarray(draw(noise.noise_table(kind, 0.0), jax.random.key(0), (100,))).any()
         assert noise.noise_bound(kind, 0.0) == 0
 
 
