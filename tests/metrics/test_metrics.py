@@ -308,7 +308,7 @@ def test_a_sum_in_two_parts_loses_nothing_that_float32_would() -> None:
         high, low = adds(high, low, jnp.float32(value))
     assert float(high + low) == pytest.approx(values.astype(np.float64).sum(), rel=1e-6)
     grown = np.float32(RNG.random(100_001))
-    assert float(by_halves(jnp.asarray(grown))) == pytest.approx(grown.astype(np.float64).sum(), rel=2e-7)
+    assert float(jax.jit(by_halves)(jnp.asarray(grown))) == pytest.approx(grown.astype(np.float64).sum(), rel=2e-7)
     assert np.isnan(total(jnp.ones(2), jnp.float32([1, np.nan])))
 
 
