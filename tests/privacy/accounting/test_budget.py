@@ -224,7 +224,7 @@ def test_event_files_keep_what_is_not_covered_apart(tmp_path, monkeypatch) -> No
     monkeypatch.setattr(
         tensorboardX.SummaryWriter, "add_scalar", lambda self, name, value, step: written.append(name), raising=True
     )
-    go(running_epsilon(delta=DELTA), num_rounds=1, out_dir=tmp_path, tensorboard=True)
+    go(running_epsilon(delta=DELTA), num_rounds=5, out_dir=tmp_path, tensorboard=True)
     assert {"simulation_only/bytes_up", "simulation_only/loss", "epsilon"} <= set(written)
     assert not {"loss", "reported", "seconds"} & set(written)
 
