@@ -1,6 +1,6 @@
 """Metrics in evaluations: central, per client, personal, with intervals, and what reports and records make of them."""
 
-from functools import partial
+from functools import cache, partial
 from typing import Any
 
 import helpers
@@ -37,6 +37,13 @@ PARAMS = jnp.float32(np.eye(3) + 0.3 * np.random.default_rng(5).normal(size=(3, 
 PARAMS2 = PARAMS[:2, :2]
 ALL = [m.accuracy(), m.balanced_accuracy(), m.macro_f1(), m.auroc(), m.auprc(), m.negative_log_likelihood()]
 FEW = [m.macro_f1(), m.auroc()]
+SUMS = [m.accuracy(), m.macro_f1(), m.expected_calibration_error()]
+
+
+@cache
+def of_sums_and_rows() -> fl.ClientReport:
+    """Of every client, by metrics of both kinds."""
+    return fl.evaluate_clients(MODEL, PEOPLE, metrics=[*SUMS, m.auroc()], execution=helpers.ONE)(PARAMS)
 
 
 def wanted(data: dict[str, np.ndarray], params: Any = PARAMS) -> dict[str, float]:
@@ -158,14 +165,15 @@ class TestClients:
                 np.testing.assert_allclose(getattr(report, field)[name], values, rtol=1e-6, err_msg=name)
 
     def test_sums_alone_need_no_rows_and_give_the_same(self) -> None:
-        some = [m.accuracy(), m.macro_f1(), m.expected_calibration_error()]
-        alone = fl.evaluate_clients(MODEL, PEOPLE, metrics=some, execution=helpers.ONE)(PARAMS)
-        both = fl.evaluate_clients(MODEL, PEOPLE, metrics=[*some, m.auroc()], execution=helpers.ONE)(PARAMS)
+        alone, both = (
+            fl.evaluate_clients(MODEL, PEOPLE, metrics=SUMS, execution=helpers.ONE)(PARAMS),
+            of_sums_and_rows(),
+        )
         for name in ("loss", "accuracy", "macro_f1", "expected_calibration_error"):
             np.testing.assert_allclose(alone.metrics[name], both.metrics[name], rtol=1e-6)
 
     def test_what_is_undefined_is_left_out_and_counted(self) -> None:
-        report = fl.evaluate_clients(MODEL, PEOPLE, metrics=[m.auroc()], execution=helpers.ONE)(PARAMS)
+        report = of_sums_and_rows()
         values = report.metrics["auroc"]
         there = ~np.isnan(values)
         assert there.tolist() == [True, False, True, True, True, True]

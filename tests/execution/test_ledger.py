@@ -22,6 +22,17 @@ PARAMS = helpers.linear_params()
 KEY = jax.random.key(0)
 
 
+def remembers() -> fl.Algorithm:
+    """Clients that keep the sum of what they sent."""
+    base = helpers.sends()
+
+    def client_update(shared, own, data, key) -> fl.ClientOutput:
+        output = base.client_update(shared, own, data, key)
+        return output._replace(client_state=jax.tree.map(jnp.add, own, output.update))
+
+    return base._replace(client_update=client_update, init_client=lambda params: jax.tree.map(jnp.zeros_like, params))
+
+
 def noise(multiplier=1.0, clip_norm=1.0, over=4) -> fl.Aggregator:
     return fl.chain(fl.mean(over=over), privacy.gaussian(clip_norm=clip_norm, noise_multiplier=multiplier))
 
@@ -154,8 +165,8 @@ def test_a_state_without_a_ledger_is_refused_under_noise_alone() -> None:
 
 class TestGoingOn:
     def test_the_rest_of_the_state_stays(self) -> None:
-        first = composed(algorithm=helpers.local_momentum())
-        second = composed(noise(3.0), algorithm=helpers.local_momentum())
+        first = composed(algorithm=remembers())
+        second = composed(noise(3.0), algorithm=remembers())
         before = begun(first)
         after = second.go_on(before, PEOPLE)
         assert int(after.round) == 2

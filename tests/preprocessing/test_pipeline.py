@@ -151,8 +151,8 @@ def test_columns_by_name_are_found_wherever_the_steps_before_have_put_them():
         column_names=names,
     )
     by_place = fit(
-        one_hot("x", columns=[0], codes=(0, 3)),
-        impute("x", columns=[2, 0], indicators=True),
+        one_hot("x", columns=[0], categories=[by_name.numbers[0]["category"].tolist()]),
+        impute("x", by=by_name.numbers[1]["fill"].tolist(), columns=[2, 0], indicators=True),
         standardize("x", columns=[2, 0]),
         data=data,
     )

@@ -43,7 +43,7 @@ def plain() -> fl.Rounds:
     return fl.rounds(helpers.sender(helpers.first_value), sampler=poisson(), aggregator=fl.mean(over=10))
 
 
-COMPOSITIONS = {
+MAKERS = {
     "poisson": lambda: run(poisson(), noised(0.8)),
     "more noise": lambda: run(poisson(), noised(3.0)),
     "everyone": lambda: run(fl.sampling.full(N), noised(4.0)),
@@ -54,6 +54,7 @@ COMPOSITIONS = {
     "local": lambda: run(fl.sampling.full(N), mechanism(options={"epsilon": 0.2, "delta": 1e-9})),
     "discrete": lambda: run(fl.sampling.full(N), mechanism(options={"rdp": lambda orders: 0.01 * np.asarray(orders)})),
 }
+COMPOSITIONS = {name: functools.cache(make) for name, make in MAKERS.items()}
 PAIRS = list(itertools.combinations([name for name in COMPOSITIONS if name != "more noise"], 2))
 
 
