@@ -199,7 +199,9 @@ class TestClients:
 
     def test_groups_are_pooled_and_their_gap_is_told(self) -> None:
         groups = ["b", "a", "b", "a", "a", "c"]
-        report = fl.evaluate_clients(MODEL, PEOPLE, metrics=[m.auroc(), m.accuracy()], groups=groups)(PARAMS)
+        report = fl.evaluate_clients(
+            MODEL, PEOPLE, metrics=[m.auroc(), m.accuracy()], groups=groups, execution=helpers.ONE
+        )(PARAMS)
         assert report.num_examples.tolist() == [66, 303, 1100]
         for row, ids in enumerate(([1, 3, 4], [0, 2], [5])):
             own = {name: np.concatenate([PEOPLE.client(i)[name] for i in ids]) for name in ("x", "y")}

@@ -212,7 +212,6 @@ def test_streamed_noise_is_the_factorization_times_white_noise(estimator, restar
     else:
         stream = noise_streams.honaker_tree(num_rounds=rounds, restart_every=restart_every)
     noise, keys = run_stream(stream, rounds, template)
-    draw = jax.jit(lambda key: noise_streams.standard_normal(key, template))
     cumulative, carried = np.cumsum(np.asarray(noise, np.float64), axis=0), np.zeros(7)
     for done in range(1, rounds + 1):
         within, start = (done - 1) % every + 1, (done - 1) // every * every
@@ -226,7 +225,7 @@ def test_streamed_noise_is_the_factorization_times_white_noise(estimator, restar
             white = [jax.random.fold_in(keys[start + last], height) for last, height in open_nodes]
             weights = np.linalg.pinv(rows.T).sum(axis=1)
         np.testing.assert_allclose(weights @ rows, np.ones(within), atol=1e-9)  # unbiased
-        drawn = np.stack([np.asarray(draw(key)) for key in white])
+        drawn = np.stack([np.asarray(noise_streams.standard_normal(key, template)) for key in white])
         expected = carried + weights @ drawn
         np.testing.assert_allclose(cumulative[done - 1], expected, atol=2e-5)
         carried = expected if within == every else carried
