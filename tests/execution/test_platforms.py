@@ -66,7 +66,7 @@ def round_of_cnn(**execution: Any) -> str:
     return program_of(algorithm, CNN.init(jax.random.key(0)), IMAGES, fl.sampling.cyclic(2, 1), **execution)
 
 
-@pytest.mark.parametrize("execution", [{}, {"devices": 2}, pytest.param({"max_steps": 3}, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("execution", helpers.some_often([{}, {"devices": 2}, {"max_steps": 3}], 3))
 def test_a_round_is_traced_for_the_devices_of_its_layout(
     monkeypatch: pytest.MonkeyPatch, execution: dict[str, Any]
 ) -> None:

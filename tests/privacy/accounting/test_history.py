@@ -44,7 +44,7 @@ def plain() -> fl.Rounds:
 
 
 MAKERS = {
-    "poisson": lambda: run(poisson(), noised(0.8)),
+    "poisson": lambda: run(poisson(), noised(1.6)),
     "more noise": lambda: run(poisson(), noised(3.0)),
     "everyone": lambda: run(fl.sampling.full(N), noised(4.0)),
     "cyclic": lambda: run(fl.sampling.cyclic(10, 5), noised(2.0)),
@@ -97,7 +97,7 @@ def test_poisson_rounds_compose_as_dp_accounting_composes_them() -> None:
     import dp_accounting
 
     accountant = dp_accounting.pld.PLDAccountant()
-    for noise in (0.8, 3.0):
+    for noise in (1.6, 3.0):
         accountant.compose(dp_accounting.PoissonSampledDpEvent(0.1, dp_accounting.GaussianDpEvent(noise)), 5)
     want = accountant.get_epsilon(DELTA)
     assert of(COMPOSITIONS["poisson"](), COMPOSITIONS["more noise"]()) == pytest.approx(want, rel=1e-3)
@@ -138,7 +138,7 @@ def test_the_page_names_the_rounds_of_each() -> None:
     text = " ".join(str(found).split())
     for claim in (
         "Differential privacy of 12 rounds",
-        "Rounds 1 to 5: gaussian, noise multiplier 0.8 over",
+        "Rounds 1 to 5: gaussian, noise multiplier 1.6 over",
         "Rounds 6 to 12: gaussian, noise multiplier 3 over",
         "Rounds 1 to 5: poisson(0.1) of 100 clients.",
         "Rounds 6 to 12: uniform(10) of 100 clients.",
@@ -210,7 +210,7 @@ class TestKnownCohorts:
     def test_the_figure_without_amplification_stands_beside(self) -> None:
         found = guarantee(COMPOSITIONS["poisson"](), PEOPLE, num_rounds=10, delta=DELTA)
         assert found.condition == "if the seed is secret"
-        exact = gaussian_epsilon(noise_multiplier=0.8 / 10**0.5, delta=DELTA)
+        exact = gaussian_epsilon(noise_multiplier=1.6 / 10**0.5, delta=DELTA)
         assert found.unamplified == pytest.approx(exact, rel=1e-9)
         assert found.epsilon < found.unamplified
 

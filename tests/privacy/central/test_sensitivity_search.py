@@ -152,9 +152,9 @@ EVERY_DAY = {
     ("clip", "floats"),
     ("gaussian", "stochastic"),
     ("per_layer", "floats"),
-    ("adaptive", "stochastic"),
+    ("adaptive", "floats"),
     ("adaptive_behind_clip", "nearest"),
-    ("laplace", "stochastic"),
+    ("laplace", "floats"),
 }
 """Every chain once, and every quantizer."""
 
