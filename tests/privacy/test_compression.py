@@ -123,7 +123,7 @@ def furthest(name: str) -> tuple[float, float]:
 
 
 BOUNDED = [name for name in CODECS if name not in WITHOUT_A_BOUND | NOT_BEHIND_NOISE]
-EVERYDAY = ("noisy_sign", "thc", "rand_k+quantize", "top_k+qsgd")
+EVERYDAY = ("noisy_sign", "thc", "top_k+qsgd")
 
 
 @pytest.mark.parametrize("name", [pytest.param(n, marks=[] if n in EVERYDAY else pytest.mark.slow) for n in BOUNDED])
