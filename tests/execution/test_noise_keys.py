@@ -80,7 +80,7 @@ TRACED = [
 ]
 
 
-@pytest.mark.parametrize(("run", "transform"), helpers.some_often(TRACED, 3))
+@pytest.mark.parametrize(("run", "transform"), helpers.some_often(TRACED, 5))
 def test_a_traced_init_does_not_draw_a_secret(run, transform) -> None:
     with pytest.raises(ValueError, match=REFUSED):
         transform(lambda key: first(run, key))
