@@ -93,6 +93,12 @@ def open_rows(state: PyTree, cohort: Any, key: Any) -> Opened:
     return Opened(state, key, jnp.where(cohort.selected, cohort.ids, -1).astype(jnp.int32), cohort.age)
 
 
+def opened_with_rows(state: PyTree, total: Stacked | Rows, key: Any) -> tuple[Opened, Rows]:
+    """What `open_rows` left, or a state that no round was begun with, and the rows, as a codec of rows decodes them."""
+    opened = state if isinstance(state, Opened) else Opened(state, key, None)
+    return opened, rows_of(total, opened.ids, opened.ages)
+
+
 def rows_of(total: Stacked | Rows, ids: Any, ages: Any = None) -> Rows:
     """The rows of stacked messages; rows stay what they are, but for ages that they did not have yet."""
     if isinstance(total, Rows):

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Message, Stacked, Wire
 from fedjaxlite.wire.clips import needs_floats
-from fedjaxlite.wire.rows import Opened, Rows, counted, open_rows, rows_of, with_left_out
+from fedjaxlite.wire.rows import Rows, counted, open_rows, opened_with_rows, with_left_out
 
 PyTree = Any
 _REDUCE = "Reduce the leading axis [K] and nothing else."
@@ -127,8 +127,7 @@ def rule(
         return RuleState(own, jnp.int32(0)), _stacked(name, wire)
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Message, Any]:
-        opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened.ids, opened.ages)
+        opened, rows = opened_with_rows(state, total, key)
         value, own = _pair(name, "(value, state)", fn(opened.own.own, rows, opened.key))
         one = jax.tree.map(lambda v: v[0], rows.values)
         _same(value, one, what=f"the value that `{name}` returned", than="a row of `rows.values`", remedy=_REDUCE)
@@ -201,8 +200,7 @@ def restack(
         return () if init is None else init(zeros), _stacked(name, wire)
 
     def decode(state: Any, total: Stacked | Rows, key: Any) -> tuple[Rows, Any]:
-        opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        before = rows_of(total, opened.ids, opened.ages)
+        opened, before = opened_with_rows(state, total, key)
         rows, own = _pair(name, "(rows, state)", fn(opened.own, before, opened.key))
         if not isinstance(rows, Rows):
             raise TypeError(

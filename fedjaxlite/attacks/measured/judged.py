@@ -9,7 +9,7 @@ from fedjaxlite.attacks.together.honest import centered, count, honest_mean, nor
 from fedjaxlite.attacks.who import as_bad, told
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
 from fedjaxlite.wire.robust.tail import as_tail, init_tail, run_tail, told_of_tail, value_of
-from fedjaxlite.wire.rows import Opened, open_rows, rows_of
+from fedjaxlite.wire.rows import open_rows, opened_with_rows
 
 
 class JudgedState(NamedTuple):
@@ -66,8 +66,7 @@ def judged(rule: Any, bad: Any) -> Aggregator:
         return JudgedState(states, jnp.float32(0.0), jnp.float32(0.0)), wire
 
     def decode(state: Any, total: Any, key: Any) -> tuple[Message, JudgedState]:
-        opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened.ids, opened.ages)
+        opened, rows = opened_with_rows(state, total, key)
         message, own = run_tail(tail, opened.own.own, rows, opened.key)
         honest = sides(who, rows, opened.key).honest
         mean = honest_mean(rows, honest)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from fedjaxlite import checks
 from fedjaxlite.wire.aggregator import Aggregator, Message, Wire
 from fedjaxlite.wire.robust.tail import Tail, as_tail, init_tail, run_tail
-from fedjaxlite.wire.rows import Opened, open_rows, rows_of
+from fedjaxlite.wire.rows import open_rows, opened_with_rows
 
 PyTree = Any
 
@@ -83,8 +83,7 @@ def switch(
         return OneOfState(tuple(states), jnp.asarray(chosen, jnp.int32)), behind
 
     def decode(state: Any, total: Any, key: Any) -> tuple[Any, OneOfState]:
-        opened = state if isinstance(state, Opened) else Opened(state, key, None)
-        rows = rows_of(total, opened.ids, opened.ages)
+        opened, rows = opened_with_rows(state, total, key)
         states = opened.own.states
 
         def branch(i: int) -> Callable[[], Any]:
