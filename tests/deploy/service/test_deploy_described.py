@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+from described_digits import CONFIG, TABLE
 from typer.testing import CliRunner
 
 import fedjaxlite as fl
@@ -15,28 +16,10 @@ from fedjaxlite.cli.app import app
 from fedjaxlite.cli.deploying import composing, described, serving
 from fedjaxlite.keys import is_random_key
 
-CONFIG = """[arguments]
-dataset = "digits"
-clients = 4
-partition = "PARTITION"
-model = "logistic"
-cohort = 2
-rounds = 3
-epochs = 1
-"""
-TABLE = """[serve.data]
-clients = 4
-capacity = 360
-classes = 10
-[serve.data.features]
-x = "float32[8, 8, 1]"
-y = "int32"
-"""
-
 
 def written(folder: Path, more: str = "", *, table: str = TABLE, partition: str = "iid") -> Path:
     path = folder / "config.toml"
-    path.write_text(CONFIG.replace("PARTITION", partition) + more + table)
+    path.write_text(CONFIG + f'partition = "{partition}"\n' + more + table)
     return path
 
 

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import machines
 import numpy as np
 import pytest
+from described_digits import CAPACITY, CONFIG, TABLE
 from typer.testing import CliRunner
 
 import fedjaxlite as fl
@@ -26,22 +27,6 @@ from fedjaxlite.deploy.server.state import ServerHalf, ServerState
 from fedjaxlite.observers import records
 
 pytest.importorskip("cryptography")
-CONFIG = """[arguments]
-dataset = "digits"
-clients = 4
-model = "logistic"
-cohort = 2
-rounds = 3
-epochs = 1
-"""
-TABLE = """[serve.data]
-clients = 4
-capacity = 40
-classes = 10
-[serve.data.features]
-x = "float32[8, 8, 1]"
-y = "int32"
-"""
 
 
 async def nobody_comes(server: ServerHalf, folder: Path, *args: Any, **kwargs: Any) -> ServerState:
@@ -76,7 +61,7 @@ def config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def served(config: Path, more: str = "", status: int = 0, capacity: int = 40) -> str:
     text = CONFIG.replace("cohort = 2\n", "") if "cohort" in more else CONFIG
-    config.write_text(text + more + TABLE.replace("capacity = 40", f"capacity = {capacity}"))
+    config.write_text(text + more + TABLE.replace(f"capacity = {CAPACITY}", f"capacity = {capacity}"))
     told = CliRunner().invoke(app, ["serve", str(config), "--out", str(config.parent / "out"), "--port", "0"])
     assert told.exit_code == status, told.output
     return " ".join(told.output.split())
